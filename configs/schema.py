@@ -1,0 +1,93 @@
+"""Every field of a configuration, its default and what it means. Defaults live here alone."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _local(default: Any) -> Any:
+    """A field that says where or how often, not what: a resumed run may change it."""
+    return field(default=default, metadata={"local": True})
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network, one of ``deepzero_jax.models.MODELS``."""
+
+    name: str = "resnet20"
+    width: int | None = None  # channels of the first stage; None: the model's own
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set, one of ``deepzero_jax.data.DATASETS``."""
+
+    name: str = "cifar10"
+    dir: str | None = _local(None)  # tensorflow-datasets directory; None: $TFDS_DATA_DIR
+    archive: str | None = _local(None)  # the official CIFAR-10 archive instead
+    batch_size: int = 256
+    augment: bool = True  # random crop and flip
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How gradients are made: ``cge``, ``rge`` or ``first_order``."""
+
+    name: str = "cge"
+    smoothing: float = 5e-3
+    central: bool = False  # cge
+    reuse: str = "split"  # cge: "none" or "split"
+    num_directions: int = 192  # rge
+    distribution: str = "normal"  # rge: "normal", "sphere" or "rademacher"
+    batch_size: int | str = "auto"  # perturbed passes side by side
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which coordinates a step perturbs. Sparsity 0: all of them, nothing is scored."""
+
+    sparsity: float = 0.0
+    scores: str = "zo_grasp"  # or "grasp" (autodiff) or "random"
+    samples_per_class: int = 25  # images that scores are computed on
+    num_directions: int = 192  # zo_grasp: directions of each gradient estimate
+    smoothing: float = 5e-3  # zo_grasp
+    step: float = 5e-3  # zo_grasp: length of the step along the estimated gradient
+    variant: str = "shared"  # zo_grasp: directions, or "independent", or "released"
+    prune: str = "highest"  # scores that go first; "smallest_magnitude" as released
+    mask_interval: str = "5 epochs"  # coordinates are redrawn every "n steps" or "n epochs"
+    mask: str = "gradient"  # what is sparse: "gradient", "update" or "weights"
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The update rule and its schedule."""
+
+    name: str = "sgd"  # or "adam", "adamw"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"  # or "constant"
+    warmup_epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """Length of the run and how often it looks up."""
+
+    num_epochs: float = 50.0
+    num_steps: int | None = None  # instead of num_epochs
+    evaluation_epochs: float = 1.0
+    checkpoint_seconds: float = _local(60.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    seed: int = 0
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    estimator: Estimator = field(default_factory=Estimator)
+    pruning: Pruning = field(default_factory=Pruning)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    training: Training = field(default_factory=Training)

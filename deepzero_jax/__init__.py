@@ -1,0 +1,28 @@
+"""Train deep networks from forward evaluations alone."""
+
+from deepzero_jax.coordinates import sample_coordinates
+from deepzero_jax.estimators import (
+    Estimator,
+    cge,
+    first_order,
+    num_queries,
+    rge,
+    value_and_grad,
+)
+from deepzero_jax.pruning import grasp_scores, layer_ratios, random_scores, zo_grasp_scores
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Estimator",
+    "cge",
+    "first_order",
+    "grasp_scores",
+    "layer_ratios",
+    "num_queries",
+    "random_scores",
+    "rge",
+    "sample_coordinates",
+    "value_and_grad",
+    "zo_grasp_scores",
+]

@@ -1,0 +1,180 @@
+"""Coordinates: the scalars of a parameter pytree that one step perturbs.
+
+A set of coordinates is a pytree with the structure of the parameters whose
+leaves are one-dimensional int32 arrays of flat (row-major) indices. An index
+equal to or above the size of its leaf is padding: it is evaluated by nobody and
+scattered nowhere, so sets of varying size can share one static shape. Padding
+stands at the end of its leaf's array.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+def leaf_paths(params: PyTree) -> list[str]:
+    """Names the leaves of a pytree, in flattening order, as ``"layer/kernel"``.
+
+    Example:
+      >>> leaf_paths({"dense": {"bias": 0.0, "kernel": 1.0}})
+      ['dense/bias', 'dense/kernel']
+    """
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+
+
+def check_float_leaves(params: PyTree) -> None:
+    """Raises TypeError, naming the leaf, unless every leaf is a floating-point array."""
+    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"params[{path!r}] has dtype {dtype}; only floating-point leaves can be "
+                "perturbed. Pass other values as further arguments of the loss."
+            )
+
+
+def all_coordinates(params: PyTree) -> PyTree:
+    """Selects every scalar of ``params``: int32 ``[leaf.size]`` for each leaf.
+
+    Example:
+      >>> all_coordinates({"w": jnp.zeros((2, 2))})["w"].tolist()
+      [0, 1, 2, 3]
+    """
+    return jax.tree.map(lambda leaf: jnp.arange(np.size(leaf), dtype=jnp.int32), params)
+
+
+def check_coordinates(params: PyTree, coordinates: PyTree) -> None:
+    """Raises ValueError unless ``coordinates`` is shaped like a set of coordinates of ``params``."""
+    expected, got = leaf_paths(params), leaf_paths(coordinates)
+    if expected != got:
+        odd = sorted(set(expected) ^ set(got))
+        raise ValueError(
+            f"coordinates must have the structure of params; they differ at {odd[:3]}. "
+            "Give every leaf an int32 array of flat indices, an empty one to leave it out."
+        )
+    for path, indices in zip(got, jax.tree.leaves(coordinates), strict=True):
+        if np.ndim(indices) != 1 or not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
+            raise ValueError(
+                f"coordinates[{path!r}] must be a one-dimensional integer array of flat indices, "
+                f"got shape {np.shape(indices)} and dtype {jnp.result_type(indices)}"
+            )
+
+
+def num_coordinates(params: PyTree, coordinates: PyTree | None = None) -> int:
+    """Counts the coordinates of a set (all of ``params`` when None), padding left out.
+
+    Under ``jit``, where indices are unknown, padding counts.
+    """
+    if coordinates is None:
+        return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    check_coordinates(params, coordinates)
+    total = 0
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
+    for leaf, indices in pairs:
+        if isinstance(indices, jax.core.Tracer):
+            total += indices.shape[0]
+        else:
+            total += int(np.sum(np.asarray(indices) < np.size(leaf)))
+    return total
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Words for an error message: the known name nearest to ``name``, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def check_ratios(params: PyTree, ratios: Mapping[str, float]) -> None:
+    """Raises ValueError unless ``ratios`` names leaves of ``params`` and lies in [0, 1]."""
+    paths = leaf_paths(params)
+    for path, ratio in ratios.items():
+        if path not in paths:
+            raise ValueError(
+                f"ratios name a leaf {path!r} that params do not have "
+                f"({nearest(path, paths)}): they belong to another model"
+            )
+        if not 0.0 <= ratio <= 1.0:
+            raise ValueError(f"ratios[{path!r}] must lie in [0, 1], got {ratio}")
+
+
+def kept_per_leaf(params: PyTree, ratios: Mapping[str, float]) -> dict[str, int]:
+    """Static number of coordinates kept in each leaf at the pruned fractions ``ratios``.
+
+    A leaf that ``ratios`` does not name is kept whole.
+    """
+    check_ratios(params, ratios)
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(params)]
+    return {
+        path: math.floor(size * (1.0 - ratios.get(path, 0.0)) + 0.5)
+        for path, size in zip(leaf_paths(params), sizes, strict=True)
+    }
+
+
+def sample_coordinates(key: jax.Array, params: PyTree, ratios: Mapping[str, float]) -> PyTree:
+    """Draws uniformly random coordinates, leaf by leaf, at the given pruning ratios.
+
+    Counts depend on ``ratios`` alone, so drawing again recompiles nothing.
+
+    Args:
+      key: a PRNG key, consumed.
+      params: pytree of floating-point arrays (or of their shapes).
+      ratios: ``{leaf path: pruned fraction in [0, 1]}``; leaves not named are kept whole.
+
+    Returns:
+      Pytree like ``params``: int32 ``[round(size * (1 - ratio))]``, sorted, distinct.
+
+    Raises:
+      ValueError: a path that ``params`` does not have, or a ratio outside [0, 1].
+
+    **Cost**: no query; one random permutation of each leaf that is not kept whole.
+    Source: DeepZero, Algorithm 1 (arXiv 2310.02025).
+
+    Example:
+      >>> params = {"w": jnp.zeros(10), "b": jnp.zeros(2)}
+      >>> chosen = sample_coordinates(jax.random.key(0), params, {"w": 0.7})
+      >>> chosen["w"].shape, chosen["b"].tolist()
+      ((3,), [0, 1])
+    """
+    kept = list(kept_per_leaf(params, ratios).values())
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    drawn = []
+    for leaf_key, leaf, count in zip(keys, leaves, kept, strict=False):
+        size = np.size(leaf)
+        indices = jnp.arange(size, dtype=jnp.int32)
+        if count < size:
+            indices = jnp.sort(jax.random.permutation(leaf_key, indices)[:count])
+        drawn.append(indices)
+    return treedef.unflatten(drawn)
+
+
+def scatter(leaf: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
+    """Zeros shaped like ``leaf``, with ``values`` [n] at the flat ``indices`` [n]; padding drops."""
+    flat = jnp.zeros(leaf.size, values.dtype).at[indices].set(values, mode="drop")
+    return flat.reshape(leaf.shape).astype(leaf.dtype)
+
+
+def coordinate_mask(params: PyTree, coordinates: PyTree | None) -> PyTree:
+    """Boolean pytree like ``params``: true where a coordinate is in the set (all when None)."""
+    if coordinates is None:
+        return jax.tree.map(lambda leaf: jnp.ones(np.shape(leaf), bool), params)
+    return jax.tree.map(
+        lambda leaf, indices: (
+            jnp.zeros(np.size(leaf), bool).at[indices].set(True, mode="drop").reshape(leaf.shape)
+        ),
+        params,
+        coordinates,
+    )
+
+
+def masked_coordinates(mask: PyTree) -> PyTree:
+    """Inverse of ``coordinate_mask`` for a concrete mask: the flat indices of its true entries."""
+    return jax.tree.map(lambda kept: jnp.asarray(np.flatnonzero(kept), jnp.int32), mask)

@@ -1,0 +1,132 @@
+"""Prices read off a traced function: multiply-adds and live memory.
+
+Both read a jaxpr, so they count what the program asks for, loops multiplied by
+their length, whatever the compiler makes of it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def _sub_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
+    found = []
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                found.append(item.jaxpr)
+            elif isinstance(item, core.Jaxpr):
+                found.append(item)
+    return found
+
+
+def _dot_multiply_adds(eqn: Any) -> int:
+    (lhs_contract, _), _ = eqn.params["dimension_numbers"]
+    lhs = eqn.invars[0].aval.shape
+    return math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[d] for d in lhs_contract)
+
+
+def _conv_multiply_adds(eqn: Any) -> int:
+    spec = eqn.params["dimension_numbers"].rhs_spec
+    kernel = eqn.invars[1].aval.shape
+    # spec = (output features, input features, *window); input features are per group already.
+    taps = math.prod(kernel[d] for d in spec[1:])
+    return math.prod(eqn.outvars[0].aval.shape) * taps
+
+
+def jaxpr_multiply_adds(jaxpr: core.Jaxpr) -> int:
+    """Counts multiply-adds of the dots and convolutions of a jaxpr.
+
+    A scan counts its body once per iteration. A while loop counts its body once,
+    as its length is unknown; a cond counts its dearest branch.
+    """
+    total = 0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name == "dot_general":
+            total += _dot_multiply_adds(eqn)
+        elif name == "conv_general_dilated":
+            total += _conv_multiply_adds(eqn)
+        else:
+            inner = [jaxpr_multiply_adds(sub) for sub in _sub_jaxprs(eqn.params)]
+            if name == "scan":
+                total += eqn.params["length"] * sum(inner)
+            elif name == "cond":
+                total += max(inner, default=0)
+            else:
+                total += sum(inner)
+    return total
+
+
+def multiply_adds(fun: Callable[..., Any], *args: Any) -> int:
+    """Counts the multiply-adds of one call ``fun(*args)``; nothing is run.
+
+    Args:
+      fun: a traceable function.
+      *args: pytrees of arrays or ``jax.ShapeDtypeStruct``.
+
+    **Cost**: one trace, no query.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> multiply_adds(jnp.dot, jnp.zeros((2, 3)), jnp.zeros((3, 4)))
+      24
+    """
+    return jaxpr_multiply_adds(jax.make_jaxpr(fun)(*args).jaxpr)
+
+
+def _size_bytes(var: Any) -> int:
+    aval = var.aval
+    shape = getattr(aval, "shape", ())
+    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 4)
+    return math.prod(shape) * itemsize
+
+
+def jaxpr_live_bytes(jaxpr: core.Jaxpr) -> int:
+    """Largest sum of intermediate values alive at once when a jaxpr runs in order."""
+    last_use: dict[Any, int] = {}
+    for position, eqn in enumerate(jaxpr.eqns):
+        for var in eqn.invars:
+            if not isinstance(var, core.Literal):
+                last_use[var] = position
+    for var in jaxpr.outvars:
+        if not isinstance(var, core.Literal):
+            last_use[var] = len(jaxpr.eqns)
+    alive: dict[Any, int] = {}
+    largest = 0
+    for position, eqn in enumerate(jaxpr.eqns):
+        inner = max((jaxpr_live_bytes(sub) for sub in _sub_jaxprs(eqn.params)), default=0)
+        produced = {var: _size_bytes(var) for var in eqn.outvars}
+        largest = max(largest, sum(alive.values()) + max(sum(produced.values()), inner))
+        alive.update({var: size for var, size in produced.items() if var in last_use})
+        for var in eqn.invars:
+            if not isinstance(var, core.Literal) and last_use.get(var) == position:
+                alive.pop(var, None)
+    return largest
+
+
+def live_bytes(fun: Callable[..., Any], *args: Any) -> int:
+    """Bytes of intermediate values that one call ``fun(*args)`` keeps alive at its worst moment.
+
+    Arguments do not count. An upper estimate: the compiler fuses some values away.
+
+    **Cost**: one trace, no query.
+    """
+    return jaxpr_live_bytes(jax.make_jaxpr(fun)(*args).jaxpr)
+
+
+def memory_budget(device: Any | None = None) -> int:
+    """Bytes that a chunk of perturbed passes may keep alive on a device.
+
+    A share of the cache on CPU, where a chunk that leaves the cache is slower than
+    none; half of the memory of an accelerator. It depends on the device alone, never
+    on what is in use, so that a resumed run works in the same chunks.
+    """
+    device = device or jax.devices()[0]
+    if device.platform == "cpu":
+        return 4 * 2**20
+    stats = device.memory_stats() or {}
+    return int(stats.get("bytes_limit", 8 * 2**30)) // 2

@@ -1,0 +1,88 @@
+"""A data set in memory, and its batches as pure functions of the step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+class Dataset(NamedTuple):
+    """Images and labels for training and test; n images of h × w pixels, c channels.
+
+    Attributes:
+      train_images: [n, h, w, c], uint8.
+      train_labels: [n], int32.
+      test_images: [m, h, w, c], uint8.
+      test_labels: [m], int32.
+      num_classes: labels are 0 … num_classes − 1.
+      mean: [c], of the pixels scaled to [0, 1].
+      std: [c], likewise.
+    """
+
+    train_images: Array
+    train_labels: Array
+    test_images: Array
+    test_labels: Array
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, images: Array) -> jax.Array:
+        """uint8 [b, h, w, c] → float32, scaled to [0, 1], mean subtracted, divided by std."""
+        scaled = jnp.asarray(images, jnp.float32) / 255.0
+        return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+def check_batch_size(batch_size: int, dataset: Dataset) -> None:
+    """Raises ValueError unless a batch of that size can be drawn."""
+    available = len(dataset.train_labels)
+    if not 1 <= batch_size <= available:
+        raise ValueError(
+            f"batch_size must lie between 1 and the {available} training images, got {batch_size}"
+        )
+
+
+def epoch_indices(
+    key: jax.Array, step: jax.Array | int, num_images: int, batch_size: int
+) -> jax.Array:
+    """Indices of the batch of a step: epochs in random order, the last short batch left out.
+
+    Args:
+      key: a PRNG key, the same at every step.
+      step: steps done so far.
+      num_images: size of the training set.
+      batch_size: b.
+
+    Returns:
+      int32 [b]. A pure function of its arguments: a resumed run needs no data position.
+    """
+    steps_per_epoch = num_images // batch_size
+    epoch, position = jnp.divmod(jnp.asarray(step), steps_per_epoch)
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
+    return jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+
+
+def balanced_indices(
+    key: jax.Array, labels: Array, num_classes: int, per_class: int
+) -> np.ndarray:
+    """Random indices with ``per_class`` images of every class, as ZO-GraSP's batch has them.
+
+    Raises:
+      ValueError: a class with fewer images than that.
+    """
+    order = np.asarray(jax.random.permutation(key, len(labels)))
+    ordered = np.asarray(labels)[order]
+    chosen = []
+    for label in range(num_classes):
+        found = order[ordered == label][:per_class]
+        if len(found) < per_class:
+            raise ValueError(
+                f"samples_per_class is {per_class}, but class {label} has {len(found)} images"
+            )
+        chosen.append(found)
+    return np.concatenate(chosen)
+
+

@@ -1,0 +1,65 @@
+"""Perturbed passes in chunks: how many go side by side, and the loop over them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from deepzero_jax.cost import live_bytes, memory_budget
+
+BatchSize = int | str
+_LARGEST_CHUNK = 1024
+
+
+def check_batch_size(batch_size: BatchSize) -> None:
+    """Raises ValueError unless ``batch_size`` is "auto" or a positive integer."""
+    if batch_size == "auto" or (isinstance(batch_size, int) and batch_size >= 1):
+        return
+    raise ValueError(f"batch_size must be 'auto' or an integer of at least 1, got {batch_size!r}")
+
+
+def chunk_size(batch_size: BatchSize, fun: Callable[..., Any], *args: Any) -> int:
+    """Number of perturbed passes to run side by side.
+
+    ``"auto"`` fits what one pass ``fun(*args)`` keeps alive into
+    ``cost.memory_budget``; it depends on shapes and device alone.
+    """
+    if batch_size != "auto":
+        return int(batch_size)
+    return max(1, min(_LARGEST_CHUNK, memory_budget() // max(live_bytes(fun, *args), 1)))
+
+
+def map_valid(
+    fun: Callable[[jax.Array], jax.Array], indices: jax.Array, size: int, chunk: int, dtype: Any
+) -> jax.Array:
+    """Maps a scalar function over the valid indices, a chunk at a time.
+
+    Args:
+      fun: ``int32 scalar -> scalar of dtype``.
+      indices: int32 [n]; those equal to or above ``size`` stand at the end and are padding.
+      size: number of valid indices there could be.
+      chunk: indices evaluated side by side by ``vmap``.
+      dtype: of the results.
+
+    Returns:
+      [n]; padding holds zeros or what ``fun`` gives there. The number of chunks that
+      run follows the number of valid indices, so a set that shrinks recompiles nothing.
+    """
+    count = indices.shape[0]
+    if count == 0:
+        return jnp.zeros(0, dtype)
+    chunk = min(chunk, count)
+    padded_count = -(-count // chunk) * chunk
+    padded = jnp.full(padded_count, size, jnp.int32).at[:count].set(indices.astype(jnp.int32))
+    num_valid = jnp.sum(padded < size)
+
+    def run_chunk(position: jax.Array, results: jax.Array) -> jax.Array:
+        start = position * chunk
+        part = lax.dynamic_slice(padded, (start,), (chunk,))
+        values = fun(part[0])[None] if chunk == 1 else jax.vmap(fun)(part)
+        return lax.dynamic_update_slice(results, values.astype(dtype), (start,))
+
+    num_chunks = (num_valid + chunk - 1) // chunk
+    return lax.fori_loop(0, num_chunks, run_chunk, jnp.zeros(padded_count, dtype))[:count]

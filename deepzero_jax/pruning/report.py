@@ -1,0 +1,104 @@
+"""Layer ratios on disk and before the eye: JSON, mask, table, bar chart."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from deepzero_jax.coordinates import leaf_paths
+
+PyTree = Any
+
+
+def ratios_table(ratios: Mapping[str, float], sizes: Mapping[str, int]) -> str:
+    """The ratios as a table with a line per leaf that is pruned, and the total."""
+    pruned = [path for path in ratios if path in sizes and sizes[path] > 0 and ratios[path] > 0]
+    width = max([len(path) for path in pruned] + [16])
+    lines = [f"{'leaf':<{width}}  {'parameters':>10}  {'kept':>8}  {'kept %':>6}"]
+    for path in pruned:
+        kept = round(sizes[path] * (1 - ratios[path]))
+        share = 100 * (1 - ratios[path])
+        lines.append(f"{path:<{width}}  {sizes[path]:>10,}  {kept:>8,}  {share:>6.1f}")
+    whole = sum(size for path, size in sizes.items() if path not in pruned)
+    total = sum(sizes.values())
+    kept = whole + sum(round(sizes[path] * (1 - ratios[path])) for path in pruned)
+    lines.append(f"{'(always kept)':<{width}}  {whole:>10,}  {whole:>8,}  {100.0:>6.1f}")
+    lines.append(f"{'all':<{width}}  {total:>10,}  {kept:>8,}  {100 * kept / total:>6.1f}")
+    return "\n".join(lines)
+
+
+def plot_ratios(ratios: Mapping[str, float], title: str, picture: Path) -> None:
+    """Draws the kept fraction of every pruned leaf as bars into a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    paths = [path for path, ratio in ratios.items() if ratio > 0]
+    kept = [100 * (1 - ratios[path]) for path in paths]
+    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.24 * len(paths)), layout="constrained")
+    bars = axis.barh(range(len(paths)), kept, color="tab:blue")
+    axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+    axis.set_yticks(range(len(paths)), [path.removesuffix("/kernel") for path in paths], fontsize=8)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set(xlabel="coordinates kept, % of the layer", title=title)
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
+def in_layer_order(ratios: Mapping[str, float], layer_names: Any) -> dict[str, float]:
+    """The same ratios, leaves in the order of the layers they belong to."""
+    order = {name: position for position, name in enumerate(layer_names)}
+    return dict(sorted(ratios.items(), key=lambda item: order[item[0].split("/", 1)[0]]))
+
+
+def save_mask(path: Path, mask: PyTree) -> None:
+    """Writes a boolean pytree as packed bits, a named array for each leaf."""
+    arrays = {
+        name: np.packbits(np.asarray(leaf))
+        for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True)
+    }
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_mask(path: Path, params: PyTree) -> PyTree:
+    """Reads what ``save_mask`` wrote, for parameters of the same structure.
+
+    Raises:
+      ValueError: a mask of another model, or a damaged file.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    try:
+        with np.load(path) as file:
+            packed = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a mask: {error}") from error
+    masks = []
+    for name, leaf in zip(leaf_paths(params), leaves, strict=True):
+        if name not in packed or packed[name].size != -(-np.size(leaf) // 8):
+            raise ValueError(f"{path} does not fit leaf {name!r}: it belongs to another model")
+        bits = np.unpackbits(packed[name], count=np.size(leaf)).astype(bool)
+        masks.append(bits.reshape(np.shape(leaf)))
+    return treedef.unflatten(masks)
+
+
+def load_ratios(path: Path) -> dict[str, Any]:
+    """Reads a ratios file.
+
+    Raises:
+      ValueError: not there, damaged, or without ratios.
+    """
+    try:
+        content = json.loads(path.read_text())
+        ratios = content["ratios"]
+        content["ratios"] = {str(name): float(value) for name, value in ratios.items()}
+    except OSError as error:
+        raise ValueError(f"cannot read the ratios in {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a ratios file; run prune.py again") from error
+    return content

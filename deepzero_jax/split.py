@@ -1,0 +1,144 @@
+"""A function of parameters cut into stages, so that a prefix can be evaluated once.
+
+Perturbing a parameter of stage i leaves stages 0…i−1 as they were: DeepZero's
+feature reuse evaluates that prefix once and only the suffix for each coordinate
+(arXiv 2310.02025, section 4).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+
+from deepzero_jax.coordinates import leaf_paths
+
+PyTree = Any
+
+
+class SplittableModel(Protocol):
+    """A Flax Linen module that can run a slice of its layers.
+
+    ``layer_names`` lists the layers that hold parameters, in order; each is the
+    first component of its parameters' leaf paths. ``model(carry, train, start,
+    stop)`` runs layers ``start`` to ``stop - 1`` on the carry that layer ``start``
+    reads: the images for layer 0, the output after the last.
+    """
+
+    @property
+    def layer_names(self) -> Sequence[str]:
+        """Names of the layers that hold parameters, in order."""
+        ...
+
+    def apply(self, variables: PyTree, *args: Any, **kwargs: Any) -> Any:
+        """``flax.linen.Module.apply``."""
+        ...
+
+
+@dataclass(frozen=True)
+class SplitFunction:
+    """``fun(params, *args)`` as a chain of stages, callable as the whole.
+
+    Attributes:
+      stages: functions ``stage(params, carry, *args) -> carry``; the first gets
+        ``None`` for carry, the last returns what ``fun`` returns.
+      first_stage: maps a leaf path to the index of the first stage that reads it.
+    """
+
+    stages: Sequence[Callable[..., Any]]
+    first_stage: Callable[[str], int]
+
+    def __call__(self, params: PyTree, *args: Any) -> Any:
+        """Runs every stage in order."""
+        return self.suffix(0, params, None, *args)
+
+    def carries(self, params: PyTree, *args: Any) -> list[Any]:
+        """What each stage reads, from one pass. **Cost**: one query, every carry kept alive."""
+        carries = [None]
+        for stage in self.stages[:-1]:
+            carries.append(stage(params, carries[-1], *args))
+        return carries
+
+    def prefix(self, index: int, params: PyTree, *args: Any) -> Any:
+        """Runs the stages before ``index``: what stage ``index`` reads."""
+        carry = None
+        for stage in self.stages[:index]:
+            carry = stage(params, carry, *args)
+        return carry
+
+    def suffix(self, index: int, params: PyTree, carry: Any, *args: Any) -> Any:
+        """Runs stage ``index`` and those after it on the carry of ``prefix(index, …)``."""
+        for stage in self.stages[index:]:
+            carry = stage(params, carry, *args)
+        return carry
+
+    def stage_of_leaves(self, params: PyTree) -> list[int]:
+        """First stage of each leaf of ``params``, in flattening order."""
+        return [self.first_stage(path) for path in leaf_paths(params)]
+
+
+def prefix_apply(
+    model: SplittableModel, index: int, variables: PyTree, x: jax.Array, train: bool = False
+) -> Any:
+    """Applies the layers of a model before layer ``index``; new batch statistics are dropped."""
+    return model.apply(variables, x, train, 0, index, mutable=["batch_stats"])[0]
+
+
+def suffix_apply(
+    model: SplittableModel, index: int, variables: PyTree, carry: Any, train: bool = False
+) -> Any:
+    """Applies layer ``index`` of a model and those after it to ``prefix_apply``'s result.
+
+    ``suffix_apply(model, i, v, prefix_apply(model, i, v, x))`` equals
+    ``model.apply(v, x)`` bit for bit, for every i.
+    """
+    return model.apply(variables, carry, train, index, None, mutable=["batch_stats"])[0]
+
+
+def split_model_loss(model: SplittableModel, output_loss: Callable[..., Any]) -> SplitFunction:
+    """Cuts the training loss of a model at every layer that holds parameters.
+
+    Args:
+      model: the network, see ``SplittableModel``.
+      output_loss: ``(outputs, *targets) -> (loss, metrics)``, ``metrics`` a dictionary.
+
+    Returns:
+      ``fun(params, model_state, inputs, *targets) -> (loss, (model_state, metrics))``
+      with batch statistics, where the returned ``model_state`` holds the updated
+      running statistics.
+    """
+    names = list(model.layer_names)
+
+    def stage(index: int) -> Callable[..., Any]:
+        def run(params: PyTree, carry: Any, model_state: PyTree, inputs: Any, *targets: Any) -> Any:
+            hidden, updated = (inputs, {}) if index == 0 else carry
+            hidden, mutated = model.apply(
+                {"params": params, **model_state},
+                hidden,
+                True,
+                index,
+                index + 1,
+                mutable=list(model_state),
+            )
+            # Flax returns the whole collection, this layer's part of it updated.
+            own = {c: {names[index]: v[names[index]]} for c, v in mutated.items() if names[index] in v}
+            updated = _merge(updated, own)
+            if index + 1 < len(names):
+                return hidden, updated
+            loss, metrics = output_loss(hidden, *targets)
+            return loss, (_merge(model_state, updated), metrics)
+
+        return run
+
+    order = {name: position for position, name in enumerate(names)}
+    return SplitFunction(
+        stages=tuple(stage(index) for index in range(len(names))),
+        first_stage=lambda path: order[path.split("/", 1)[0]],
+    )
+
+
+def _merge(old: PyTree, new: PyTree) -> PyTree:
+    merged = {collection: dict(values) for collection, values in old.items()}
+    for collection, values in new.items():
+        merged[collection] = {**merged.get(collection, {}), **values}
+    return merged

@@ -1,0 +1,1 @@
+"""Training: tasks, steps, the loop with exact resume, checkpoints, metrics, plans."""

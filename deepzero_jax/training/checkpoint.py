@@ -1,0 +1,119 @@
+"""Checkpoints that survive a kill: written by orbax, verified by digest when read."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+PyTree = Any
+
+
+def tree_digest(tree: PyTree) -> str:
+    """SHA-256 over the bytes, shapes and dtypes of a pytree's leaves."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+class Checkpointer:
+    """Saves and restores ``(state, progress)`` in a folder, the newest few kept.
+
+    Args:
+      folder: where the checkpoints lie, a subfolder for each step.
+      say: called with a line when a damaged checkpoint is passed over.
+      max_to_keep: older ones are deleted.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], max_to_keep: int = 3) -> None:
+        self._folder = Path(folder).absolute()  # orbax refuses relative paths
+        self._say = say
+        self._max_to_keep = max_to_keep
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._max_to_keep, create=True)
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
+        """Starts saving; the files appear under their final name when they are complete.
+
+        Args:
+          step: the checkpoint's number; saving a step twice does nothing.
+          state: pytree of arrays.
+          progress: what JSON can hold.
+        """
+        if step in self._manager.all_steps():
+            return
+        host_state = jax.device_get(state)
+        progress = {**progress, "digest": tree_digest(host_state)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host_state),  # pyright: ignore[reportCallIssue]
+                progress=ocp.args.JsonSave(progress),  # pyright: ignore[reportCallIssue]
+            ),
+        )
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Restores the newest checkpoint that is whole; None when there is none.
+
+        A damaged one is moved aside to ``<folder>_damaged`` and the one before is tried.
+
+        Args:
+          like: a state of the same structure, shapes and dtypes.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._restore_step(step, like)
+            except Exception as error:  # orbax raises many kinds for a damaged file
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+                aside = self._move_aside(step)
+                self._say(
+                    f"checkpoint {step} is damaged ({reason}); moved to {aside}, "
+                    "falling back to the one before"
+                )
+        return None
+
+    def _restore_step(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract),  # pyright: ignore[reportCallIssue]
+                progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
+            ),
+        )
+        progress = dict(restored["progress"])
+        if tree_digest(restored["state"]) != progress.pop("digest"):
+            raise ValueError("its digest does not match its content")
+        return jax.tree.map(jax.numpy.asarray, restored["state"]), progress
+
+    def _move_aside(self, step: int) -> Path:
+        self._manager.close()
+        damaged = self._folder.with_name(self._folder.name + "_damaged")
+        damaged.mkdir(exist_ok=True)
+        target = damaged / str(step)
+        number = 1
+        while target.exists():
+            target = damaged / f"{step}_{number}"
+            number += 1
+        shutil.move(self._folder / str(step), target)
+        self._manager = self._open()
+        return target
+
+    def wait(self) -> None:
+        """Returns when every save that was started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for saves and releases the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()

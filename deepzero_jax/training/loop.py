@@ -1,0 +1,331 @@
+"""The training loop: plan, steps, evaluation, checkpoints, exact resume."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from tqdm import tqdm
+
+from deepzero_jax.estimators import Estimator, num_queries
+from deepzero_jax.estimators.contract import Loss
+from deepzero_jax.training.checkpoint import Checkpointer
+from deepzero_jax.training.folder import write_json
+from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
+from deepzero_jax.training.plan import Plan, format_seconds, make_plan
+from deepzero_jax.training.signals import StopRequest
+from deepzero_jax.training.step import TrainState, TrainStep
+from deepzero_jax.training.task import Task
+
+PyTree = Any
+
+
+class Settings(NamedTuple):
+    """How long a run is and how often it looks up.
+
+    Attributes:
+      name: in the bar and in pictures.
+      num_steps: of the whole run.
+      evaluation_interval: steps between evaluations; the last step is always evaluated.
+      checkpoint_seconds: at most this much work is lost to a kill.
+      initial_queries: spent before the first step, on pruning.
+      plan_only: print the plan and stop.
+    """
+
+    name: str
+    num_steps: int
+    evaluation_interval: int
+    checkpoint_seconds: float = 60.0
+    initial_queries: int = 0
+    plan_only: bool = False
+
+
+class NonFiniteError(ArithmeticError):
+    """A step gave a loss or parameters that are not finite; the last good checkpoint is kept."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; it is saved.
+
+    Attributes:
+      signum: the signal.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class _Progress:
+    """Counters that a checkpoint holds beside the state."""
+
+    def __init__(self, initial_queries: int) -> None:
+        self.num_queries = initial_queries
+        self.wall_seconds = 0.0
+        self.best: dict[str, Any] = {}
+        self._since = time.perf_counter()
+
+    def load(self, saved: dict[str, Any]) -> None:
+        self.num_queries = saved["num_queries"]
+        self.wall_seconds = saved["wall_seconds"]
+        self.best = saved["best"]
+
+    def dump(self) -> dict[str, Any]:
+        now = time.perf_counter()
+        self.wall_seconds += now - self._since
+        self._since = now
+        return {
+            "num_queries": self.num_queries,
+            "wall_seconds": self.wall_seconds,
+            "best": self.best,
+        }
+
+
+def run(
+    task: Task,
+    estimator: Estimator,
+    step: TrainStep,
+    schedule: Callable[[Any], Any],
+    initial: Callable[[], TrainState],
+    folder: Path,
+    settings: Settings,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any] | None:
+    """Trains, or goes on training, until ``settings.num_steps``; returns the summary.
+
+    Args:
+      task: the problem.
+      estimator: for the count of queries and the plan.
+      step: from ``make_step``.
+      schedule: learning rate by step, for the record.
+      initial: makes the state of step 0.
+      folder: the run folder.
+      settings: length and intervals.
+      say: prints a line.
+
+    Returns:
+      The content of ``summary.json``; None after ``plan_only``.
+
+    Raises:
+      NonFiniteError: a loss or parameter that is not finite.
+      Interrupted: by SIGTERM or SIGINT, after saving.
+    """
+    trainer = _Trainer(task, estimator, step, schedule, folder, settings, say)
+    state = trainer.prepare(initial())
+    if settings.plan_only:
+        say(str(trainer.plan(state)))
+        return None
+    checkpointer = Checkpointer(folder / "checkpoints", say)
+    try:
+        restored = checkpointer.restore(state)
+        if restored is None:
+            say(str(trainer.plan(state)))
+        else:
+            state, saved = restored
+            trainer.progress.load(saved)
+            say(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
+        state = trainer.train(state, checkpointer)
+        checkpointer.save(int(state.step), state, trainer.progress.dump())
+    finally:
+        checkpointer.close()
+    summary = trainer.summary(state)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+class _Trainer:
+    """The pieces of one run, bound together."""
+
+    def __init__(
+        self,
+        task: Task,
+        estimator: Estimator,
+        step: TrainStep,
+        schedule: Callable[[Any], Any],
+        folder: Path,
+        settings: Settings,
+        say: Callable[[str], None],
+    ) -> None:
+        self.task, self.estimator, self.step = task, estimator, step
+        self.schedule, self.folder, self.settings, self.say = schedule, folder, settings, say
+        self.progress = _Progress(settings.initial_queries)
+        self.select = jax.jit(step.select)
+
+    def prepare(self, state: TrainState) -> TrainState:
+        """Compiles the step, ahead of time, so that a plan and a run use the same program."""
+        started = time.perf_counter()
+        selection = self.select(state)
+        self.queries_per_step = num_queries(self.estimator, state.params, selection.coordinates)
+        self.advance = (
+            jax.jit(self.step.advance).lower(state, selection, self.task.data).compile()
+        )
+        self.compile_seconds = time.perf_counter() - started
+        return state
+
+    def plan(self, state: TrainState) -> Plan:
+        """Measures what a step costs."""
+        selection = self.select(state)
+        chunk_sizes = None
+        if self.estimator.chunk_sizes is not None:
+            batch = self.step.batch(state, self.task.data)
+            loss = Loss(self.task.loss, batch, has_aux=True)
+            chunk_sizes = self.estimator.chunk_sizes(loss, state.params, selection.coordinates)
+        return make_plan(
+            lambda coordinates: self.advance(
+                state, selection._replace(coordinates=coordinates), self.task.data
+            ),
+            state.params,
+            selection.coordinates,
+            chunk_sizes,
+            num_parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            queries_per_step=self.queries_per_step,
+            num_steps=self.settings.num_steps,
+            extra_queries=self.settings.initial_queries,
+            compile_seconds=self.compile_seconds,
+        )
+
+    def train(self, state: TrainState, checkpointer: Checkpointer) -> TrainState:
+        """Runs the remaining steps."""
+        settings = self.settings
+        log = MetricsLog(self.folder, int(state.step))
+        saved_at = time.perf_counter()
+        bar = tqdm(
+            total=settings.num_steps,
+            initial=int(state.step),
+            desc=settings.name,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+        )
+        try:
+            with StopRequest() as stop, bar:
+                while int(state.step) < settings.num_steps:
+                    state = self._one_step(state, log, bar, stop, checkpointer)
+                    done = int(state.step)
+                    evaluate = (
+                        done % settings.evaluation_interval == 0 or done == settings.num_steps
+                    )
+                    if evaluate:
+                        self._evaluate(state, log)
+                    due = time.perf_counter() - saved_at >= settings.checkpoint_seconds
+                    if evaluate or due:
+                        checkpointer.save(done, state, self.progress.dump())
+                        saved_at = time.perf_counter()
+                    if stop.signum is not None:
+                        self._leave(state, checkpointer, stop.signum)
+        finally:
+            log.close()
+            self._plot()
+        return state
+
+    def _one_step(
+        self,
+        state: TrainState,
+        log: MetricsLog,
+        bar: Any,
+        stop: StopRequest,
+        checkpointer: Checkpointer,
+    ) -> TrainState:
+        started = time.perf_counter()
+        moved, metrics = self.advance(state, self.select(state), self.task.data)
+        if not stop.wait(metrics["loss"]):
+            self._leave(state, checkpointer, stop.signum or 0)
+        done = int(moved.step)
+        if not bool(metrics.pop("finite")):
+            checkpointer.save(int(state.step), state, self.progress.dump())
+            raise NonFiniteError(
+                f"step {done} gave a loss or parameters that are not finite (loss "
+                f"{float(metrics['loss'])}); the state after step {int(state.step)} is kept in "
+                f"{self.folder}. Lower optimizer.learning_rate or estimator.smoothing in a new run"
+            )
+        self.progress.num_queries += self.queries_per_step
+        values = {name: float(value) for name, value in metrics.items()}
+        seconds = time.perf_counter() - started
+        record = {
+            "epoch": done / self.task.steps_per_epoch,
+            **values,
+            "learning_rate": float(self.schedule(done - 1)),
+            "num_queries": self.progress.num_queries,
+            "seconds": seconds,
+        }
+        log.write(done, record)
+        shown = {name: f"{value:.3f}" for name, value in values.items()}
+        bar.set_postfix(
+            **shown,
+            lr=f"{record['learning_rate']:.2g}",
+            queries=f"{self.queries_per_step / seconds:,.0f}/s",
+            refresh=False,
+        )
+        bar.update()
+        return moved
+
+    def _evaluate(self, state: TrainState, log: MetricsLog) -> None:
+        scores = self.task.evaluate(state.params, state.model_state, self.task.data)
+        done = int(state.step)
+        log.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
+        score, best = scores[self.task.score], self.progress.best
+        sign = 1 if self.task.higher_is_better else -1
+        if not best or sign * score > sign * best["value"]:
+            self.progress.best = {"value": score, "step": done}
+        words = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
+        line = f"step {done:,}/{self.settings.num_steps:,}  {words}"
+        if sys.stderr.isatty():
+            tqdm.write(line)
+        else:
+            self.say(line)
+        self.last_scores = scores
+
+    def _leave(self, state: TrainState, checkpointer: Checkpointer, signum: int) -> None:
+        checkpointer.save(int(state.step), state, self.progress.dump())
+        checkpointer.wait()
+        raise Interrupted(
+            signum,
+            f"stopped on request after step {int(state.step):,} of "
+            f"{self.settings.num_steps:,}; the same command goes on from there",
+        )
+
+    def _plot(self) -> None:
+        plot_learning_curve(
+            self.folder / "metrics.jsonl",
+            self.folder / "learning_curve.png",
+            self.task.score,
+            self.settings.name,
+        )
+
+    def summary(self, state: TrainState) -> dict[str, Any]:
+        """What ``summary.json`` holds: final and best scores, queries, steps, seconds."""
+        scores = self.task.evaluate(state.params, state.model_state, self.task.data)
+        progress = self.progress.dump()
+        return {
+            "name": self.settings.name,
+            **scores,
+            f"best_{self.task.score}": self.progress.best.get("value"),
+            "best_step": self.progress.best.get("step"),
+            "num_queries": progress["num_queries"],
+            "num_steps": int(state.step),
+            "wall_seconds": round(progress["wall_seconds"], 3),
+            "seconds_per_step": round(progress["wall_seconds"] / max(int(state.step), 1), 6),
+            "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "device": jax.devices()[0].device_kind,
+            "num_devices": jax.device_count(),
+            "jax_version": jax.__version__,
+        }
+
+
+def exit_now(status: int) -> None:
+    """Ends the process without waiting for a step that is still being computed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+__all__ = [
+    "Interrupted",
+    "NonFiniteError",
+    "Settings",
+    "exit_now",
+    "format_seconds",
+    "run",
+]

@@ -1,0 +1,43 @@
+"""Stopping on request: a signal is noted, the run saves and leaves."""
+
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import jax
+
+
+class StopRequest:
+    """While active, SIGTERM and SIGINT set ``signum`` instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        self.signum = signum
+
+    def wait(self, array: jax.Array) -> bool:
+        """Waits until ``array`` is computed; false if a signal asks to stop before that.
+
+        Polling keeps the process responsive during a step that takes minutes:
+        ``block_until_ready`` would hold signals back until the step ends.
+        """
+        pause = 1e-4
+        while not array.is_ready():
+            if self.signum is not None:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        return True

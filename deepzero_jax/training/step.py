@@ -1,0 +1,114 @@
+"""One training step as pure functions: draw coordinates, estimate, update."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from deepzero_jax.coordinates import coordinate_mask
+from deepzero_jax.estimators import Estimator, value_and_grad
+from deepzero_jax.sampling import Sampler, Selection
+from deepzero_jax.training.task import Task
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step; a checkpoint holds exactly this.
+
+    Attributes:
+      step: int32, steps done.
+      params: parameters.
+      model_state: running statistics.
+      opt_state: of the optax chain.
+      sampler_state: of the sampler.
+      key: uint32 [2], raw data of the run's key. Every random draw of a step comes from
+        it and the step's number, so data position and masks need no state of their own.
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    sampler_state: PyTree
+    key: jax.Array
+
+
+class TrainStep(NamedTuple):
+    """The functions of a training step, all pure and jit-able.
+
+    Attributes:
+      init: ``(key, params, model_state) -> TrainState``.
+      select: ``(state) -> Selection``, the coordinates of the coming step.
+      advance: ``(state, selection, data) -> (state, metrics)``; metrics hold ``loss``,
+        ``finite`` and the task's own.
+      batch: ``(state, data) -> (model_state, *batch)``, arguments of the task's loss.
+    """
+
+    init: Callable[[jax.Array, PyTree, PyTree], TrainState]
+    select: Callable[[TrainState], Selection]
+    advance: Callable[[TrainState, Selection, PyTree], tuple[TrainState, dict[str, jax.Array]]]
+    batch: Callable[[TrainState, PyTree], tuple[Any, ...]]
+
+
+def make_step(
+    task: Task,
+    estimator: Estimator,
+    optimizer: optax.GradientTransformationExtraArgs,
+    sampler: Sampler,
+) -> TrainStep:
+    """Builds the training step of a task.
+
+    **Cost** of ``advance``: ``num_queries(estimator, params, coordinates)`` queries.
+    """
+    vg = value_and_grad(task.loss, estimator, has_aux=True)
+
+    def init(key: jax.Array, params: PyTree, model_state: PyTree) -> TrainState:
+        run_key, sampler_key = jax.random.split(key)
+        return TrainState(
+            jnp.int32(0),
+            params,
+            model_state,
+            optimizer.init(params),
+            sampler.init(sampler_key),
+            jax.random.key_data(run_key),
+        )
+
+    def keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
+        data_key, estimator_key = jax.random.split(jax.random.wrap_key_data(state.key))
+        return data_key, jax.random.fold_in(estimator_key, state.step)
+
+    def batch(state: TrainState, data: PyTree) -> tuple[Any, ...]:
+        return (state.model_state, *task.batch(data, keys(state)[0], state.step))
+
+    def select(state: TrainState) -> Selection:
+        return sampler.sample(state.sampler_state, state.step)
+
+    def advance(
+        state: TrainState, selection: Selection, data: PyTree
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        coordinates = selection.coordinates
+        (loss, (model_state, metrics)), grads = vg(
+            state.params, *batch(state, data), key=keys(state)[1], coordinates=coordinates
+        )
+        sampler_state = sampler.update(state.sampler_state, selection, grads)
+        if selection.scales is not None:
+            grads = jax.tree.map(lambda g, scale: g * scale, grads, selection.scales)
+        updates, opt_state = optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            mask=coordinate_mask(state.params, coordinates),
+        )
+        params = optax.apply_updates(state.params, updates)
+        moved = TrainState(
+            state.step + 1, params, model_state, opt_state, sampler_state, state.key
+        )
+        finite = jnp.isfinite(loss)
+        for leaf in jax.tree.leaves((params, model_state)):
+            finite &= jnp.all(jnp.isfinite(leaf))
+        return moved, {"loss": loss, "finite": finite, **metrics}
+
+    return TrainStep(init, select, advance, batch)

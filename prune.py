@@ -1,0 +1,30 @@
+"""Computes layer-wise pruning ratios: python prune.py --config configs/resnet20_cifar10.py"""
+
+import sys
+
+from configs.loading import parse_command_line
+
+
+def main() -> int:
+    """Scores the parameters at initialisation, writes ratios.json and ratios.png, prints a table."""
+    options, config = parse_command_line("Compute the layer-wise pruning ratios of a network.")
+    from configs import experiment as experiments
+
+    try:
+        experiments.use_compilation_cache()
+        if config.pruning.sparsity == 0:
+            raise ValueError(
+                "pruning.sparsity is 0: nothing to prune; give --config.pruning.sparsity=0.9"
+            )
+        experiment = experiments.build(config)
+        content = experiments.find_ratios(experiment, options.workdir)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"prune.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(experiments.describe_ratios(experiment, content))
+    print(f"{content['num_queries']:,} queries; wrote {options.workdir}/ratios.json, ratios.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

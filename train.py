@@ -1,0 +1,68 @@
+"""Trains a network from forward evaluations: python train.py --config configs/quickstart.py"""
+
+import sys
+
+from configs.loading import parse_command_line
+
+
+def main() -> int:
+    """Reads the configuration, trains or goes on training, reports."""
+    options, config = parse_command_line(
+        "Train a network from forward evaluations.", plan="print the plan and stop"
+    )
+    from configs import experiment as experiments
+    from configs.loading import identity
+    from deepzero_jax.training import loop
+    from deepzero_jax.training.folder import RunFolder
+
+    try:
+        experiments.use_compilation_cache()
+        experiments.check_fields(config)
+        folder = RunFolder(options.workdir, identity(config))
+        if folder.summary is not None:
+            print(finished(folder.summary, options.workdir, again=True))
+            return 0
+        experiment = experiments.build(config)
+        run = experiments.prepare_run(experiment, options.workdir)
+        settings = experiments.settings(experiment, options.name, run.queries, options.plan)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"train.py: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    try:
+        summary = loop.run(
+            experiment.task,
+            experiment.estimator,
+            run.step,
+            run.schedule,
+            lambda: run.initial_state,
+            options.workdir,
+            settings,
+        )
+    except loop.Interrupted as interruption:
+        print(f"train.py: {interruption}", file=sys.stderr)
+        loop.exit_now(128 + interruption.signum)
+    except loop.NonFiniteError as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 1
+    if summary is not None:
+        print(finished(summary, options.workdir))
+    return 0
+
+
+def finished(summary: dict, workdir: object, again: bool = False) -> str:
+    """The last line of a run, or all that is said when it is already finished."""
+    start = "already finished" if again else "finished"
+    return (
+        f"{start}: test accuracy {100 * summary['test_accuracy']:.2f} %, "
+        f"{summary['num_queries']:,} queries, {summary['num_steps']:,} steps, "
+        f"{summary['wall_seconds']:.0f} s; see {workdir}"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
