@@ -1,4 +1,7 @@
-"""Computes layer-wise pruning ratios: python prune.py --config configs/resnet20_cifar10.py"""
+"""Computes layer-wise pruning ratios.
+
+python prune.py --config configs/resnet20_cifar10.py
+"""
 
 import sys
 
@@ -6,7 +9,7 @@ from configs.loading import parse_command_line
 
 
 def main() -> int:
-    """Scores the parameters at initialisation, writes ratios.json and ratios.png, prints a table."""
+    """Scores the parameters at initialisation, writes the ratios, prints a table."""
     options, config = parse_command_line("Compute the layer-wise pruning ratios of a network.")
     from configs import experiment as experiments
 

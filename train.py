@@ -1,4 +1,7 @@
-"""Trains a network from forward evaluations: python train.py --config configs/quickstart.py"""
+"""Trains a network from forward evaluations.
+
+python train.py --config configs/quickstart.py
+"""
 
 import sys
 
@@ -38,9 +41,9 @@ def main() -> int:
             options.workdir,
             settings,
         )
-    except loop.Interrupted as interruption:
+    except loop.InterruptedRunError as interruption:
         print(f"train.py: {interruption}", file=sys.stderr)
-        loop.exit_now(128 + interruption.signum)
+        return loop.exit_now(128 + interruption.signum)
     except loop.NonFiniteError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 1

@@ -101,7 +101,7 @@ def check_fields(config: Config) -> None:
     """Checks what costs nothing to check, before any data is read."""
     choose("model", config.model.name, MODELS)
     choose("data set", config.data.name, DATASETS)
-    choose("scores", config.pruning.scores, {name: None for name in _SCORES})
+    choose("scores", config.pruning.scores, dict.fromkeys(_SCORES))
     if not 0.0 <= config.pruning.sparsity < 1.0:
         raise ValueError(f"pruning.sparsity must lie in [0, 1), got {config.pruning.sparsity}")
     for section, name in (
@@ -115,7 +115,9 @@ def check_fields(config: Config) -> None:
     if config.training.num_steps is not None and config.training.num_steps < 1:
         raise ValueError(f"training.num_steps must be at least 1, got {config.training.num_steps}")
     if config.optimizer.warmup_epochs < 0:
-        raise ValueError(f"warmup_epochs must not be negative, got {config.optimizer.warmup_epochs}")
+        raise ValueError(
+            f"warmup_epochs must not be negative, got {config.optimizer.warmup_epochs}"
+        )
     make_estimator(config)
     interval_steps(config.pruning.mask_interval, 1)
     _optimizer(config, num_steps=1, steps_per_epoch=1)
@@ -138,9 +140,7 @@ def build(config: Config) -> Experiment:
     model = choose("model", config.model.name, MODELS)(**options)
     task = classification_task(model, dataset, config.data.batch_size, config.data.augment)
     params, model_state = task.init(_key(config, "init"))
-    return Experiment(
-        config, model, dataset, task, make_estimator(config), params, model_state
-    )
+    return Experiment(config, model, dataset, task, make_estimator(config), params, model_state)
 
 
 def _key(config: Config, purpose: str) -> jax.Array:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 PyTree = Any
 
@@ -52,7 +53,7 @@ def all_coordinates(params: PyTree) -> PyTree:
 
 
 def check_coordinates(params: PyTree, coordinates: PyTree) -> None:
-    """Raises ValueError unless ``coordinates`` is shaped like a set of coordinates of ``params``."""
+    """Raises ValueError unless ``coordinates`` is formed like coordinates of ``params``."""
     expected, got = leaf_paths(params), leaf_paths(coordinates)
     if expected != got:
         odd = sorted(set(expected) ^ set(got))
@@ -79,7 +80,7 @@ def num_coordinates(params: PyTree, coordinates: PyTree | None = None) -> int:
     total = 0
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
     for leaf, indices in pairs:
-        if isinstance(indices, jax.core.Tracer):
+        if isinstance(indices, Tracer):
             total += indices.shape[0]
         else:
             total += int(np.sum(np.asarray(indices) < np.size(leaf)))
@@ -157,7 +158,7 @@ def sample_coordinates(key: jax.Array, params: PyTree, ratios: Mapping[str, floa
 
 
 def scatter(leaf: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
-    """Zeros shaped like ``leaf``, with ``values`` [n] at the flat ``indices`` [n]; padding drops."""
+    """Zeros shaped like ``leaf``, with ``values`` [n] at flat ``indices`` [n]; padding drops."""
     flat = jnp.zeros(leaf.size, values.dtype).at[indices].set(values, mode="drop")
     return flat.reshape(leaf.shape).astype(leaf.dtype)
 

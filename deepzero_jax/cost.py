@@ -118,14 +118,14 @@ def live_bytes(fun: Callable[..., Any], *args: Any) -> int:
     return jaxpr_live_bytes(jax.make_jaxpr(fun)(*args).jaxpr)
 
 
-def memory_budget(device: Any | None = None) -> int:
+def memory_budget(device: Any = None) -> int:
     """Bytes that a chunk of perturbed passes may keep alive on a device.
 
     A share of the cache on CPU, where a chunk that leaves the cache is slower than
     none; half of the memory of an accelerator. It depends on the device alone, never
     on what is in use, so that a resumed run works in the same chunks.
     """
-    device = device or jax.devices()[0]
+    device = jax.devices()[0] if device is None else device
     if device.platform == "cpu":
         return 4 * 2**20
     stats = device.memory_stats() or {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+from jax import lax
 
 from deepzero_jax.coordinates import leaf_paths
 
@@ -22,12 +23,19 @@ class SplittableModel(Protocol):
     ``layer_names`` lists the layers that hold parameters, in order; each is the
     first component of its parameters' leaf paths. ``model(carry, train, start,
     stop)`` runs layers ``start`` to ``stop - 1`` on the carry that layer ``start``
-    reads: the images for layer 0, the output after the last.
+    reads: the images for layer 0, the output after the last. For the layers named in
+    ``channel_layers``, ``model(carry, train, start, stop, one_channel=True)`` runs one
+    output channel with the last-axis slices of the layer's parameters that it needs.
     """
 
     @property
     def layer_names(self) -> Sequence[str]:
         """Names of the layers that hold parameters, in order."""
+        ...
+
+    @property
+    def channel_layers(self) -> Sequence[str]:
+        """Names of the layers that can run one output channel alone."""
         ...
 
     def apply(self, variables: PyTree, *args: Any, **kwargs: Any) -> Any:
@@ -43,10 +51,14 @@ class SplitFunction:
       stages: functions ``stage(params, carry, *args) -> carry``; the first gets
         ``None`` for carry, the last returns what ``fun`` returns.
       first_stage: maps a leaf path to the index of the first stage that reads it.
+      move_coordinate: maps a leaf path to a short cut through its stage, or to None.
+        ``(params, carry, output, index, value, *args) -> output`` turns the stage's
+        output into that with scalar ``index`` of the leaf set to ``value``.
     """
 
     stages: Sequence[Callable[..., Any]]
     first_stage: Callable[[str], int]
+    move_coordinate: Callable[[str], Callable[..., Any] | None] = lambda path: None
 
     def __call__(self, params: PyTree, *args: Any) -> Any:
         """Runs every stage in order."""
@@ -121,7 +133,9 @@ def split_model_loss(model: SplittableModel, output_loss: Callable[..., Any]) ->
                 mutable=list(model_state),
             )
             # Flax returns the whole collection, this layer's part of it updated.
-            own = {c: {names[index]: v[names[index]]} for c, v in mutated.items() if names[index] in v}
+            own = {
+                c: {names[index]: v[names[index]]} for c, v in mutated.items() if names[index] in v
+            }
             updated = _merge(updated, own)
             if index + 1 < len(names):
                 return hidden, updated
@@ -134,7 +148,48 @@ def split_model_loss(model: SplittableModel, output_loss: Callable[..., Any]) ->
     return SplitFunction(
         stages=tuple(stage(index) for index in range(len(names))),
         first_stage=lambda path: order[path.split("/", 1)[0]],
+        move_coordinate=lambda path: _channel_move(model, path, order[path.split("/", 1)[0]]),
     )
+
+
+def _channel_move(model: SplittableModel, path: str, position: int) -> Callable[..., Any] | None:
+    """One coordinate of a convolution changes one output channel: only that one is run."""
+    layer, _, leaf_name = path.partition("/")
+    if layer not in model.channel_layers:
+        return None
+
+    def move(
+        params: PyTree,
+        carry: Any,
+        output: Any,
+        index: jax.Array,
+        value: jax.Array,
+        model_state: PyTree,
+        inputs: Any,
+        *targets: Any,
+    ) -> Any:
+        del targets
+        num_channels = params[layer][leaf_name].shape[-1]
+        channel = index % num_channels
+        sliced = {
+            name: lax.dynamic_slice_in_dim(leaf, channel, 1, axis=-1)
+            for name, leaf in params[layer].items()
+        }
+        own = sliced[leaf_name]
+        moved = own.reshape(-1).at[index // num_channels].set(value, mode="drop")
+        sliced[leaf_name] = moved.reshape(own.shape)
+        computed = model.apply(
+            {"params": {layer: sliced}, **model_state},
+            inputs if position == 0 else carry[0],
+            True,
+            position,
+            one_channel=True,
+        )
+        (first, *rest), treedef = jax.tree.flatten(output[0])
+        first = lax.dynamic_update_slice_in_dim(first, computed, channel, axis=-1)
+        return treedef.unflatten([first, *rest]), output[1]
+
+    return move
 
 
 def _merge(old: PyTree, new: PyTree) -> PyTree:

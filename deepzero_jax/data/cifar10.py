@@ -76,7 +76,7 @@ def _read_prepared(folder: Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder: Any = tfds.builder_from_directory(folder)
         splits = []
         for split, expected in (("train", _NUM_TRAIN), ("test", _NUM_TEST)):
             source = builder.as_data_source(

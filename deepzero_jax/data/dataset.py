@@ -65,9 +65,7 @@ def epoch_indices(
     return jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
 
 
-def balanced_indices(
-    key: jax.Array, labels: Array, num_classes: int, per_class: int
-) -> np.ndarray:
+def balanced_indices(key: jax.Array, labels: Array, num_classes: int, per_class: int) -> np.ndarray:
     """Random indices with ``per_class`` images of every class, as ZO-GraSP's batch has them.
 
     Raises:
@@ -84,5 +82,3 @@ def balanced_indices(
             )
         chosen.append(found)
     return np.concatenate(chosen)
-
-

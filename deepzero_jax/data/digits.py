@@ -1,5 +1,7 @@
 """scikit-learn's bundled digits: 1,797 grey images of 8 × 8 pixels; no download."""
 
+from typing import Any
+
 import numpy as np
 
 from deepzero_jax.data.dataset import Dataset
@@ -12,12 +14,13 @@ def load_digits() -> Dataset:
     from sklearn.datasets import load_digits as load
     from sklearn.model_selection import train_test_split
 
-    bunch = load()
+    bunch: Any = load()
     images = np.round(bunch.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int32)
-    train_images, test_images, train_labels, test_labels = train_test_split(
+    parts: Any = train_test_split(
         images, labels, test_size=_NUM_TEST, random_state=0, stratify=labels
     )
+    train_images, test_images, train_labels, test_labels = parts
     scaled = train_images / 255.0
     return Dataset(
         train_images,

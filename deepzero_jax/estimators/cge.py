@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.coordinates import all_coordinates, scatter
+from deepzero_jax.coordinates import all_coordinates, leaf_paths, scatter
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
 from deepzero_jax.estimators.contract import Estimator, Loss
 from deepzero_jax.split import SplitFunction
 
 PyTree = Any
-# The loss of a pass in which one leaf, given by value, replaces that of params.
-LeafLoss = Callable[[jax.Array], jax.Array]
+# The loss with the scalar at a flat index of one leaf set to a value: (index, value) -> loss.
+MovedLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def check_smoothing(smoothing: float) -> None:
@@ -64,24 +64,29 @@ def cge(
     """
     check_smoothing(smoothing)
     check_batch_size(batch_size)
-    if reuse not in _LEAF_LOSSES:
-        raise ValueError(f"reuse must be one of {sorted(_LEAF_LOSSES)}, got {reuse!r}")
+    if reuse not in _MOVED_LOSSES:
+        raise ValueError(f"reuse must be one of {sorted(_MOVED_LOSSES)}, got {reuse!r}")
+
+    def chunk_of(moved_loss: MovedLoss, leaf: jax.Array, indices: jax.Array) -> int:
+        if len(indices) < 2:
+            return 1
+        return chunk_size(batch_size, moved_loss, jnp.int32(0), jnp.zeros((), leaf.dtype))
 
     def estimate(
         loss: Loss, params: PyTree, key: Any, coordinates: PyTree | None
     ) -> tuple[tuple[jax.Array, Any], PyTree]:
         del key
+        params = jax.tree.map(jnp.asarray, params)
         value, aux = loss.value_and_aux(params)
         leaves, treedef = jax.tree.flatten(params)
         if coordinates is None:
             coordinates = all_coordinates(params)
-        leaf_losses = _LEAF_LOSSES[reuse](loss, params)
+        moved_losses = _MOVED_LOSSES[reuse](loss, params)
         chosen = treedef.flatten_up_to(coordinates)
         grads = []
-        for leaf, indices, leaf_loss in zip(leaves, chosen, leaf_losses, strict=True):
-            leaf = jnp.asarray(leaf)
-            slope = _difference_quotient(leaf_loss, leaf, value, smoothing, central)
-            chunk = chunk_size(batch_size, leaf_loss, leaf) if len(indices) > 1 else 1
+        for leaf, indices, moved_loss in zip(leaves, chosen, moved_losses, strict=True):
+            slope = _difference_quotient(moved_loss, leaf, value, smoothing, central)
+            chunk = chunk_of(moved_loss, leaf, indices)
             estimates = map_valid(slope, indices, np.size(leaf), chunk, value.dtype)
             grads.append(scatter(leaf, indices, estimates))
         return (value, aux), treedef.unflatten(grads)
@@ -93,9 +98,9 @@ def cge(
             bound = Loss(loss.fun, args, loss.has_aux)
             leaves, treedef = jax.tree.flatten(params)
             chosen = treedef.flatten_up_to(coordinates)
-            leaf_losses = _LEAF_LOSSES[reuse](bound, params)
-            for leaf, indices, leaf_loss in zip(leaves, chosen, leaf_losses, strict=True):
-                sizes.append(chunk_size(batch_size, leaf_loss, leaf) if len(indices) > 1 else 1)
+            moved_losses = _MOVED_LOSSES[reuse](bound, params)
+            for leaf, indices, moved_loss in zip(leaves, chosen, moved_losses, strict=True):
+                sizes.append(chunk_of(moved_loss, leaf, indices))
             return jnp.zeros(())
 
         jax.eval_shape(trace, params, loss.args)
@@ -106,15 +111,14 @@ def cge(
 
 
 def _difference_quotient(
-    leaf_loss: LeafLoss, leaf: jax.Array, base: jax.Array, smoothing: float, central: bool
+    moved_loss: MovedLoss, leaf: jax.Array, base: jax.Array, smoothing: float, central: bool
 ) -> Callable[[jax.Array], jax.Array]:
     """Slope of the loss along the coordinate with a given flat index of ``leaf``."""
 
     def moved(index: jax.Array, step: float) -> tuple[jax.Array, jax.Array]:
         start = leaf.reshape(-1)[index]
         stop = start + jnp.asarray(step, leaf.dtype)
-        flat = leaf.reshape(-1).at[index].set(stop, mode="drop")
-        return leaf_loss(flat.reshape(leaf.shape)), (stop - start).astype(base.dtype)
+        return moved_loss(index, stop), (stop - start).astype(base.dtype)
 
     def slope(index: jax.Array) -> jax.Array:
         upper, step_up = moved(index, smoothing)
@@ -126,19 +130,25 @@ def _difference_quotient(
     return slope
 
 
-def _whole_losses(loss: Loss, params: PyTree) -> Sequence[LeafLoss]:
+def _with_scalar(leaf: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    return leaf.reshape(-1).at[index].set(value, mode="drop").reshape(leaf.shape)
+
+
+def _whole_losses(loss: Loss, params: PyTree) -> Sequence[MovedLoss]:
     leaves, treedef = jax.tree.flatten(params)
 
-    def replace(position: int) -> LeafLoss:
-        def evaluate(leaf: jax.Array) -> jax.Array:
-            return loss(treedef.unflatten([*leaves[:position], leaf, *leaves[position + 1 :]]))
+    def replace(position: int) -> MovedLoss:
+        def evaluate(index: jax.Array, value: jax.Array) -> jax.Array:
+            moved = list(leaves)
+            moved[position] = _with_scalar(leaves[position], index, value)
+            return loss(treedef.unflatten(moved))
 
         return evaluate
 
     return [replace(position) for position in range(len(leaves))]
 
 
-def _suffix_losses(loss: Loss, params: PyTree) -> Sequence[LeafLoss]:
+def _suffix_losses(loss: Loss, params: PyTree) -> Sequence[MovedLoss]:
     fun = loss.fun
     if not isinstance(fun, SplitFunction):
         raise ValueError(
@@ -147,18 +157,31 @@ def _suffix_losses(loss: Loss, params: PyTree) -> Sequence[LeafLoss]:
         )
     leaves, treedef = jax.tree.flatten(params)
     carries = fun.carries(params, *loss.args)
+    last = len(fun.stages) - 1
 
-    def replace(position: int, stage: int) -> LeafLoss:
-        def evaluate(leaf: jax.Array) -> jax.Array:
-            moved = treedef.unflatten([*leaves[:position], leaf, *leaves[position + 1 :]])
-            return loss.scalar(fun.suffix(stage, moved, carries[stage], *loss.args))
+    def replace(position: int, path: str) -> MovedLoss:
+        stage = fun.first_stage(path)
+        short_cut = fun.move_coordinate(path) if stage < last else None
+
+        def evaluate(index: jax.Array, value: jax.Array) -> jax.Array:
+            moved = list(leaves)
+            moved[position] = _with_scalar(leaves[position], index, value)
+            moved_params = treedef.unflatten(moved)
+            if short_cut is None:
+                output = fun.suffix(stage, moved_params, carries[stage], *loss.args)
+            else:
+                carry = short_cut(
+                    params, carries[stage], carries[stage + 1], index, value, *loss.args
+                )
+                output = fun.suffix(stage + 1, moved_params, carry, *loss.args)
+            return loss.scalar(output)
 
         return evaluate
 
-    return [replace(i, stage) for i, stage in enumerate(fun.stage_of_leaves(params))]
+    return [replace(position, path) for position, path in enumerate(leaf_paths(params))]
 
 
-_LEAF_LOSSES: dict[str, Callable[[Loss, PyTree], Sequence[LeafLoss]]] = {
+_MOVED_LOSSES: dict[str, Callable[[Loss, PyTree], Sequence[MovedLoss]]] = {
     "none": _whole_losses,
     "split": _suffix_losses,
 }

@@ -110,7 +110,9 @@ def value_and_grad(
         if coordinates is not None:
             check_coordinates(params, coordinates)
         if estimator.needs_key and key is None:
-            raise ValueError(f"{estimator.name} draws random directions: pass key=jax.random.key(…)")
+            raise ValueError(
+                f"{estimator.name} draws random directions: pass key=jax.random.key(…)"
+            )
         loss = Loss(fun, args, has_aux)
         with _precision():
             _check_scalar(loss, params)
@@ -148,7 +150,7 @@ def _check_scalar(loss: Loss, params: PyTree) -> None:
         raise TypeError("with has_aux=True the loss must return a pair (loss, aux)")
     value = loss.scalar(output)
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape != () or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+    if shape != () or dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
         raise TypeError(
             f"the loss must be a real scalar, got shape {shape} and dtype {dtype}; "
             "average over the batch, and pass has_aux=True if it returns a pair (loss, aux)"

@@ -71,7 +71,9 @@ def rge(
 
         def term(index: jax.Array) -> PyTree:
             """Contribution of direction ``index`` to the sum; zero from q on."""
-            direction, factor = _direction(jax.random.fold_in(key, index), params, mask, distribution)
+            direction, factor = _direction(
+                jax.random.fold_in(key, index), params, mask, distribution
+            )
             moved = jax.tree.map(lambda p, u: p + smoothing * u, params, direction)
             slope = (loss(moved) - value) / smoothing
             slope = jnp.where(index < num_directions, slope, 0.0)

@@ -39,11 +39,14 @@ class CNN(LayeredModel):
 def _block(name: str, features: int) -> list[Layer]:
     conv, norm = f"{name}_conv", f"{name}_norm"
 
-    def run_conv(hidden: jax.Array, train: bool) -> jax.Array:
-        return conv3x3(features, 1, conv, use_bias=True)(hidden)
+    def convolve(hidden: jax.Array, channels: int) -> jax.Array:
+        return conv3x3(channels, 1, conv, use_bias=True)(hidden)
 
     def run_norm(hidden: jax.Array, train: bool) -> jax.Array:
         hidden = nn.relu(batch_norm(train, norm)(hidden))
         return nn.max_pool(hidden, (2, 2), strides=(2, 2))
 
-    return [Layer(conv, run_conv), Layer(norm, run_norm)]
+    return [
+        Layer(conv, lambda h, train: convolve(h, features), lambda h: convolve(h, 1)),
+        Layer(norm, run_norm),
+    ]

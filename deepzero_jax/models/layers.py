@@ -14,14 +14,19 @@ class Layer(NamedTuple):
     Attributes:
       name: of the Flax submodule that holds its parameters.
       run: ``(carry, train) -> carry``.
+      run_channel: ``(carry) -> [b, h, w, 1]``, for a layer whose output channel o depends
+        on no more than the last-axis slices o of its parameters: that channel, when the
+        parameters are sliced so. None for other layers. The channel belongs into the
+        first array of the carry that ``run`` returns.
     """
 
     name: str
     run: Callable[[Any, bool], Any]
+    run_channel: Callable[[Any], jax.Array] | None = None
 
 
 def kaiming_normal() -> Callable[..., jax.Array]:
-    """Normal weights of variance 2 / fan-in (He et al. 2015), as PyTorch draws them: not truncated."""
+    """Normal weights of variance 2 / fan-in (He et al. 2015), not truncated, as in PyTorch."""
     return nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
@@ -66,9 +71,19 @@ class LayeredModel(nn.Module):
         """Names of the layers that hold parameters, in order."""
         return [layer.name for layer in self.layers()]
 
+    @property
+    def channel_layers(self) -> Sequence[str]:
+        """Names of the layers that can run one output channel alone."""
+        return [layer.name for layer in self.layers() if layer.run_channel is not None]
+
     @nn.compact
     def __call__(
-        self, carry: Any, train: bool = False, start: int = 0, stop: int | None = None
+        self,
+        carry: Any,
+        train: bool = False,
+        start: int = 0,
+        stop: int | None = None,
+        one_channel: bool = False,
     ) -> Any:
         """Runs layers ``start`` to ``stop - 1``; the whole network by default.
 
@@ -78,10 +93,17 @@ class LayeredModel(nn.Module):
             running statistics.
           start: first layer to run.
           stop: layer before which to stop, None for the end.
+          one_channel: run layer ``start`` alone, with the parameters of one of its output
+            channels.
 
         Returns:
           Logits [b, num_classes], or the carry that layer ``stop`` reads.
         """
+        if one_channel:
+            run_channel = self.layers()[start].run_channel
+            if run_channel is None:
+                raise ValueError(f"layer {start} of {type(self).__name__} has no separate channels")
+            return run_channel(carry)
         for layer in self.layers()[start:stop]:
             carry = layer.run(carry, train)
         return carry

@@ -46,7 +46,11 @@ class ResNet(LayeredModel):
 
 
 def _conv(name: str, features: int, stride: int) -> Layer:
-    return Layer(name, lambda hidden, train: conv3x3(features, stride, name)(hidden))
+    return Layer(
+        name,
+        lambda hidden, train: conv3x3(features, stride, name)(hidden),
+        lambda hidden: conv3x3(1, stride, name)(hidden),
+    )
 
 
 def _norm(name: str) -> Layer:
@@ -70,9 +74,9 @@ def _block(name: str, features: int, stride: int) -> list[Layer]:
         return nn.relu(batch_norm(train, norm2)(carry[0]) + _shortcut(carry[1], features, stride))
 
     return [
-        Layer(conv1, run_conv1),
+        Layer(conv1, run_conv1, lambda hidden: conv3x3(1, stride, conv1)(hidden)),
         Layer(norm1, run_norm1),
-        Layer(conv2, run_conv2),
+        Layer(conv2, run_conv2, lambda carry: conv3x3(1, 1, conv2)(carry[0])),
         Layer(norm2, run_norm2),
     ]
 

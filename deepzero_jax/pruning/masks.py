@@ -35,10 +35,10 @@ def sparse_updates() -> optax.GradientTransformationExtraArgs:
         return optax.EmptyState()
 
     def update(
-        updates: PyTree, state: Any, params: PyTree = None, *, mask: PyTree, **extra: Any
+        updates: PyTree, state: Any, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, Any]:
-        del params, extra
-        return prune_params(updates, mask), state
+        del params
+        return prune_params(updates, extra["mask"]), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -63,7 +63,7 @@ def save_mask(path: Path, mask: PyTree) -> None:
         for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True)
     }
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_mask(path: Path, params: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 from tqdm import tqdm
@@ -47,7 +47,7 @@ class NonFiniteError(ArithmeticError):
     """A step gave a loss or parameters that are not finite; the last good checkpoint is kept."""
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """A signal asked the run to stop; it is saved.
 
     Attributes:
@@ -111,7 +111,7 @@ def run(
 
     Raises:
       NonFiniteError: a loss or parameter that is not finite.
-      Interrupted: by SIGTERM or SIGINT, after saving.
+      InterruptedRunError: by SIGTERM or SIGINT, after saving.
     """
     trainer = _Trainer(task, estimator, step, schedule, folder, settings, say)
     state = trainer.prepare(initial())
@@ -159,9 +159,7 @@ class _Trainer:
         started = time.perf_counter()
         selection = self.select(state)
         self.queries_per_step = num_queries(self.estimator, state.params, selection.coordinates)
-        self.advance = (
-            jax.jit(self.step.advance).lower(state, selection, self.task.data).compile()
-        )
+        self.advance = jax.jit(self.step.advance).lower(state, selection, self.task.data).compile()
         self.compile_seconds = time.perf_counter() - started
         return state
 
@@ -280,7 +278,7 @@ class _Trainer:
     def _leave(self, state: TrainState, checkpointer: Checkpointer, signum: int) -> None:
         checkpointer.save(int(state.step), state, self.progress.dump())
         checkpointer.wait()
-        raise Interrupted(
+        raise InterruptedRunError(
             signum,
             f"stopped on request after step {int(state.step):,} of "
             f"{self.settings.num_steps:,}; the same command goes on from there",
@@ -314,7 +312,7 @@ class _Trainer:
         }
 
 
-def exit_now(status: int) -> None:
+def exit_now(status: int) -> NoReturn:
     """Ends the process without waiting for a step that is still being computed."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -322,7 +320,7 @@ def exit_now(status: int) -> None:
 
 
 __all__ = [
-    "Interrupted",
+    "InterruptedRunError",
     "NonFiniteError",
     "Settings",
     "exit_now",

@@ -76,5 +76,3 @@ def make_optimizer(
         rule = optax.adamw(schedule, weight_decay=weight_decay)
     masked = [sparse_updates(), rule] if mask == "gradient" else [rule, sparse_updates()]
     return optax.chain(*masked)
-
-

@@ -35,7 +35,7 @@ class StopRequest:
         ``block_until_ready`` would hold signals back until the step ends.
         """
         pause = 1e-4
-        while not array.is_ready():
+        while not array.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
             if self.signum is not None:
                 return False
             time.sleep(pause)

@@ -103,9 +103,7 @@ def make_step(
             mask=coordinate_mask(state.params, coordinates),
         )
         params = optax.apply_updates(state.params, updates)
-        moved = TrainState(
-            state.step + 1, params, model_state, opt_state, sampler_state, state.key
-        )
+        moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
         finite = jnp.isfinite(loss)
         for leaf in jax.tree.leaves((params, model_state)):
             finite &= jnp.all(jnp.isfinite(leaf))

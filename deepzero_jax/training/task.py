@@ -8,8 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deepzero_jax.data import Dataset, balanced_indices, check_batch_size, crop_and_flip
-from deepzero_jax.data import epoch_indices
+from deepzero_jax.data import (
+    Dataset,
+    balanced_indices,
+    check_batch_size,
+    crop_and_flip,
+    epoch_indices,
+)
 from deepzero_jax.models import LayeredModel
 from deepzero_jax.split import split_model_loss
 
@@ -96,9 +101,7 @@ def classification_task(
     )
 
 
-def scoring_batch(
-    dataset: Dataset, key: jax.Array, per_class: int
-) -> tuple[jax.Array, jax.Array]:
+def scoring_batch(dataset: Dataset, key: jax.Array, per_class: int) -> tuple[jax.Array, jax.Array]:
     """The images and labels on which pruning scores are computed: ``per_class`` of each class."""
     indices = balanced_indices(key, dataset.train_labels, dataset.num_classes, per_class)
     images = dataset.normalise(np.asarray(dataset.train_images)[indices])
@@ -119,7 +122,7 @@ def _classification_evaluation(
         valid = positions < num_test
         indices = jnp.minimum(positions, num_test - 1)
         labels = data["test_labels"][indices]
-        logits = model.apply(
+        logits: Any = model.apply(
             {"params": params, **model_state}, dataset.normalise(data["test_images"][indices])
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -1,0 +1,30 @@
+import os
+from pathlib import Path
+
+# Two test processes share the machine; XLA must not start a compilation cache of its own.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def prepared_cifar10() -> bool:
+    directory = os.environ.get("TFDS_DATA_DIR")
+    return bool(directory) and any(Path(directory).glob("cifar10/*/dataset_info.json"))
+
+
+def pytest_collection_modifyitems(items):
+    if prepared_cifar10():
+        return
+    skip = pytest.mark.skip(reason="needs CIFAR-10 prepared in TFDS_DATA_DIR")
+    for item in items:
+        if "cifar10" in item.keywords:
+            item.add_marker(skip)

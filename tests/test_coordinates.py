@@ -1,0 +1,105 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepzero_jax import sample_coordinates
+from deepzero_jax.coordinates import (
+    all_coordinates,
+    check_coordinates,
+    check_float_leaves,
+    coordinate_mask,
+    kept_per_leaf,
+    leaf_paths,
+    masked_coordinates,
+    num_coordinates,
+    scatter,
+)
+
+PARAMS = {"a": {"kernel": jnp.zeros((4, 5)), "bias": jnp.zeros(5)}, "s": jnp.zeros(())}
+
+
+def test_paths_name_leaves_in_order():
+    assert leaf_paths(PARAMS) == ["a/bias", "a/kernel", "s"]
+    assert leaf_paths((1.0, [2.0])) == ["0", "1/0"]
+
+
+def test_sample_has_static_counts_and_distinct_sorted_indices():
+    drawn = sample_coordinates(jax.random.key(0), PARAMS, {"a/kernel": 0.75})
+    kernel = np.asarray(drawn["a"]["kernel"])
+    assert kernel.shape == (5,)
+    assert np.all(np.diff(kernel) > 0)
+    assert kernel.min() >= 0 and kernel.max() < 20
+    assert drawn["a"]["bias"].tolist() == [0, 1, 2, 3, 4]
+    assert drawn["s"].tolist() == [0]
+
+
+def test_sample_is_uniform():
+    draw = jax.jit(lambda key: sample_coordinates(key, PARAMS, {"a/kernel": 0.75}))
+    counts = np.zeros(20)
+    for seed in range(400):
+        counts[np.asarray(draw(jax.random.key(seed))["a"]["kernel"])] += 1
+    # 400 draws of 5 of 20: mean 100, standard deviation 8.7.
+    assert np.all(np.abs(counts - 100) < 5 * 8.7)
+
+
+def test_drawing_again_recompiles_nothing():
+    traces = []
+
+    @jax.jit
+    def draw(key):
+        traces.append(1)
+        return sample_coordinates(key, PARAMS, {"a/kernel": 0.5})
+
+    first, second = draw(jax.random.key(0)), draw(jax.random.key(1))
+    assert len(traces) == 1
+    assert first["a"]["kernel"].tolist() != second["a"]["kernel"].tolist()
+
+
+def test_counts_are_rounded_from_ratios():
+    assert kept_per_leaf(PARAMS, {"a/kernel": 0.99, "a/bias": 0.5}) == {
+        "a/bias": 3,
+        "a/kernel": 0,
+        "s": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("ratios", "words"),
+    [({"a/kernle": 0.5}, "did you mean 'a/kernel'"), ({"a/kernel": 1.5}, r"\[0, 1\]")],
+)
+def test_bad_ratios_are_named(ratios, words):
+    with pytest.raises(ValueError, match=words):
+        sample_coordinates(jax.random.key(0), PARAMS, ratios)
+
+
+def test_mask_and_coordinates_are_inverse():
+    drawn = sample_coordinates(jax.random.key(3), PARAMS, {"a/kernel": 0.5})
+    mask = coordinate_mask(PARAMS, drawn)
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool(jnp.all(a == b)), masked_coordinates(mask), drawn)
+    )
+
+
+def test_padding_scatters_nowhere_and_counts_nothing():
+    leaf = jnp.zeros((2, 2))
+    values = jnp.array([1.0, 2.0, 3.0])
+    assert scatter(leaf, jnp.array([0, 3, 4]), values).tolist() == [[1.0, 0.0], [0.0, 2.0]]
+    padded = {"a": {"kernel": jnp.array([1, 20, 20]), "bias": jnp.array([5])}, "s": jnp.array([0])}
+    assert num_coordinates(PARAMS, padded) == 2
+
+
+def test_all_coordinates_counts_everything():
+    assert num_coordinates(PARAMS, all_coordinates(PARAMS)) == num_coordinates(PARAMS) == 26
+
+
+def test_wrong_structure_is_named():
+    with pytest.raises(ValueError, match="structure of params"):
+        check_coordinates(PARAMS, {"a": jnp.arange(2)})
+    with pytest.raises(ValueError, match="one-dimensional integer"):
+        check_coordinates({"w": jnp.zeros(3)}, {"w": jnp.zeros(2)})
+
+
+def test_integer_leaves_are_refused():
+    with pytest.raises(TypeError, match=r"params\['n'\] has dtype int32"):
+        check_float_leaves({"n": jnp.arange(3), "w": jnp.zeros(2)})

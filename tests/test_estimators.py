@@ -1,0 +1,325 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.cost import multiply_adds
+from deepzero_jax.models import MODELS
+from tests.networks import flatten, network_loss, relative_error, smooth, some_coordinates
+
+ESTIMATORS = {
+    "cge": dz.cge(smoothing=1e-4),
+    "central": dz.cge(smoothing=1e-3, central=True),
+    "rge_normal": dz.rge(smoothing=1e-5, num_directions=3),
+    "rge_sphere": dz.rge(smoothing=1e-5, num_directions=3, distribution="sphere"),
+    "rge_rademacher": dz.rge(smoothing=1e-5, num_directions=3, distribution="rademacher"),
+    "first_order": dz.first_order(),
+}
+NETWORKS = [
+    name
+    if name in ("cnn1", "cnn2", "cnn3", "cnn4", "cnn5", "resnet20")
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in MODELS
+]
+
+
+def quadratic(params, target):
+    """A smooth loss over a tree with a scalar, a matrix and a tuple of leaves."""
+    hidden = jnp.tanh(params["w"] @ target + params["b"][0]) * params["s"]
+    return jnp.sum(hidden**2) + jnp.sum(jnp.sin(params["b"][1]))
+
+
+def quadratic_problem():
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {
+        "w": jax.random.normal(keys[0], (3, 4)),
+        "b": (jax.random.normal(keys[1], (3,)), jax.random.normal(keys[2], (2, 1))),
+        "s": jnp.asarray(1.5),
+    }
+    return params, jax.random.normal(keys[3], (4,))
+
+
+def estimated(estimator, fun, params, *args, coordinates=None, has_aux=False, seed=0):
+    vg = jax.jit(dz.value_and_grad(fun, estimator, has_aux=has_aux))
+    return vg(params, *args, key=jax.random.key(seed), coordinates=coordinates)
+
+
+# Laws that every estimator obeys.
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_value_structure_and_zeros_outside_the_coordinates(name):
+    params, target = quadratic_problem()
+    coordinates = {
+        "w": jnp.array([1, 5]),
+        "b": (jnp.arange(0), jnp.array([0])),
+        "s": jnp.array([0]),
+    }
+    value, grads = estimated(ESTIMATORS[name], quadratic, params, target, coordinates=coordinates)
+    assert float(value) == pytest.approx(float(quadratic(params, target)), rel=1e-12)
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    for got, leaf in zip(jax.tree.leaves(grads), jax.tree.leaves(params), strict=True):
+        assert got.shape == leaf.shape and got.dtype == leaf.dtype
+    assert np.flatnonzero(grads["w"]).tolist() == [1, 5]
+    assert not np.any(grads["b"][0])
+    assert np.flatnonzero(grads["b"][1]).tolist() == [0]
+    assert grads["s"] != 0
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_aux_comes_from_the_base_pass(name):
+    fun = lambda w, x: (jnp.sum(w * x), {"w": w})
+    params = jnp.array([1.0, 2.0])
+    (value, aux), _ = estimated(ESTIMATORS[name], fun, params, jnp.ones(2), has_aux=True)
+    assert value == 3.0
+    assert aux["w"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_no_coordinates_at_all(name):
+    params, target = quadratic_problem()
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(0, jnp.int32), params)
+    _, grads = estimated(ESTIMATORS[name], quadratic, params, target, coordinates=nothing)
+    assert not np.any(flatten(grads))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_number_of_queries_is_what_the_function_sees(name):
+    calls = []
+
+    def host(w):
+        calls.append(w)
+        return np.float32(np.sum(w**2))
+
+    def fun(w):
+        if name == "first_order":
+            return jnp.sum(w**2)
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return jax.pure_callback(host, shape, w, vmap_method="sequential")
+
+    estimator = ESTIMATORS[name]
+    jax.block_until_ready(estimated(estimator, fun, jnp.arange(5.0))[1])
+    expected = dz.num_queries(estimator, jnp.arange(5.0))
+    assert expected == {"cge": 6, "central": 11, "first_order": 1}.get(name, 4)
+    if name != "first_order":
+        padded = -(-(expected - 1) // 8) * 8 if name.startswith("rge") else expected
+        assert len(calls) in (expected, padded)
+
+
+# Coordinate-wise estimates.
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("reuse", ["none", "split"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_error_falls_with_the_order_of_the_difference(name, reuse, monkeypatch):
+    if reuse == "none" and name not in ("cnn1", "cnn3"):
+        pytest.skip("the whole-pass oracle is checked on small networks")
+    smooth(monkeypatch)
+    fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
+    every = max(1, len(jax.tree.leaves(params)) // 4)
+    coordinates = some_coordinates(params, every=every)
+    exact = estimated(dz.first_order(), fun, params, *args, coordinates=coordinates, has_aux=True)[
+        1
+    ]
+    for central, order in ((False, 1), (True, 2)):
+        errors = []
+        for smoothing in (1e-2, 5e-3):
+            estimator = dz.cge(smoothing=smoothing, central=central, reuse=reuse)
+            grads = estimated(estimator, fun, params, *args, coordinates=coordinates, has_aux=True)[
+                1
+            ]
+            errors.append(relative_error(grads, exact))
+        assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25), errors
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_agreement_with_autodiff_on_the_networks_as_they_are(name):
+    fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
+    every = max(1, len(jax.tree.leaves(params)) // 4)
+    coordinates = some_coordinates(params, every=every)
+    exact, grads = (
+        estimated(estimator, fun, params, *args, coordinates=coordinates, has_aux=True)[1]
+        for estimator in (dz.first_order(), dz.cge(smoothing=1e-7, reuse="split"))
+    )
+    assert relative_error(grads, exact) < 1e-5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000, "auto"])
+def test_chunks_do_not_change_the_estimate(batch_size, x64):
+    params, target = quadratic_problem()
+    whole = estimated(dz.cge(smoothing=1e-3, batch_size=1000), quadratic, params, target)[1]
+    got = estimated(dz.cge(smoothing=1e-3, batch_size=batch_size), quadratic, params, target)[1]
+    assert relative_error(got, whole) < 1e-12
+
+
+def test_padded_coordinates_are_skipped():
+    params, target = quadratic_problem()
+    padded = jax.tree.map(lambda leaf: jnp.full(leaf.size, leaf.size, jnp.int32), params)
+    padded["w"] = padded["w"].at[:2].set(jnp.array([3, 7]))
+    estimator = dz.cge(smoothing=1e-3, batch_size=2)
+    _, grads = estimated(estimator, quadratic, params, target, coordinates=padded)
+    assert np.flatnonzero(flatten(grads["w"])).tolist() == [3, 7]
+    assert not np.any(flatten(grads["b"]))
+
+
+def test_the_step_that_the_parameter_took_is_the_divisor():
+    # 1000 + 1e-3 rounds to another step in float32; a linear function must not notice.
+    estimator = dz.cge(smoothing=1e-3)
+    _, grads = estimated(estimator, lambda w: 0.5 * w - 500.0, jnp.float32(1000.0))
+    assert grads == 0.5
+
+
+@pytest.mark.parametrize("name", ["cnn2", "resnet20"])
+def test_split_equals_none_in_float32(name):
+    fun, params, args = network_loss(name, width=4, batch=8)
+    coordinates = some_coordinates(params, per_leaf=3, every=1 if name == "cnn2" else 12)
+
+    def both(smoothing):
+        for reuse in ("none", "split"):
+            estimator = dz.cge(smoothing=smoothing, reuse=reuse, batch_size=1)
+            (value, _), grads = estimated(
+                estimator, fun, params, *args, coordinates=coordinates, has_aux=True
+            )
+            yield float(value), flatten(grads)
+
+    (value, none), (_, split) = both(1e-2)
+    # The perturbed losses agree to a few units in the last place …
+    assert np.max(np.abs(split - none)) * 1e-2 <= 8 * np.finfo(np.float32).eps * abs(value)
+    # … so the estimates do to 1e-5 where the difference is not itself of that size.
+    (_, none), (_, split) = both(0.5)
+    assert relative_error(split, none) < 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+def test_split_equals_none_in_float64():
+    fun, params, args = network_loss("cnn2")
+    grads = [
+        estimated(dz.cge(smoothing=1e-3, reuse=reuse), fun, params, *args, has_aux=True)[1]
+        for reuse in ("none", "split")
+    ]
+    assert relative_error(grads[1], grads[0]) < 1e-10
+
+
+def first(params, position, count):
+    leaves, treedef = jax.tree.flatten(params)
+    chosen = [jnp.arange(count if i == position else 0) for i in range(len(leaves))]
+    return treedef.unflatten(chosen)
+
+
+def test_split_does_a_quarter_of_the_multiply_adds_on_resnet20():
+    fun, params, args = network_loss("resnet20", width=16, batch=1, size=32)
+    counts = {}
+    for reuse in ("none", "split"):
+        vg = dz.value_and_grad(fun, dz.cge(reuse=reuse, batch_size=1), has_aux=True)
+        total = 0
+        for position, leaf in enumerate(jax.tree.leaves(params)):
+            # What one coordinate of the leaf adds to a step without any.
+            nothing, one = (
+                multiply_adds(
+                    partial(vg, coordinates=first(params, position, count)), params, *args
+                )
+                for count in (0, 1)
+            )
+            total += leaf.size * (one - nothing)
+        counts[reuse] = total
+    none, split = counts["none"], counts["split"]
+    print(f"multiply-adds of a dense step and image: none {none:.4g}, split {split:.4g}")
+    assert split <= none / 4
+
+
+# Randomised estimates.
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("distribution", ["normal", "sphere", "rademacher"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_mean_of_random_estimates_approaches_the_gradient_at_the_root_rate(distribution, sparse):
+    params, target = quadratic_problem()
+    coordinates = None
+    if sparse:
+        coordinates = dz.sample_coordinates(jax.random.key(9), params, {"w": 0.5})
+    exact = estimated(dz.first_order(), quadratic, params, target, coordinates=coordinates)[1]
+    errors = []
+    for num_directions in (100, 1_600):
+        estimator = dz.rge(
+            smoothing=1e-6,
+            num_directions=num_directions,
+            distribution=distribution,
+            batch_size=100,
+        )
+        vg = dz.value_and_grad(quadratic, estimator)
+        over_keys = jax.vmap(lambda k, vg=vg: vg(params, target, key=k, coordinates=coordinates))
+        _, runs = jax.jit(over_keys)(jax.random.split(jax.random.key(1), 30))
+        per_run = [jax.tree.map(lambda leaf, i=i: leaf[i], runs) for i in range(30)]
+        errors.append(np.sqrt(np.mean([relative_error(g, exact) ** 2 for g in per_run])))
+    assert np.log2(errors[0] / errors[1]) / 4 == pytest.approx(0.5, abs=0.1), errors
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_directions_do_not_depend_on_the_chunks(batch_size):
+    params, target = quadratic_problem()
+    make = lambda size: dz.rge(smoothing=1e-3, num_directions=10, batch_size=size)
+    whole = estimated(make(10), quadratic, params, target)[1]
+    got = estimated(make(batch_size), quadratic, params, target)[1]
+    assert relative_error(got, whole) < 1e-9
+
+
+def test_key_decides_the_directions():
+    params, target = quadratic_problem()
+    first, same, other = (
+        flatten(estimated(ESTIMATORS["rge_normal"], quadratic, params, target, seed=seed)[1])
+        for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+def test_directions_are_not_stored_for_all_of_q():
+    params = jnp.zeros(10_000)
+    estimator = dz.rge(smoothing=1e-3, num_directions=5_000, batch_size=2)
+    vg = jax.jit(dz.value_and_grad(lambda w: jnp.sum(w**2), estimator))
+    memory = vg.lower(params, key=jax.random.key(0)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 50 * params.nbytes
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: dz.cge(smoothing=0.0), "smoothing must be a positive number"),
+        (lambda: dz.cge(smoothing=-1e-3), "smoothing must be a positive number"),
+        (lambda: dz.cge(smoothing=float("nan")), "smoothing must be a positive number"),
+        (lambda: dz.cge(smoothing=1e-3, reuse="half"), "reuse must be one of"),
+        (lambda: dz.cge(smoothing=1e-3, batch_size=0), "batch_size"),
+        (lambda: dz.rge(smoothing=1e-3, num_directions=0), "num_directions"),
+        (lambda: dz.rge(smoothing=1e-3, distribution="cauchy"), "distribution must be one of"),
+    ],
+)
+def test_bad_estimators_are_refused_at_construction(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_bad_calls_name_the_offender():
+    square = lambda w: jnp.sum(w**2)
+    with pytest.raises(ValueError, match="pass key="):
+        dz.value_and_grad(square, dz.rge(smoothing=1e-3))(jnp.ones(2))
+    with pytest.raises(TypeError, match="estimator must come from"):
+        dz.value_and_grad(square, "cge")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="real scalar, got shape"):
+        dz.value_and_grad(lambda w: w**2, dz.cge(smoothing=1e-3))(jnp.ones(2))
+    with pytest.raises(TypeError, match="pair"):
+        dz.value_and_grad(square, dz.cge(smoothing=1e-3), has_aux=True)(jnp.ones(2))
+    with pytest.raises(ValueError, match="cut into stages"):
+        dz.value_and_grad(square, dz.cge(smoothing=1e-3, reuse="split"))(jnp.ones(2))
+    with pytest.raises(ValueError, match="structure of params"):
+        dz.value_and_grad(square, dz.cge(smoothing=1e-3))(jnp.ones(2), coordinates=[jnp.arange(1)])
