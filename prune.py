@@ -8,9 +8,11 @@ import sys
 from configs.loading import parse_command_line
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Scores the parameters at initialisation, writes the ratios, prints a table."""
-    options, config = parse_command_line("Compute the layer-wise pruning ratios of a network.")
+    options, config = parse_command_line(
+        "prune.py", "Compute the layer-wise pruning ratios of a network.", arguments
+    )
     from configs import experiment as experiments
 
     try:

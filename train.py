@@ -4,49 +4,54 @@ python train.py --config configs/quickstart.py
 """
 
 import sys
+from contextlib import ExitStack
 
-from configs.loading import parse_command_line
+from configs.loading import identity, parse_command_line
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Reads the configuration, trains or goes on training, reports."""
     options, config = parse_command_line(
-        "Train a network from forward evaluations.", plan="print the plan and stop"
+        "train.py",
+        "Train a network from forward evaluations.",
+        arguments,
+        plan="print the plan and stop",
     )
     from configs import experiment as experiments
-    from configs.loading import identity
     from deepzero_jax.training import loop
     from deepzero_jax.training.folder import RunFolder
 
-    try:
-        experiments.use_compilation_cache()
-        experiments.check_fields(config)
-        folder = RunFolder(options.workdir, identity(config))
-        if folder.summary is not None:
-            print(finished(folder.summary, options.workdir, again=True))
-            return 0
-        experiment = experiments.build(config)
-        run = experiments.prepare_run(experiment, options.workdir)
-        settings = experiments.settings(experiment, options.name, run.queries, options.plan)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"train.py: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    try:
-        summary = loop.run(
-            experiment.task,
-            experiment.estimator,
-            run.step,
-            run.schedule,
-            lambda: run.initial_state,
-            options.workdir,
-            settings,
-        )
-    except loop.InterruptedRunError as interruption:
-        print(f"train.py: {interruption}", file=sys.stderr)
-        return loop.exit_now(128 + interruption.signum)
-    except loop.NonFiniteError as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        return 1
+    with ExitStack() as held:
+        try:
+            experiments.use_compilation_cache()
+            experiments.check_fields(config)
+            folder = RunFolder(options.workdir, identity(config))
+            if folder.summary is not None:
+                print(finished(folder.summary, options.workdir, again=True))
+                return 0
+            experiment = experiments.build(config)
+            held.enter_context(folder)
+            run = experiments.prepare_run(experiment, options.workdir)
+            settings = experiments.settings(experiment, options.name, run.queries, options.plan)
+        except (ValueError, TypeError, OSError) as error:
+            return fail(error, status=2)
+        if not options.plan:
+            folder.claim()
+        try:
+            summary = loop.run(
+                experiment.task,
+                experiment.estimator,
+                run.step,
+                run.schedule,
+                run.initial_state,
+                options.workdir,
+                settings,
+            )
+        except loop.InterruptedRunError as interruption:
+            print(f"train.py: {interruption}", file=sys.stderr)
+            return loop.exit_now(128 + interruption.signum)
+        except loop.NonFiniteError as error:
+            return fail(error, status=1)
     if summary is not None:
         print(finished(summary, options.workdir))
     return 0
@@ -62,9 +67,11 @@ def finished(summary: dict, workdir: object, again: bool = False) -> str:
     )
 
 
-def one_line(error: BaseException) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+def fail(error: BaseException, status: int) -> int:
+    """Says on one line of stderr what is wrong."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    print(f"train.py: error: {words}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def parse_command_line(
-    description: str, arguments: list[str] | None = None, **flags: str
+    program: str, description: str, arguments: list[str] | None = None, **flags: str
 ) -> tuple[argparse.Namespace, Config]:
     """Parses ``--config FILE [--config.section.field=value …] [--workdir DIR]``.
 
     Args:
+      program: its name, which starts every error message.
       description: of the program.
       arguments: in place of those of the process.
       **flags: further boolean flags and their help.
@@ -37,7 +38,7 @@ def parse_command_line(
     Returns:
       ``(options, config)``; ``options.workdir`` is a path, ``options.name`` the config's.
     """
-    parser = CommandLine(description=description, allow_abbrev=False)
+    parser = CommandLine(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
     parser.add_argument("--workdir", metavar="DIR", help="run folder (default runs/<config name>)")
     for flag, text in flags.items():

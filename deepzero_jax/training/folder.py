@@ -31,39 +31,24 @@ def read_json(path: Path) -> Any:
 class RunFolder:
     """A folder that belongs to one configuration and to one process at a time.
 
+    Making it reads only; used as a context manager it creates and locks the folder.
+
     Args:
-      path: created if missing.
-      config: what identifies the run, as JSON can hold it. The first run writes it, a
-        later one must bring the same.
+      path: of the folder, which need not exist.
+      config: what identifies the run, as JSON can hold it. ``claim`` writes it, a later
+        run must bring the same.
 
     Raises:
-      RunFolderError: not writable, in use by another process, or of another
-        configuration; the message names the fields that differ.
+      RunFolderError: of another configuration, naming the fields that differ; on
+        entering, not writable or in use by another process.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = Path(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write to the run folder {self.path} ({error.strerror}); "
-                "choose another with --workdir"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunFolderError(
-                f"another process is working in {self.path}; wait for it or choose another "
-                "folder with --workdir"
-            ) from error
-        self._claim(config)
-
-    def _claim(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._lock: Any = None
         config_file = self.path / "config.json"
         if not config_file.exists():
-            write_json(config_file, config)
             return
         differing = differences(read_json(config_file), json.loads(json.dumps(config)))
         if differing:
@@ -78,9 +63,31 @@ class RunFolder:
         path = self.path / "summary.json"
         return read_json(path) if path.exists() else None
 
-    def close(self) -> None:
-        """Lets another process have the folder."""
+    def __enter__(self) -> "RunFolder":
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write to the run folder {self.path} ({error.strerror}); "
+                "choose another with --workdir"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RunFolderError(
+                f"another process is working in {self.path}; wait for it or choose another "
+                "folder with --workdir"
+            ) from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self._lock.close()
+
+    def claim(self) -> None:
+        """Writes the configuration: from now on the folder is this run's."""
+        write_json(self.path / "config.json", self._config)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from deepzero_jax.estimators import Estimator, num_queries
 from deepzero_jax.estimators.contract import Loss
-from deepzero_jax.training.checkpoint import Checkpointer
+from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.folder import write_json
 from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
 from deepzero_jax.training.plan import Plan, format_seconds, make_plan
@@ -89,7 +89,7 @@ def run(
     estimator: Estimator,
     step: TrainStep,
     schedule: Callable[[Any], Any],
-    initial: Callable[[], TrainState],
+    initial_state: TrainState,
     folder: Path,
     settings: Settings,
     say: Callable[[str], None] = print,
@@ -101,7 +101,7 @@ def run(
       estimator: for the count of queries and the plan.
       step: from ``make_step``.
       schedule: learning rate by step, for the record.
-      initial: makes the state of step 0.
+      initial_state: at step 0.
       folder: the run folder.
       settings: length and intervals.
       say: prints a line.
@@ -114,7 +114,7 @@ def run(
       InterruptedRunError: by SIGTERM or SIGINT, after saving.
     """
     trainer = _Trainer(task, estimator, step, schedule, folder, settings, say)
-    state = trainer.prepare(initial())
+    state = trainer.prepare(initial_state)
     if settings.plan_only:
         say(str(trainer.plan(state)))
         return None
@@ -305,6 +305,7 @@ class _Trainer:
             "num_steps": int(state.step),
             "wall_seconds": round(progress["wall_seconds"], 3),
             "seconds_per_step": round(progress["wall_seconds"] / max(int(state.step), 1), 6),
+            "parameters_sha256": tree_digest(state.params),
             "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "device": jax.devices()[0].device_kind,
             "num_devices": jax.device_count(),

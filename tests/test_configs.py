@@ -1,0 +1,73 @@
+import pytest
+
+from configs import experiment as experiments
+from configs.loading import check_config, leaf_fields, load_config, override
+from configs.schema import Config
+from deepzero_jax.training.loop import run
+from tests.conftest import ROOT
+
+CONFIGS = [
+    path
+    for path in sorted((ROOT / "configs").glob("*.py"))
+    if "def get_config" in path.read_text() and path.stem not in ("loading",)
+]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_its_fields_are_right(path):
+    config = load_config(path)
+    check_config(config)
+    experiments.check_fields(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shrunken_copy_of_every_config_trains_one_step(path, tmp_path):
+    config = load_config(path)
+    small = {
+        "data.name": "digits",
+        "data.batch_size": "4",
+        "model.width": "2",
+        "pruning.num_directions": "2",
+        "pruning.samples_per_class": "1",
+        "training.num_steps": "1",
+    }
+    if config.model.name.startswith("resnet"):
+        small |= {"pruning.sparsity": "0.99", "pruning.scores": "random"}
+    for name, value in small.items():
+        config = override(config, name, value)
+    experiment = experiments.build(config)
+    prepared = experiments.prepare_run(experiment, tmp_path)
+    settings = experiments.settings(experiment, "small", prepared.queries, plan_only=False)
+    lines = []
+    summary = run(
+        experiment.task,
+        experiment.estimator,
+        prepared.step,
+        prepared.schedule,
+        prepared.initial_state,
+        tmp_path,
+        settings,
+        lines.append,
+    )
+    assert summary is not None
+    assert summary["num_steps"] == 1
+
+
+def test_every_field_can_be_overridden():
+    config = Config()
+    texts = {int: "3", float: "0.5", bool: "true", str: "word", None: "none"}
+    for name, item in leaf_fields(Config):
+        kind = next(k for k in (bool, float, int, str) if k.__name__ in str(item.type))
+        changed = override(config, name, texts[kind])
+        check_config(changed)
+        if kind is not bool:
+            assert changed != config, name
+
+
+def test_none_and_numbers_are_told_apart():
+    config = override(Config(), "training.num_steps", "7")
+    assert config.training.num_steps == 7
+    assert override(config, "training.num_steps", "none").training.num_steps is None
+    assert override(config, "estimator.batch_size", "auto").estimator.batch_size == "auto"
+    assert override(config, "estimator.batch_size", "8").estimator.batch_size == 8
+    assert override(config, "optimizer.learning_rate", "1e-3").optimizer.learning_rate == 1e-3
