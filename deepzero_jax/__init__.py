@@ -1,6 +1,12 @@
 """Train deep networks from forward evaluations alone."""
 
+# ruff: noqa: E402, I001 - the compiler reads its flags when JAX first computes
+from deepzero_jax.platform import avoid_wrong_cpu_fusions
+
+avoid_wrong_cpu_fusions()
+
 from deepzero_jax.coordinates import sample_coordinates
+from deepzero_jax.difference import difference, register_rule
 from deepzero_jax.estimators import (
     Estimator,
     cge,
@@ -16,11 +22,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Estimator",
     "cge",
+    "difference",
     "first_order",
     "grasp_scores",
     "layer_ratios",
     "num_queries",
     "random_scores",
+    "register_rule",
     "rge",
     "sample_coordinates",
     "value_and_grad",

@@ -1,20 +1,46 @@
 """Coordinate-wise gradient estimation: one finite difference per coordinate."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from deepzero_jax.coordinates import all_coordinates, leaf_paths, scatter
+from deepzero_jax.difference.interpreter import propagate
+from deepzero_jax.difference.program import (
+    evaluate,
+    hoisted,
+    read,
+    trace,
+    without_dead_equations,
+)
+from deepzero_jax.difference.values import ZERO, Delta, Point, dense
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
 from deepzero_jax.estimators.contract import Estimator, Loss
 from deepzero_jax.split import SplitFunction
 
 PyTree = Any
-# The loss with the scalar at a flat index of one leaf set to a value: (index, value) -> loss.
-MovedLoss = Callable[[jax.Array, jax.Array], jax.Array]
+# Slope of the loss along the coordinate of a leaf at a flat index.
+Slope = Callable[[jax.Array], jax.Array]
+
+
+class Passes(NamedTuple):
+    """The base pass of an estimate, and how the perturbed ones go.
+
+    Attributes:
+      value: the loss at the base.
+      aux: of the base pass.
+      slopes: for each leaf, ``(flat index) -> slope``.
+      hoist: whether slopes hold work that is the same for every index.
+    """
+
+    value: jax.Array
+    aux: Any
+    slopes: Sequence[Slope]
+    hoist: bool = False
 
 
 def check_smoothing(smoothing: float) -> None:
@@ -25,22 +51,29 @@ def check_smoothing(smoothing: float) -> None:
 
 def cge(
     *,
-    smoothing: float = 5e-3,
+    smoothing: float = 1e-4,
     central: bool = False,
-    reuse: str = "none",
+    reuse: str = "difference",
+    delta_dtype: Any = None,
     batch_size: BatchSize = "auto",
 ) -> Estimator:
     r"""Coordinate-wise gradient estimator: $g_i = (f(θ + μ e_i) - f(θ)) / μ$.
 
-    Centrally, $g_i = (f(θ + μ e_i) - f(θ - μ e_i)) / 2μ$. The divisor is the step that
-    the floating-point parameter really took, so its rounding does not enter.
+    Centrally, $g_i = (f(θ + μ e_i) - f(θ - μ e_i)) / 2μ$. Where two evaluations are
+    subtracted, the divisor is the step that the floating-point parameter really took, so
+    that its rounding does not enter.
 
     Args:
       smoothing: μ, the finite-difference step, in units of the parameters.
       central: two-sided differences, error O(μ²) instead of O(μ).
-      reuse: how a perturbed pass is evaluated. ``"none"``: the whole loss.
-        ``"split"``: only the stages from the perturbed leaf on; the loss must be a
-        ``SplitFunction``.
+      reuse: how a perturbed pass is evaluated. ``"difference"``: the difference is
+        propagated from the perturbed scalar on, see ``difference``; nothing cancels, and
+        nothing that does not move is computed again. ``"none"``: the whole loss,
+        subtracted. ``"split"``: only the stages from the perturbed leaf on, subtracted;
+        the loss must be a ``SplitFunction``.
+      delta_dtype: of the operands of matrix products and convolutions of deltas, with
+        ``reuse="difference"``: None for their own, or ``jnp.bfloat16`` (accumulated in
+        float32; the base pass is untouched).
       batch_size: perturbed passes side by side, or ``"auto"``: as many as fit the
         cache (CPU) or the memory (accelerators).
 
@@ -64,43 +97,46 @@ def cge(
     """
     check_smoothing(smoothing)
     check_batch_size(batch_size)
-    if reuse not in _MOVED_LOSSES:
-        raise ValueError(f"reuse must be one of {sorted(_MOVED_LOSSES)}, got {reuse!r}")
+    if reuse not in _PASSES:
+        raise ValueError(f"reuse must be one of {sorted(_PASSES)}, got {reuse!r}")
 
-    def chunk_of(moved_loss: MovedLoss, leaf: jax.Array, indices: jax.Array) -> int:
-        if len(indices) < 2:
-            return 1
-        return chunk_size(batch_size, moved_loss, jnp.int32(0), jnp.zeros((), leaf.dtype))
+    make_passes = _PASSES[reuse]
+
+    def slopes_and_chunks(loss: Loss, params: PyTree, coordinates: PyTree) -> Iterator[Any]:
+        passes = make_passes(loss, params, smoothing, central, delta_dtype)
+        yield passes
+        leaves, treedef = jax.tree.flatten(params)
+        for slope, leaf, indices in zip(
+            passes.slopes, leaves, treedef.flatten_up_to(coordinates), strict=True
+        ):
+            chunk = 1
+            if len(indices) > 1:
+                example = jnp.int32(0)
+                one = hoisted(slope, example) if passes.hoist else slope
+                chunk = min(chunk_size(batch_size, one, example), len(indices))
+            yield slope, leaf, indices, chunk
 
     def estimate(
         loss: Loss, params: PyTree, key: Any, coordinates: PyTree | None
     ) -> tuple[tuple[jax.Array, Any], PyTree]:
         del key
         params = jax.tree.map(jnp.asarray, params)
-        value, aux = loss.value_and_aux(params)
-        leaves, treedef = jax.tree.flatten(params)
         if coordinates is None:
             coordinates = all_coordinates(params)
-        moved_losses = _MOVED_LOSSES[reuse](loss, params)
-        chosen = treedef.flatten_up_to(coordinates)
+        passes, *rest = slopes_and_chunks(loss, params, coordinates)
         grads = []
-        for leaf, indices, moved_loss in zip(leaves, chosen, moved_losses, strict=True):
-            slope = _difference_quotient(moved_loss, leaf, value, smoothing, central)
-            chunk = chunk_of(moved_loss, leaf, indices)
-            estimates = map_valid(slope, indices, np.size(leaf), chunk, value.dtype)
+        for slope, leaf, indices, chunk in rest:
+            size, dtype = np.size(leaf), passes.value.dtype
+            estimates = map_valid(slope, indices, size, chunk, dtype, passes.hoist)
             grads.append(scatter(leaf, indices, estimates))
-        return (value, aux), treedef.unflatten(grads)
+        return (passes.value, passes.aux), jax.tree.unflatten(jax.tree.structure(params), grads)
 
     def chunk_sizes(loss: Loss, params: PyTree, coordinates: PyTree) -> list[int]:
         sizes = []
 
         def trace(params: PyTree, args: Any) -> jax.Array:
-            bound = Loss(loss.fun, args, loss.has_aux)
-            leaves, treedef = jax.tree.flatten(params)
-            chosen = treedef.flatten_up_to(coordinates)
-            moved_losses = _MOVED_LOSSES[reuse](bound, params)
-            for leaf, indices, moved_loss in zip(leaves, chosen, moved_losses, strict=True):
-                sizes.append(chunk_of(moved_loss, leaf, indices))
+            _, *rest = slopes_and_chunks(Loss(loss.fun, args, loss.has_aux), params, coordinates)
+            sizes.extend(chunk for *_, chunk in rest)
             return jnp.zeros(())
 
         jax.eval_shape(trace, params, loss.args)
@@ -110,7 +146,66 @@ def cge(
     return Estimator("cge", estimate, lambda count: 1 + passes * count, chunk_sizes=chunk_sizes)
 
 
-def _difference_quotient(
+def _propagated(
+    loss: Loss, params: PyTree, smoothing: float, central: bool, delta_dtype: Any
+) -> Passes:
+    """Differences propagated from each coordinate beside one base pass."""
+    leaves, treedef = jax.tree.flatten(params)
+    program, out_tree = trace(lambda *flat: loss.value_and_aux(treedef.unflatten(flat)), *leaves)
+    values = evaluate(program, leaves)
+    value, aux = out_tree.unflatten([jnp.asarray(read(values, o)) for o in program.outputs])
+    to_loss = without_dead_equations(program, program.outputs[:1])
+
+    def along(position: int) -> Slope:
+        shape = leaves[position].shape
+
+        def delta(index: jax.Array, step: float) -> jax.Array:
+            deltas: list[Delta] = [ZERO] * len(leaves)
+            moved = jnp.asarray(step, leaves[position].dtype)
+            deltas[position] = Point(moved, unravel(index, shape)) if shape else moved
+            return dense(propagate(to_loss, values, deltas, delta_dtype)[0], value)
+
+        def slope(index: jax.Array) -> jax.Array:
+            if central:
+                return (delta(index, smoothing) - delta(index, -smoothing)) / (2 * smoothing)
+            return delta(index, smoothing) / smoothing
+
+        return slope
+
+    return Passes(value, aux, [along(i) for i in range(len(leaves))], hoist=True)
+
+
+def unravel(index: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, ...]:
+    """Flat (row-major) index to one index for each axis."""
+    indices = []
+    for size in reversed(shape):
+        indices.append(lax.rem(index, jnp.int32(size)))
+        index = lax.div(index, jnp.int32(size))
+    return tuple(reversed(indices))
+
+
+# The loss with the scalar at a flat index of one leaf set to a value: (index, value) -> loss.
+MovedLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _subtracted(
+    make_losses: Callable[[Loss, PyTree], Sequence[MovedLoss]],
+) -> Callable[..., Passes]:
+    """Differences of two evaluations of the loss."""
+
+    def passes(
+        loss: Loss, params: PyTree, smoothing: float, central: bool, delta_dtype: Any
+    ) -> Passes:
+        del delta_dtype
+        value, aux = loss.value_and_aux(params)
+        pairs = zip(make_losses(loss, params), jax.tree.leaves(params), strict=True)
+        slopes = [_quotient(moved, leaf, value, smoothing, central) for moved, leaf in pairs]
+        return Passes(value, aux, slopes)
+
+    return passes
+
+
+def _quotient(
     moved_loss: MovedLoss, leaf: jax.Array, base: jax.Array, smoothing: float, central: bool
 ) -> Callable[[jax.Array], jax.Array]:
     """Slope of the loss along the coordinate with a given flat index of ``leaf``."""
@@ -181,7 +276,8 @@ def _suffix_losses(loss: Loss, params: PyTree) -> Sequence[MovedLoss]:
     return [replace(position, path) for position, path in enumerate(leaf_paths(params))]
 
 
-_MOVED_LOSSES: dict[str, Callable[[Loss, PyTree], Sequence[MovedLoss]]] = {
-    "none": _whole_losses,
-    "split": _suffix_losses,
+_PASSES: dict[str, Callable[..., Passes]] = {
+    "difference": _propagated,
+    "none": _subtracted(_whole_losses),
+    "split": _subtracted(_suffix_losses),
 }

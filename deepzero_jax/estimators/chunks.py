@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.cost import live_bytes, memory_budget
+from deepzero_jax.difference.program import hoisted
 
 BatchSize = int | str
 _LARGEST_CHUNK = 1024
@@ -32,7 +33,12 @@ def chunk_size(batch_size: BatchSize, fun: Callable[..., Any], *args: Any) -> in
 
 
 def map_valid(
-    fun: Callable[[jax.Array], jax.Array], indices: jax.Array, size: int, chunk: int, dtype: Any
+    fun: Callable[[jax.Array], jax.Array],
+    indices: jax.Array,
+    size: int,
+    chunk: int,
+    dtype: Any,
+    hoist: bool = False,
 ) -> jax.Array:
     """Maps a scalar function over the valid indices, a chunk at a time.
 
@@ -42,6 +48,7 @@ def map_valid(
       size: number of valid indices there could be.
       chunk: indices evaluated side by side by ``vmap``.
       dtype: of the results.
+      hoist: do what does not depend on the index once, before the loop.
 
     Returns:
       [n]; padding holds zeros or what ``fun`` gives there. The number of chunks that
@@ -55,11 +62,17 @@ def map_valid(
     padded = jnp.full(padded_count, size, jnp.int32).at[:count].set(indices.astype(jnp.int32))
     num_valid = jnp.sum(padded < size)
 
+    def evaluate(part: jax.Array) -> jax.Array:
+        values = fun(part[0])[None] if chunk == 1 else jax.vmap(fun)(part)
+        return values.astype(dtype)
+
+    if hoist:
+        evaluate = hoisted(evaluate, padded[:chunk])
+
     def run_chunk(position: jax.Array, results: jax.Array) -> jax.Array:
         start = position * chunk
         part = lax.dynamic_slice(padded, (start,), (chunk,))
-        values = fun(part[0])[None] if chunk == 1 else jax.vmap(fun)(part)
-        return lax.dynamic_update_slice(results, values.astype(dtype), (start,))
+        return lax.dynamic_update_slice(results, evaluate(part), (start,))
 
     num_chunks = (num_valid + chunk - 1) // chunk
     return lax.fori_loop(0, num_chunks, run_chunk, jnp.zeros(padded_count, dtype))[:count]

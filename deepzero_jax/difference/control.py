@@ -1,0 +1,99 @@
+"""Loops and branches: the difference runs inside them, beside the base."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from deepzero_jax.difference.interpreter import propagate
+from deepzero_jax.difference.program import evaluate, flatten_jaxpr, read
+from deepzero_jax.difference.rules import Application, evaluate_and_subtract, rule
+from deepzero_jax.difference.values import ZERO, Delta, Moved, Zero, dense, is_float
+
+
+def _dense_or_none(deltas: list[Delta], bases: list[Any]) -> list[Any]:
+    return [
+        None if isinstance(d, Zero) else dense(d, jnp.asarray(b))
+        for d, b in zip(deltas, bases, strict=True)
+    ]
+
+
+def _body(closed: Any, bases: list[Any], arrays: list[Any], delta_dtype: Any) -> tuple[Any, Any]:
+    """Base outputs of a jaxpr and the deltas that go with them."""
+    program = flatten_jaxpr(closed)
+    values = evaluate(program, bases)
+    deltas = [ZERO if array is None else array for array in arrays]
+    outputs = propagate(program, values, deltas, delta_dtype)
+    return [read(values, item) for item in program.outputs], outputs
+
+
+@rule("scan")
+def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """A scan over base and delta together; a carry that moves once is carried as dense."""
+    params = at.params
+    if any(isinstance(d, Moved) for d in deltas):
+        return evaluate_and_subtract(at, deltas)
+    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    if not all(is_float(b) for b in at.bases[num_consts : num_consts + num_carry]):
+        moving = [not isinstance(d, Zero) for d in deltas]
+        if any(moving[num_consts : num_consts + num_carry]):
+            return evaluate_and_subtract(at, deltas)
+    arrays = _dense_or_none(deltas, at.bases)
+    # Every floating-point carry may come to move after a turn: carry them all.
+    for i in range(num_consts, num_consts + num_carry):
+        if arrays[i] is None and is_float(at.bases[i]):
+            arrays[i] = jnp.zeros_like(at.bases[i])
+    consts, d_consts = at.bases[:num_consts], arrays[:num_consts]
+    last = num_consts + num_carry
+    float_out = [is_float(output) for output in at.outputs[num_carry:]]
+
+    def step(carry: Any, xs: Any) -> Any:
+        (base, delta), (x, d_x) = carry, xs
+        outputs, moved = _body(
+            params["jaxpr"], [*consts, *base, *x], [*d_consts, *delta, *d_x], at.delta_dtype
+        )
+        new_delta = [
+            None if old is None else dense(new, out)
+            for old, new, out in zip(delta, moved[:num_carry], outputs[:num_carry], strict=True)
+        ]
+        stacked = [
+            dense(d, out) if keep else out
+            for d, out, keep in zip(moved[num_carry:], outputs[num_carry:], float_out, strict=True)
+        ]
+        return (outputs[:num_carry], new_delta), stacked
+
+    (_, final), stacked = lax.scan(
+        step,
+        (at.bases[num_consts:last], arrays[num_consts:last]),
+        (at.bases[last:], arrays[last:]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    if not all(float_out):
+        return evaluate_and_subtract(at, deltas)
+    return [ZERO if array is None else array for array in [*final, *stacked]]
+
+
+@rule("cond")
+def cond(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """The taken branch's difference, as long as the choice itself does not move."""
+    if not isinstance(deltas[0], Zero) or any(isinstance(d, Moved) for d in deltas[1:]):
+        return evaluate_and_subtract(at, deltas)
+    bases, arrays = at.bases[1:], _dense_or_none(deltas[1:], at.bases[1:])
+
+    def branch(closed: Any) -> Any:
+        def run(operands: Any) -> list[jax.Array]:
+            outputs, moved = _body(closed, operands[0], operands[1], at.delta_dtype)
+            return [dense(d, out) for d, out in zip(moved, outputs, strict=True)]
+
+        return run
+
+    branches = [branch(closed) for closed in params_branches(at)]
+    return list(lax.switch(at.bases[0], branches, (bases, arrays)))
+
+
+def params_branches(at: Application) -> Any:
+    """The branches of a cond, in the order of its index."""
+    return at.params["branches"]

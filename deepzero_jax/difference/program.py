@@ -1,0 +1,182 @@
+"""A traced function as a flat list of primitive applications.
+
+Calls (jit, remat, custom derivatives) are inlined, equations on which no output
+depends are dropped, and equations that depend on no unknown input can be hoisted.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+
+# Primitives that only call another jaxpr, and the parameter that holds it.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_lin": "jaxpr",
+}
+
+
+class Constant(NamedTuple):
+    """An operand whose value is known when the program is built."""
+
+    value: Any
+
+
+class Equation(NamedTuple):
+    """One application of a primitive.
+
+    Attributes:
+      primitive: of JAX.
+      params: what ``primitive.bind`` takes.
+      inputs: variable numbers or ``Constant``.
+      outputs: variable numbers.
+    """
+
+    primitive: Any
+    params: dict[str, Any]
+    inputs: tuple[Any, ...]
+    outputs: tuple[int, ...]
+
+
+class Program(NamedTuple):
+    """A flat function.
+
+    Attributes:
+      equations: in order.
+      inputs: variable numbers.
+      outputs: variable numbers or ``Constant``.
+    """
+
+    equations: list[Equation]
+    inputs: tuple[int, ...]
+    outputs: tuple[Any, ...]
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.equations: list[Equation] = []
+        self._count = 0
+
+    def fresh(self) -> int:
+        self._count += 1
+        return self._count
+
+    def add(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        """Appends a jaxpr applied to operands; returns the operands of its outputs."""
+        names: dict[Any, Any] = {}
+        names.update(zip(jaxpr.constvars, map(Constant, consts), strict=True))
+        names.update(zip(jaxpr.invars, inputs, strict=True))
+
+        def operand(atom: Any) -> Any:
+            return Constant(atom.val) if isinstance(atom, core.Literal) else names[atom]
+
+        for eqn in jaxpr.eqns:
+            operands = [operand(atom) for atom in eqn.invars]
+            inner = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+            if inner is not None:
+                closed = isinstance(inner, core.ClosedJaxpr)
+                body, inner_consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
+                results = self.add(body, inner_consts, operands)
+            else:
+                results = [self.fresh() for _ in eqn.outvars]
+                params = eqn.primitive.get_bind_params(eqn.params)
+                self.equations.append(
+                    Equation(eqn.primitive, params, tuple(operands), tuple(results))
+                )
+            names.update(zip(eqn.outvars, results, strict=True))
+        return [operand(atom) for atom in jaxpr.outvars]
+
+
+def flatten_jaxpr(closed: core.ClosedJaxpr) -> Program:
+    """Inlines every call of a closed jaxpr."""
+    builder = _Builder()
+    inputs = [builder.fresh() for _ in closed.jaxpr.invars]
+    outputs = builder.add(closed.jaxpr, closed.consts, inputs)
+    return Program(builder.equations, tuple(inputs), tuple(outputs))
+
+
+def trace(fun: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
+    """Traces ``fun(*args)`` into a program over the flattened arguments.
+
+    Returns:
+      The program, and the tree structure of the result.
+    """
+    closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+    return flatten_jaxpr(closed), jax.tree.structure(shape)
+
+
+def without_dead_equations(program: Program, outputs: Sequence[Any]) -> Program:
+    """The part of a program on which ``outputs`` depend."""
+    needed = {out for out in outputs if isinstance(out, int)}
+    kept = []
+    for eqn in reversed(program.equations):
+        if needed.intersection(eqn.outputs):
+            kept.append(eqn)
+            needed.update(item for item in eqn.inputs if isinstance(item, int))
+    return Program(kept[::-1], program.inputs, tuple(outputs))
+
+
+def read(values: dict[int, Any], operand: Any) -> Any:
+    """The value of an operand."""
+    return operand.value if isinstance(operand, Constant) else values[operand]
+
+
+def apply(eqn: Equation, operands: Iterable[Any]) -> list[Any]:
+    """Evaluates one equation."""
+    results = eqn.primitive.bind(*operands, **eqn.params)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def evaluate(program: Program, inputs: Sequence[Any]) -> dict[int, Any]:
+    """Evaluates a program; every intermediate value, by variable number."""
+    values = dict(zip(program.inputs, inputs, strict=True))
+    for eqn in program.equations:
+        results = apply(eqn, [read(values, item) for item in eqn.inputs])
+        values.update(zip(eqn.outputs, results, strict=True))
+    return values
+
+
+def hoisted(fun: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """``fun`` for arguments like ``args``, with all that depends on none of them done now."""
+    program, treedef = trace(fun, *args)
+    rest = hoist(program)
+
+    def run(*inputs: Any) -> Any:
+        values = evaluate(rest, jax.tree.leaves(inputs))
+        return treedef.unflatten([read(values, item) for item in rest.outputs])
+
+    return run
+
+
+def hoist(program: Program) -> Program:
+    """Evaluates now what depends on no input of the program; the rest is returned.
+
+    Used inside a trace: what the rest closes over are values of the surrounding
+    computation, so a loop around the rest does not repeat their work.
+    """
+    unknown = set(program.inputs)
+    known: dict[int, Any] = {}
+    rest = []
+
+    def lookup(item: Any) -> Any:
+        return Constant(known[item]) if isinstance(item, int) and item in known else item
+
+    for eqn in program.equations:
+        operands = tuple(lookup(item) for item in eqn.inputs)
+        if any(isinstance(item, int) and item in unknown for item in operands):
+            unknown.update(eqn.outputs)
+            rest.append(eqn._replace(inputs=operands))
+        else:
+            results = apply(eqn, [item.value for item in operands])
+            known.update(zip(eqn.outputs, results, strict=True))
+    return Program(rest, program.inputs, tuple(lookup(item) for item in program.outputs))

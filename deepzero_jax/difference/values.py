@@ -1,0 +1,127 @@
+"""How a value may differ from its base: not at all, in one scalar, in one channel, anywhere.
+
+A delta is one of
+  ``ZERO``     the value is its base;
+  ``Point``    one scalar differs;
+  ``Channel``  one index of one axis differs;
+  an array     the dense difference, of the base's shape;
+  ``Moved``    a boolean or integer value, which has no difference: the new value.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Zero:
+    """The delta of a value that equals its base."""
+
+    def __repr__(self) -> str:
+        """The name of the only instance."""
+        return "ZERO"
+
+
+ZERO = Zero()
+
+
+class Channel(NamedTuple):
+    """A delta that is zero but at one index of one axis.
+
+    Attributes:
+      array: the delta there, of the base's shape without ``axis``.
+      axis: which axis, not negative.
+      index: int32 scalar. Two channels are known to be the same one only if their
+        indices are the same object.
+    """
+
+    array: jax.Array
+    axis: int
+    index: jax.Array
+
+
+class Point(NamedTuple):
+    """A delta that is zero but at one scalar.
+
+    Attributes:
+      value: the delta there, a scalar.
+      indices: int32 scalars, one for each axis of the base.
+    """
+
+    value: jax.Array
+    indices: tuple[jax.Array, ...]
+
+
+class Moved(NamedTuple):
+    """The new value of a boolean or integer.
+
+    Attributes:
+      value: of the base's shape and dtype.
+    """
+
+    value: jax.Array
+
+
+Delta = Zero | Channel | Point | Moved | jax.Array
+
+
+def is_float(value: Any) -> bool:
+    """Whether a value has differences: real or complex floating point."""
+    return jnp.issubdtype(jnp.result_type(value), jnp.inexact)
+
+
+def take(value: jax.Array, axis: int, index: jax.Array) -> jax.Array:
+    """One index of one axis, that axis dropped.
+
+    The axis is brought to the front first: that transpose does not depend on the index,
+    so it is done once for all coordinates, and what is read per coordinate is contiguous.
+    """
+    if value.shape[axis] == 1:
+        return lax.squeeze(value, (axis,))
+    if value.ndim > 1 and axis != 0:
+        order = (axis, *(a for a in range(value.ndim) if a != axis))
+        value = lax.transpose(value, order)
+    return lax.dynamic_index_in_dim(value, index, 0, keepdims=False)
+
+
+def channel_of_point(point: Point, shape: tuple[int, ...], axis: int) -> Channel:
+    """The same delta as a channel along ``axis``."""
+    rest = [size for a, size in enumerate(shape) if a != axis]
+    where = [i for a, i in enumerate(point.indices) if a != axis]
+    array = jnp.zeros(rest, point.value.dtype)
+    if rest:
+        update = point.value.reshape((1,) * len(rest))
+        array = lax.dynamic_update_slice(array, update, where)
+    else:
+        array = point.value
+    return Channel(array, axis, point.indices[axis])
+
+
+def dense(delta: Delta, base: jax.Array) -> jax.Array:
+    """A delta of a floating-point value as an array of the base's shape."""
+    if isinstance(delta, Zero):
+        return jnp.zeros_like(base)
+    if isinstance(delta, Point):
+        if not delta.indices:
+            return delta.value
+        delta = channel_of_point(delta, base.shape, base.ndim - 1)
+    if isinstance(delta, Channel):
+        expanded = lax.expand_dims(delta.array, (delta.axis,))
+        if base.shape[delta.axis] == 1:
+            return jnp.broadcast_to(expanded, base.shape)
+        start = [jnp.int32(0)] * base.ndim
+        start[delta.axis] = delta.index
+        return lax.dynamic_update_slice(jnp.zeros(base.shape, expanded.dtype), expanded, start)
+    if isinstance(delta, Moved):
+        raise TypeError("a boolean or integer value has no difference")
+    return delta
+
+
+def moved_value(delta: Delta, base: jax.Array) -> jax.Array:
+    """The perturbed value itself, base + delta."""
+    if isinstance(delta, Zero):
+        return base
+    if isinstance(delta, Moved):
+        return delta.value
+    return base + dense(delta, base).astype(base.dtype)
