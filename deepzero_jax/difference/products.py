@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deepzero_jax.difference.cpu import convolve_channel, on_cpu
 from deepzero_jax.difference.rules import Application, evaluate_and_subtract, rule
 from deepzero_jax.difference.values import (
     Channel,
@@ -106,6 +107,8 @@ def _convolution_side(at: Application, side: int, delta: Delta, other: jax.Array
         return _multiply(at, other, dense(delta, own))
     if isinstance(delta, Channel) and delta.axis == spec.lhs_spec[1]:
         if plain:
+            if _sums_shifts(at):
+                return _sum_of_shifts(at, delta, other)
             kernel = _one(other, spec.rhs_spec[1], delta.index)
             return _multiply(at, _expand(delta), kernel)
         depthwise = params["feature_group_count"] == own.shape[delta.axis] and (
@@ -121,6 +124,29 @@ def _convolution_side(at: Application, side: int, delta: Delta, other: jax.Array
             result = _multiply(at, _expand(delta), other)
             return Channel(lax.squeeze(result, (spec.out_spec[0],)), spec.out_spec[0], delta.index)
     return _multiply(at, dense(delta, own), other)
+
+
+def _sums_shifts(at: Application) -> bool:
+    spec, num_taps = at.params["dimension_numbers"], at.bases[1].size
+    num_taps //= at.bases[1].shape[spec.rhs_spec[0]] * at.bases[1].shape[spec.rhs_spec[1]]
+    channels_last = spec.lhs_spec == (0, 3, 1, 2) and spec.out_spec == (0, 3, 1, 2)
+    return on_cpu() and channels_last and num_taps <= 25 and _can_shift(at)
+
+
+def _sum_of_shifts(at: Application, delta: Channel, kernel: jax.Array) -> jax.Array:
+    spec, params = at.params["dimension_numbers"], at.params
+    inputs_first = lax.transpose(kernel, [spec.rhs_spec[a] for a in (1, 2, 3, 0)])
+    num_inputs, *shape = inputs_first.shape
+    # Selected by a product: a slice would be fused into, and repeated in, the inner loop.
+    chosen = (jnp.arange(num_inputs) == delta.index).astype(kernel.dtype)
+    rows = inputs_first.reshape(num_inputs, -1)
+    taps = lax.dot(chosen, rows, precision=lax.Precision.HIGHEST).reshape(shape)
+    image = delta.array
+    if at.delta_dtype is not None:
+        taps, image = (v.astype(at.delta_dtype).astype(v.dtype) for v in (taps, image))
+    return convolve_channel(
+        image, taps, params["window_strides"], params["padding"], params["rhs_dilation"]
+    )
 
 
 def _can_shift(at: Application) -> bool:

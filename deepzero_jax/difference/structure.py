@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deepzero_jax.difference.cpu import staged_sum
 from deepzero_jax.difference.rules import (
     Application,
     as_channel,
@@ -215,12 +216,14 @@ def select_n(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("reduce_sum")
 def reduce_sum(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Linear; over the channel's own axis only the channel remains."""
-    delta = _unary(at, deltas)
-    if not isinstance(delta, Channel):
-        return delta
+    if isinstance(deltas[0], Moved):
+        return evaluate_and_subtract(at, deltas)
+    delta = as_channel(deltas[0], at.bases[0])
     axes = at.params["axes"]
+    if not isinstance(delta, Channel):
+        return [staged_sum(dense(delta, at.bases[0]), axes)]
     rest = [a if a < delta.axis else a - 1 for a in axes if a != delta.axis]
-    total = jnp.sum(delta.array, axis=tuple(rest), dtype=delta.array.dtype)
+    total = staged_sum(delta.array, rest)
     if delta.axis in axes:
         return [total]
     return [Channel(total, delta.axis - sum(a < delta.axis for a in axes), delta.index)]

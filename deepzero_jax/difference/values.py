@@ -110,9 +110,9 @@ def dense(delta: Delta, base: jax.Array) -> jax.Array:
         expanded = lax.expand_dims(delta.array, (delta.axis,))
         if base.shape[delta.axis] == 1:
             return jnp.broadcast_to(expanded, base.shape)
-        start = [jnp.int32(0)] * base.ndim
-        start[delta.axis] = delta.index
-        return lax.dynamic_update_slice(jnp.zeros(base.shape, expanded.dtype), expanded, start)
+        # A comparison, not an update in place: it can be fused into what reads it.
+        here = lax.broadcasted_iota(jnp.int32, base.shape, delta.axis) == delta.index
+        return jnp.where(here, expanded, jnp.zeros((), expanded.dtype))
     if isinstance(delta, Moved):
         raise TypeError("a boolean or integer value has no difference")
     return delta

@@ -1,0 +1,99 @@
+"""Forms of two operations that XLA's CPU compiler runs fast; elsewhere the plain ones.
+
+Measured in ``benchmarks/NOTES.md``: a plain reduction of [256, 32, 32, 16] to [16] runs
+as a slow window reduction on one core, and a convolution of one input channel as a
+matrix product of inner size nine.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_ROWS = 32  # summed at a time: enough to pay, few enough to stay in registers
+_LANES = 64
+
+
+def on_cpu() -> bool:
+    """Whether computations go to the CPU by default."""
+    return jax.default_backend() == "cpu"
+
+
+def staged_sum(array: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Sums over axes, a few rows at a time where that is faster.
+
+    The stages also add numbers of like size, so the rounding error grows with the
+    logarithm of the count, not with the count.
+    """
+    axes = sorted(axes)
+    first, count = (axes[0], len(axes)) if axes else (0, 0)
+    together = axes == list(range(first, first + count))
+    if not (on_cpu() and together and array.size >= 2**14):
+        return jnp.sum(array, axis=tuple(axes), dtype=array.dtype)
+    before, middle = array.shape[:first], array.shape[first : first + count]
+    rest = array.shape[first + count :]
+    num_rows, width = math.prod(middle), math.prod(rest)
+    if first > 0:
+        if not rest:
+            return jnp.sum(array, axis=tuple(axes), dtype=array.dtype)
+        rows = array.reshape(-1, num_rows, width)
+        ones = jnp.ones((rows.shape[0], 1, num_rows), rows.dtype)
+        dims = (((2,), (1,)), ((0,), (0,)))
+        total = lax.dot_general(ones, rows, dims, precision=lax.Precision.HIGHEST)
+        return total.reshape(*before, *rest)
+    if not rest and num_rows % _LANES == 0:
+        lanes = _sum_rows(array.reshape(-1, _LANES))
+        return jnp.sum(lanes, dtype=array.dtype)
+    return _sum_rows(array.reshape(num_rows, width)).reshape(rest)
+
+
+def _sum_rows(rows: jax.Array) -> jax.Array:
+    if rows.shape[0] % _ROWS == 0 and rows.shape[0] > _ROWS:
+        rows = jnp.sum(rows.reshape(-1, _ROWS, rows.shape[1]), axis=1, dtype=rows.dtype)
+    # The compiler would merge two sums into one slow one, but not a sum and a product.
+    ones = jnp.ones((1, rows.shape[0]), rows.dtype)
+    return lax.dot(ones, rows, precision=lax.Precision.HIGHEST)[0]
+
+
+def convolve_channel(
+    image: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> jax.Array:
+    """Convolution of one channel as a sum of shifted copies.
+
+    Args:
+      image: [n, h, w].
+      kernel: [kh, kw, features].
+      strides: of the window.
+      padding: of height and width, not negative.
+      dilation: of the kernel.
+
+    Returns:
+      [n, h′, w′, features].
+    """
+    padded = lax.pad(
+        image, jnp.zeros((), image.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in padding)]
+    )
+    kh, kw, _ = kernel.shape
+    sizes = [
+        (padded.shape[1 + k] - (kernel.shape[k] - 1) * dilation[k] - 1) // strides[k] + 1
+        for k in range(2)
+    ]
+    total = None
+    for row in range(kh):
+        for column in range(kw):
+            start = (0, row * dilation[0], column * dilation[1])
+            limit = (
+                padded.shape[0],
+                start[1] + (sizes[0] - 1) * strides[0] + 1,
+                start[2] + (sizes[1] - 1) * strides[1] + 1,
+            )
+            window = lax.slice(padded, start, limit, (1, *strides))
+            term = window[..., None] * kernel[row, column]
+            total = term if total is None else total + term
+    return jnp.zeros(()) if total is None else total
