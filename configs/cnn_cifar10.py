@@ -14,7 +14,7 @@ def get_config() -> Config:
     return Config(
         model=Model(name="cnn1"),
         data=Data(name="cifar10", batch_size=256, augment=True),
-        estimator=Estimator(name="cge", smoothing=5e-3, reuse="split"),
+        estimator=Estimator(name="cge", smoothing=1e-4, reuse="difference"),
         optimizer=Optimizer(
             name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, warmup_epochs=3
         ),

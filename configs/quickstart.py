@@ -13,7 +13,7 @@ def get_config() -> Config:
     return Config(
         model=Model(name="cnn2", width=12),
         data=Data(name="digits", batch_size=64, augment=False),
-        estimator=Estimator(name="cge", smoothing=5e-3, reuse="split"),
+        estimator=Estimator(name="cge", smoothing=1e-4, reuse="difference"),
         optimizer=Optimizer(
             name="sgd", learning_rate=0.2, momentum=0.9, weight_decay=1e-4, warmup_epochs=1
         ),

@@ -17,7 +17,7 @@ def get_config() -> Config:
     return Config(
         model=Model(name="resnet20"),
         data=Data(name="cifar10", batch_size=256, augment=True),
-        estimator=Estimator(name="cge", smoothing=5e-3, reuse="split"),
+        estimator=Estimator(name="cge", smoothing=1e-4, reuse="difference"),
         pruning=Pruning(sparsity=0.9, scores="zo_grasp", mask_interval="5 epochs"),
         optimizer=Optimizer(
             name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, warmup_epochs=3

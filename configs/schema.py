@@ -33,9 +33,10 @@ class Estimator:
     """How gradients are made: ``cge``, ``rge`` or ``first_order``."""
 
     name: str = "cge"
-    smoothing: float = 5e-3
+    smoothing: float = 1e-4  # the paper's 5e-3 suits subtraction, 1e-4 propagated differences
     central: bool = False  # cge
-    reuse: str = "split"  # cge: "none" or "split"
+    reuse: str = "difference"  # or "none"; cge also "split"
+    delta_dtype: str | None = None  # or "bfloat16": matrix products of differences
     num_directions: int = 192  # rge
     distribution: str = "normal"  # rge: "normal", "sphere" or "rademacher"
     batch_size: int | str = "auto"  # perturbed passes side by side

@@ -1,6 +1,6 @@
 """Train deep networks from forward evaluations alone."""
 
-# ruff: noqa: E402, I001 - the compiler reads its flags when JAX first computes
+# ruff: noqa: E402 - the compiler reads its flags when JAX first computes
 from deepzero_jax.platform import avoid_wrong_cpu_fusions
 
 avoid_wrong_cpu_fusions()

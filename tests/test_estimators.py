@@ -13,6 +13,8 @@ from tests.networks import flatten, network_loss, relative_error, smooth, some_c
 ESTIMATORS = {
     "cge": dz.cge(smoothing=1e-4),
     "central": dz.cge(smoothing=1e-3, central=True),
+    "cge_none": dz.cge(smoothing=1e-4, reuse="none"),
+    "rge_none": dz.rge(smoothing=1e-5, num_directions=3, reuse="none"),
     "rge_normal": dz.rge(smoothing=1e-5, num_directions=3),
     "rge_sphere": dz.rge(smoothing=1e-5, num_directions=3, distribution="sphere"),
     "rge_rademacher": dz.rge(smoothing=1e-5, num_directions=3, distribution="rademacher"),
@@ -104,7 +106,7 @@ def test_number_of_queries_is_what_the_function_sees(name):
     estimator = ESTIMATORS[name]
     jax.block_until_ready(estimated(estimator, fun, jnp.arange(5.0))[1])
     expected = dz.num_queries(estimator, jnp.arange(5.0))
-    assert expected == {"cge": 6, "central": 11, "first_order": 1}.get(name, 4)
+    assert expected == {"cge": 6, "cge_none": 6, "central": 11, "first_order": 1}.get(name, 4)
     if name != "first_order":
         padded = -(-(expected - 1) // 8) * 8 if name.startswith("rge") else expected
         assert len(calls) in (expected, padded)
@@ -114,7 +116,7 @@ def test_number_of_queries_is_what_the_function_sees(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("reuse", ["none", "split"])
+@pytest.mark.parametrize("reuse", ["none", "split", "difference"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_error_falls_with_the_order_of_the_difference(name, reuse, monkeypatch):
     if reuse == "none" and name not in ("cnn1", "cnn3"):
@@ -170,7 +172,7 @@ def test_padded_coordinates_are_skipped():
 
 def test_the_step_that_the_parameter_took_is_the_divisor():
     # 1000 + 1e-3 rounds to another step in float32; a linear function must not notice.
-    estimator = dz.cge(smoothing=1e-3)
+    estimator = dz.cge(smoothing=1e-3, reuse="none")
     _, grads = estimated(estimator, lambda w: 0.5 * w - 500.0, jnp.float32(1000.0))
     assert grads == 0.5
 

@@ -8,15 +8,8 @@ from jax import lax
 
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import evaluate, flatten_jaxpr, read
-from deepzero_jax.difference.rules import Application, evaluate_and_subtract, rule
+from deepzero_jax.difference.rules import Application, dense_or_none, evaluate_and_subtract, rule
 from deepzero_jax.difference.values import ZERO, Delta, Moved, Zero, dense, is_float
-
-
-def _dense_or_none(deltas: list[Delta], bases: list[Any]) -> list[Any]:
-    return [
-        None if isinstance(d, Zero) else dense(d, jnp.asarray(b))
-        for d, b in zip(deltas, bases, strict=True)
-    ]
 
 
 def _body(closed: Any, bases: list[Any], arrays: list[Any], delta_dtype: Any) -> tuple[Any, Any]:
@@ -39,7 +32,7 @@ def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
         moving = [not isinstance(d, Zero) for d in deltas]
         if any(moving[num_consts : num_consts + num_carry]):
             return evaluate_and_subtract(at, deltas)
-    arrays = _dense_or_none(deltas, at.bases)
+    arrays = dense_or_none(deltas, at.bases)
     # Every floating-point carry may come to move after a turn: carry them all.
     for i in range(num_consts, num_consts + num_carry):
         if arrays[i] is None and is_float(at.bases[i]):
@@ -81,7 +74,7 @@ def cond(at: Application, deltas: list[Delta]) -> list[Delta]:
     """The taken branch's difference, as long as the choice itself does not move."""
     if not isinstance(deltas[0], Zero) or any(isinstance(d, Moved) for d in deltas[1:]):
         return evaluate_and_subtract(at, deltas)
-    bases, arrays = at.bases[1:], _dense_or_none(deltas[1:], at.bases[1:])
+    bases, arrays = at.bases[1:], dense_or_none(deltas[1:], at.bases[1:])
 
     def branch(closed: Any) -> Any:
         def run(operands: Any) -> list[jax.Array]:
@@ -90,10 +83,5 @@ def cond(at: Application, deltas: list[Delta]) -> list[Delta]:
 
         return run
 
-    branches = [branch(closed) for closed in params_branches(at)]
+    branches = [branch(closed) for closed in at.params["branches"]]
     return list(lax.switch(at.bases[0], branches, (bases, arrays)))
-
-
-def params_branches(at: Application) -> Any:
-    """The branches of a cond, in the order of its index."""
-    return at.params["branches"]

@@ -26,13 +26,13 @@ def _sum(*terms: Any) -> Any:
 
 
 @elementwise("add", "add_any")
-def add(x, d, y, **params):
+def add(x, d, y, /, **params):
     """Δ(a + b) = Δa + Δb."""
     return jnp.broadcast_to(_sum(d[0], d[1]), jnp.shape(y))
 
 
 @elementwise("sub")
-def sub(x, d, y, **params):
+def sub(x, d, y, /, **params):
     """Δ(a − b) = Δa − Δb."""
     if d[0] is None:
         return jnp.broadcast_to(-d[1], jnp.shape(y))
@@ -40,13 +40,13 @@ def sub(x, d, y, **params):
 
 
 @elementwise("neg")
-def neg(x, d, y, **params):
+def neg(x, d, y, /, **params):
     """Δ(−a) = −Δa."""
     return -d[0]
 
 
 @elementwise("mul")
-def mul(x, d, y, **params):
+def mul(x, d, y, /, **params):
     """Δ(ab) = Δa (b + Δb) + a Δb."""
     if d[1] is None:
         return d[0] * x[1]
@@ -56,7 +56,7 @@ def mul(x, d, y, **params):
 
 
 @elementwise("div")
-def div(x, d, y, **params):
+def div(x, d, y, /, **params):
     """Δ(a / b) = (Δa − (a / b) Δb) / (b + Δb)."""
     if d[1] is None:
         return d[0] / x[1]
@@ -64,15 +64,15 @@ def div(x, d, y, **params):
 
 
 @elementwise("square")
-def square(x, d, y, **params):
+def square(x, d, y, /, **params):
     """Δ(a²) = Δa (2a + Δa)."""
     return d[0] * (2 * x[0] + d[0])
 
 
 @elementwise("integer_pow")
-def integer_pow(x, d, y, *, y_power=None, **params):
+def integer_pow(x, d, y, /, **params):
     """Δ(aⁿ) = Δa Σ (a + Δa)ᵏ aⁿ⁻¹⁻ᵏ; for n < 0 by Δ(1 / p) = −Δp / (p (p + Δp))."""
-    exponent = params["y"] if y_power is None else y_power
+    exponent = params["y"]
     size = abs(exponent)
     new = x[0] + d[0]
     total = 0.0
@@ -83,57 +83,57 @@ def integer_pow(x, d, y, *, y_power=None, **params):
 
 
 @elementwise("exp")
-def exp(x, d, y, **params):
+def exp(x, d, y, /, **params):
     """Δeᵃ = eᵃ expm1(Δa)."""
     return y * jnp.expm1(d[0])
 
 
 @elementwise("exp2")
-def exp2(x, d, y, **params):
+def exp2(x, d, y, /, **params):
     """Δ2ᵃ = 2ᵃ expm1(Δa log 2)."""
     return y * jnp.expm1(d[0] * np.log(2.0))
 
 
 @elementwise("expm1")
-def expm1(x, d, y, **params):
-    """Δ(eᵃ − 1) = eᵃ expm1(Δa)."""
+def expm1(x, d, y, /, **params):
+    """Of eᵃ − 1: eᵃ expm1(Δa)."""
     return (y + 1) * jnp.expm1(d[0])
 
 
 @elementwise("log")
-def log(x, d, y, **params):
+def log(x, d, y, /, **params):
     """Δ log a = log1p(Δa / a)."""
     return jnp.log1p(d[0] / x[0])
 
 
 @elementwise("log1p")
-def log1p(x, d, y, **params):
-    """Δ log(1 + a) = log1p(Δa / (1 + a))."""
+def log1p(x, d, y, /, **params):
+    """Of log(1 + a): log1p(Δa / (1 + a))."""
     return jnp.log1p(d[0] / (1 + x[0]))
 
 
 @elementwise("sqrt")
-def sqrt(x, d, y, **params):
+def sqrt(x, d, y, /, **params):
     """Δ√a = Δa / (√(a + Δa) + √a)."""
     total = jnp.sqrt(x[0] + d[0]) + y
     return d[0] / jnp.where(total == 0, 1, total)
 
 
 @elementwise("rsqrt")
-def rsqrt(x, d, y, **params):
+def rsqrt(x, d, y, /, **params):
     """Δ(1/√a) = −Δa r² r′² / (r + r′), r and r′ the old and new value."""
     new = lax.rsqrt(x[0] + d[0])
     return -d[0] * (y * new) * (y * new / (y + new))
 
 
 @elementwise("tanh")
-def tanh(x, d, y, **params):
-    """Δ tanh a = tanh(Δa) (1 − tanh a tanh(a + Δa))."""
+def tanh(x, d, y, /, **params):
+    """Of tanh a: tanh(Δa) (1 − tanh a tanh(a + Δa))."""
     return jnp.tanh(d[0]) * (1 - y * jnp.tanh(x[0] + d[0]))
 
 
 @elementwise("logistic")
-def logistic(x, d, y, **params):
+def logistic(x, d, y, /, **params):
     """Δσ(a) = σ(a′)(1 − σ(a)) (1 − e^−Δa), or its mirror for Δa < 0 so that nothing overflows."""
     new = lax.logistic(x[0] + d[0])
     new_rest, rest = lax.logistic(-x[0] - d[0]), lax.logistic(-x[0])
@@ -142,31 +142,31 @@ def logistic(x, d, y, **params):
 
 
 @elementwise("sin")
-def sin(x, d, y, **params):
-    """Δ sin a = 2 cos(a + Δa/2) sin(Δa/2)."""
+def sin(x, d, y, /, **params):
+    """Of sin a: 2 cos(a + Δa/2) sin(Δa/2)."""
     return 2 * jnp.cos(x[0] + d[0] / 2) * jnp.sin(d[0] / 2)
 
 
 @elementwise("cos")
-def cos(x, d, y, **params):
+def cos(x, d, y, /, **params):
     """Δ cos a = −2 sin(a + Δa/2) sin(Δa/2)."""
     return -2 * jnp.sin(x[0] + d[0] / 2) * jnp.sin(d[0] / 2)
 
 
 @elementwise("max")
-def maximum(x, d, y, **params):
-    """Δ max(a, b) = max((a − y) + Δa, (b − y) + Δb): the larger one's difference is zero exactly."""
+def maximum(x, d, y, /, **params):
+    """Δ max(a, b) = max((a − y) + Δa, (b − y) + Δb), where the larger minus y is exactly zero."""
     return jnp.maximum((x[0] - y) + _or_zero(d[0]), (x[1] - y) + _or_zero(d[1]))
 
 
 @elementwise("min")
-def minimum(x, d, y, **params):
+def minimum(x, d, y, /, **params):
     """Δ min(a, b) = min((a − y) + Δa, (b − y) + Δb)."""
     return jnp.minimum((x[0] - y) + _or_zero(d[0]), (x[1] - y) + _or_zero(d[1]))
 
 
 @elementwise("abs")
-def absolute(x, d, y, **params):
+def absolute(x, d, y, /, **params):
     """Δ|a| by |a| = max(a, −a)."""
     return jnp.maximum((x[0] - y) + d[0], (-x[0] - y) - d[0])
 
@@ -188,19 +188,19 @@ def _erf_difference(x: jax.Array, d: jax.Array) -> jax.Array:
 
 
 @elementwise("erf")
-def erf(x, d, y, **params):
+def erf(x, d, y, /, **params):
     """Δ erf a = 2/√π ∫₀^Δa e^−(a + t)² dt, by quadrature where Δa is small."""
     return _erf_difference(x[0], d[0]).astype(jnp.result_type(y))
 
 
 @elementwise("erfc")
-def erfc(x, d, y, **params):
+def erfc(x, d, y, /, **params):
     """Δ erfc a = −Δ erf a."""
     return -_erf_difference(x[0], d[0]).astype(jnp.result_type(y))
 
 
 @elementwise("pow")
-def power(x, d, y, **params):
+def power(x, d, y, /, **params):
     """Δ(aⁿ) = aⁿ expm1(n log1p(Δa / a)) for a constant n and a > 0, else by subtraction."""
     new_base, new_exponent = x[0] + _or_zero(d[0]), x[1] + _or_zero(d[1])
     direct = jnp.power(new_base, new_exponent) - y
@@ -212,24 +212,24 @@ def power(x, d, y, **params):
 
 
 @elementwise("convert_element_type")
-def convert(x, d, y, *, new_dtype, **params):
+def convert(x, d, y, /, *, new_dtype, **params):
     """A conversion between floating-point types is linear up to rounding."""
     return d[0].astype(new_dtype)
 
 
 @elementwise("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
-def identity(x, d, y, **params):
+def identity(x, d, y, /, **params):
     """The delta passes; a rounding of the base does not concern it."""
     return d[0]
 
 
 @elementwise("real")
-def real(x, d, y, **params):
+def real(x, d, y, /, **params):
     """Real part, linear."""
     return jnp.real(d[0])
 
 
 @elementwise("imag")
-def imag(x, d, y, **params):
+def imag(x, d, y, /, **params):
     """Imaginary part, linear."""
     return jnp.imag(d[0])

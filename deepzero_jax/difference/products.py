@@ -119,10 +119,10 @@ def _convolution_side(at: Application, side: int, delta: Delta, other: jax.Array
             one = at._replace(eqn=at.eqn._replace(params={**params, "feature_group_count": 1}))
             result = _multiply(one, _expand(delta), kernel)
             return Channel(lax.squeeze(result, (spec.out_spec[1],)), spec.out_spec[1], delta.index)
-    if isinstance(delta, Channel) and delta.axis == spec.lhs_spec[0]:
-        if params["batch_group_count"] == 1:
-            result = _multiply(at, _expand(delta), other)
-            return Channel(lax.squeeze(result, (spec.out_spec[0],)), spec.out_spec[0], delta.index)
+    ungrouped = params["batch_group_count"] == 1
+    if isinstance(delta, Channel) and delta.axis == spec.lhs_spec[0] and ungrouped:
+        result = _multiply(at, _expand(delta), other)
+        return Channel(lax.squeeze(result, (spec.out_spec[0],)), spec.out_spec[0], delta.index)
     return _multiply(at, dense(delta, own), other)
 
 

@@ -85,7 +85,7 @@ def register_rule(primitive: Any, formula: Formula) -> None:
         several = at.eqn.primitive.multiple_results
         result = formula(
             at.bases,
-            [None if isinstance(d, Zero) else dense(d, b) for d, b in zip(deltas, at.bases)],  # noqa: B905
+            dense_or_none(deltas, at.bases),
             at.outputs if several else at.outputs[0],
             **at.params,
         )
@@ -95,12 +95,19 @@ def register_rule(primitive: Any, formula: Formula) -> None:
 
 
 def evaluate_and_subtract(at: Application, deltas: Sequence[Delta]) -> list[Delta]:
-    """The rule of last resort: right for every primitive, with the cancellation of a subtraction."""
+    """The rule of last resort: right for every primitive, but it cancels."""
     moved = [moved_value(delta, base) for delta, base in zip(deltas, at.bases, strict=True)]
     results = apply(at.eqn, moved)
     return [
         new - old if is_float(old) else Moved(new)
         for new, old in zip(results, at.outputs, strict=True)
+    ]
+
+
+def dense_or_none(deltas: Sequence[Delta], bases: Sequence[Any]) -> list[Any]:
+    """Deltas as arrays, None where they are zero."""
+    return [
+        None if isinstance(d, Zero) else dense(d, b) for d, b in zip(deltas, bases, strict=True)
     ]
 
 
@@ -147,10 +154,7 @@ def elementwise(*names: str) -> Callable[[Formula], Formula]:
             deltas = [as_channel(d, b) for d, b in zip(deltas, bases, strict=True)]
             channel = common_channel(deltas, bases, output)
             if channel is None:
-                arrays = [
-                    None if isinstance(d, Zero) else dense(d, b)
-                    for d, b in zip(deltas, bases, strict=True)
-                ]
+                arrays = dense_or_none(deltas, bases)
                 return [formula(bases, arrays, output, **at.params)]
             sliced = [b if b.ndim == 0 else take(b, channel.axis, channel.index) for b in bases]
             arrays = [d.array if isinstance(d, Channel) else None for d in deltas]

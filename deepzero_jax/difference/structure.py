@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deepzero_jax.difference.cpu import staged_sum
 from deepzero_jax.difference.rules import (
     Application,
     as_channel,
@@ -15,7 +13,6 @@ from deepzero_jax.difference.rules import (
     rule,
 )
 from deepzero_jax.difference.values import (
-    ZERO,
     Channel,
     Delta,
     Moved,
@@ -33,7 +30,7 @@ def _on_dense(at: Application, delta: Delta) -> list[Delta]:
     return [result]
 
 
-def _unary(at: Application, deltas: list[Delta]) -> Channel | list[Delta]:
+def channel_or_done(at: Application, deltas: list[Delta]) -> Channel | list[Delta]:
     """The first operand's delta as a channel, or the finished answer where it is none."""
     if not all(isinstance(d, Zero) for d in deltas[1:]) or isinstance(deltas[0], Moved):
         return evaluate_and_subtract(at, deltas)
@@ -44,7 +41,7 @@ def _unary(at: Application, deltas: list[Delta]) -> Channel | list[Delta]:
 @rule("reshape")
 def reshape(at: Application, deltas: list[Delta]) -> list[Delta]:
     """A channel survives if its axis does: equal size and equal extent of what follows it."""
-    delta = _unary(at, deltas)
+    delta = channel_or_done(at, deltas)
     if not isinstance(delta, Channel):
         return delta
     old, new = at.bases[0].shape, at.outputs[0].shape
@@ -67,7 +64,7 @@ def _product(sizes: Any) -> int:
 @rule("squeeze")
 def squeeze(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Axes of size one go; a channel on another axis moves up."""
-    delta = _unary(at, deltas)
+    delta = channel_or_done(at, deltas)
     if not isinstance(delta, Channel):
         return delta
     dropped = [a % at.bases[0].ndim for a in at.params["dimensions"]]
@@ -87,7 +84,7 @@ def expand_dims(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("broadcast_in_dim")
 def broadcast_in_dim(at: Application, deltas: list[Delta]) -> list[Delta]:
     """A channel survives unless its axis is a single one that is spread out."""
-    delta = _unary(at, deltas)
+    delta = channel_or_done(at, deltas)
     if not isinstance(delta, Channel):
         return delta
     where = at.params["broadcast_dimensions"]
@@ -103,7 +100,7 @@ def broadcast_in_dim(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("transpose")
 def transpose(at: Application, deltas: list[Delta]) -> list[Delta]:
     """The channel's axis goes where the permutation puts it."""
-    delta = _unary(at, deltas)
+    delta = channel_or_done(at, deltas)
     if not isinstance(delta, Channel):
         return delta
     order = list(at.params["permutation"])
@@ -115,7 +112,7 @@ def transpose(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("slice")
 def slice_(at: Application, deltas: list[Delta]) -> list[Delta]:
     """A channel survives where its axis is taken whole."""
-    delta = _unary(at, deltas)
+    delta = channel_or_done(at, deltas)
     if not isinstance(delta, Channel):
         return delta
     starts, limits, strides = (
@@ -198,7 +195,7 @@ def select_n(at: Application, deltas: list[Delta]) -> list[Delta]:
         if channel is not None:
             axis, index = channel.axis, channel.index
             arrays = [
-                jnp.zeros_like(channel.array) if isinstance(d, Zero) else d.array for d in cases
+                d.array if isinstance(d, Channel) else jnp.zeros_like(channel.array) for d in cases
             ]
             if jnp.ndim(which):
                 which = take(which, axis, index)
@@ -211,98 +208,6 @@ def select_n(at: Application, deltas: list[Delta]) -> list[Delta]:
     same = jnp.broadcast_to(new_chooser == at.bases[0], output.shape)
     changed = lax.select_n(new_chooser, *moved) - output
     return [jnp.where(same, lax.select_n(at.bases[0], *arrays), changed)]
-
-
-@rule("reduce_sum")
-def reduce_sum(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Linear; over the channel's own axis only the channel remains."""
-    if isinstance(deltas[0], Moved):
-        return evaluate_and_subtract(at, deltas)
-    delta = as_channel(deltas[0], at.bases[0])
-    axes = at.params["axes"]
-    if not isinstance(delta, Channel):
-        return [staged_sum(dense(delta, at.bases[0]), axes)]
-    rest = [a if a < delta.axis else a - 1 for a in axes if a != delta.axis]
-    total = staged_sum(delta.array, rest)
-    if delta.axis in axes:
-        return [total]
-    return [Channel(total, delta.axis - sum(a < delta.axis for a in axes), delta.index)]
-
-
-def _moved_extremum(at: Application, delta: Delta, reduce: Any) -> list[Delta]:
-    """Δ max aᵢ = max((aᵢ − m) + Δaᵢ): zero exactly at the largest, so nothing cancels."""
-    axes = tuple(at.params["axes"])
-    base, output = at.bases[0], at.outputs[0]
-    if isinstance(delta, Channel) and delta.axis not in axes:
-        rest = tuple(a if a < delta.axis else a - 1 for a in axes)
-        axis = delta.axis - sum(a < delta.axis for a in axes)
-        kept = lax.expand_dims(take(output, axis, delta.index), rest)
-        array = reduce((take(base, delta.axis, delta.index) - kept) + delta.array, axis=rest)
-        return [Channel(array, axis, delta.index)]
-    return [reduce((base - lax.expand_dims(output, axes)) + dense(delta, base), axis=axes)]
-
-
-@rule("reduce_max")
-def reduce_max(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Δ max aᵢ = max((aᵢ − m) + Δaᵢ), m the old maximum."""
-    return _moved_extremum(at, as_channel(deltas[0], at.bases[0]), jnp.max)
-
-
-@rule("reduce_min")
-def reduce_min(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Δ min aᵢ = min((aᵢ − m) + Δaᵢ), m the old minimum."""
-    return _moved_extremum(at, as_channel(deltas[0], at.bases[0]), jnp.min)
-
-
-def _tiles(at: Application) -> bool:
-    """Whether windows do not overlap and need no padding or dilation."""
-    params = at.params
-    return (
-        tuple(params["window_dimensions"]) == tuple(params["window_strides"])
-        and all(d == 1 for d in (*params["base_dilation"], *params["window_dilation"]))
-        and all(lo == 0 and hi == 0 for lo, hi in params["padding"])
-        and all(
-            size % window == 0
-            for size, window in zip(at.bases[0].shape, params["window_dimensions"], strict=True)
-        )
-    )
-
-
-def _window_parts(value: jax.Array, window: list[int]) -> list[jax.Array]:
-    """One strided slice for each position in the window."""
-    parts = [value]
-    for axis, size in enumerate(window):
-        if size > 1:
-            parts = [
-                lax.slice_in_dim(part, offset, part.shape[axis], size, axis)
-                for part in parts
-                for offset in range(size)
-            ]
-    return parts
-
-
-@rule("reduce_window_max")
-def reduce_window_max(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """As reduce_max, window by window, where windows tile their input."""
-    if not _tiles(at):
-        return evaluate_and_subtract(at, deltas)
-    window = list(at.params["window_dimensions"])
-    base, output, delta = at.bases[0], at.outputs[0], as_channel(deltas[0], at.bases[0])
-    channel = isinstance(delta, Channel) and window[delta.axis] == 1
-    if channel:
-        del window[delta.axis]
-        base, output = (take(v, delta.axis, delta.index) for v in (base, output))
-        moved = delta.array
-    else:
-        moved = dense(delta, base)
-    pairs = zip(_window_parts(base, window), _window_parts(moved, window), strict=True)
-    result = None
-    for old, change in pairs:
-        part = (old - output) + change
-        result = part if result is None else jnp.maximum(result, part)
-    if channel:
-        return [Channel(result, delta.axis, delta.index)]
-    return [ZERO if result is None else result]
 
 
 @rule("sort")

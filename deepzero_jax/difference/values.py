@@ -8,6 +8,7 @@ A delta is one of
   ``Moved``    a boolean or integer value, which has no difference: the new value.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,8 @@ class Zero:
 ZERO = Zero()
 
 
-class Channel(NamedTuple):
+@dataclass(frozen=True)
+class Channel:
     """A delta that is zero but at one index of one axis.
 
     Attributes:

@@ -9,15 +9,9 @@ import numpy as np
 from jax import lax
 
 from deepzero_jax.coordinates import all_coordinates, leaf_paths, scatter
-from deepzero_jax.difference.interpreter import propagate
-from deepzero_jax.difference.program import (
-    evaluate,
-    hoisted,
-    read,
-    trace,
-    without_dead_equations,
-)
-from deepzero_jax.difference.values import ZERO, Delta, Point, dense
+from deepzero_jax.difference.program import hoisted
+from deepzero_jax.difference.values import ZERO, Delta, Point
+from deepzero_jax.estimators.base_pass import check_delta_dtype, run_base_pass
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
 from deepzero_jax.estimators.contract import Estimator, Loss
 from deepzero_jax.split import SplitFunction
@@ -97,6 +91,7 @@ def cge(
     """
     check_smoothing(smoothing)
     check_batch_size(batch_size)
+    check_delta_dtype(delta_dtype)
     if reuse not in _PASSES:
         raise ValueError(f"reuse must be one of {sorted(_PASSES)}, got {reuse!r}")
 
@@ -150,11 +145,8 @@ def _propagated(
     loss: Loss, params: PyTree, smoothing: float, central: bool, delta_dtype: Any
 ) -> Passes:
     """Differences propagated from each coordinate beside one base pass."""
-    leaves, treedef = jax.tree.flatten(params)
-    program, out_tree = trace(lambda *flat: loss.value_and_aux(treedef.unflatten(flat)), *leaves)
-    values = evaluate(program, leaves)
-    value, aux = out_tree.unflatten([jnp.asarray(read(values, o)) for o in program.outputs])
-    to_loss = without_dead_equations(program, program.outputs[:1])
+    leaves = jax.tree.leaves(params)
+    base = run_base_pass(loss, params, delta_dtype)
 
     def along(position: int) -> Slope:
         shape = leaves[position].shape
@@ -163,7 +155,7 @@ def _propagated(
             deltas: list[Delta] = [ZERO] * len(leaves)
             moved = jnp.asarray(step, leaves[position].dtype)
             deltas[position] = Point(moved, unravel(index, shape)) if shape else moved
-            return dense(propagate(to_loss, values, deltas, delta_dtype)[0], value)
+            return base.delta(deltas)
 
         def slope(index: jax.Array) -> jax.Array:
             if central:
@@ -172,7 +164,8 @@ def _propagated(
 
         return slope
 
-    return Passes(value, aux, [along(i) for i in range(len(leaves))], hoist=True)
+    slopes = [along(position) for position in range(len(leaves))]
+    return Passes(base.value, base.aux, slopes, hoist=True)
 
 
 def unravel(index: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, ...]:

@@ -1,6 +1,6 @@
 """Randomised gradient estimation: finite differences along random directions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,13 @@ import numpy as np
 from jax import lax
 
 from deepzero_jax.coordinates import coordinate_mask
+from deepzero_jax.difference.program import hoisted
+from deepzero_jax.estimators.base_pass import (
+    REUSE_OF_DIRECTIONS,
+    BasePass,
+    check_delta_dtype,
+    run_base_pass,
+)
 from deepzero_jax.estimators.cge import check_smoothing
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size
 from deepzero_jax.estimators.contract import Estimator, Loss
@@ -18,9 +25,11 @@ PyTree = Any
 
 def rge(
     *,
-    smoothing: float = 5e-3,
+    smoothing: float = 1e-4,
     num_directions: int = 192,
     distribution: str = "normal",
+    reuse: str = "difference",
+    delta_dtype: Any = None,
     batch_size: BatchSize = "auto",
 ) -> Estimator:
     r"""Randomised gradient estimator: $g = \frac1q \sum_j \frac{f(θ + μ u_j) - f(θ)}{μ} u_j$.
@@ -35,6 +44,10 @@ def rge(
         ``"sphere"``: uniform on the unit sphere of the active coordinates, the estimate
         multiplied by their number d. ``"tensor_sphere"``: unit length in every leaf and
         no factor, as in DeepZero's released code.
+      reuse: ``"difference"``: the difference is propagated beside one base pass and does
+        not cancel. ``"none"``: the loss is evaluated at θ + μ u and subtracted.
+      delta_dtype: of the operands of matrix products and convolutions of deltas, with
+        ``reuse="difference"``: None for their own, or ``jnp.bfloat16``.
       batch_size: perturbed passes side by side, or ``"auto"``.
 
     Returns:
@@ -62,11 +75,16 @@ def rge(
             f"distribution must be one of {sorted(_DISTRIBUTIONS)}, got {distribution!r}"
         )
 
+    if reuse not in REUSE_OF_DIRECTIONS:
+        raise ValueError(f"reuse must be one of {list(REUSE_OF_DIRECTIONS)}, got {reuse!r}")
+    check_delta_dtype(delta_dtype)
+
     def estimate(
         loss: Loss, params: PyTree, key: jax.Array, coordinates: PyTree | None
     ) -> tuple[tuple[jax.Array, Any], PyTree]:
         params = jax.tree.map(jnp.asarray, params)
-        value, aux = loss.value_and_aux(params)
+        propagated = reuse == "difference"
+        base = run_base_pass(loss, params, delta_dtype) if propagated else _subtracted(loss, params)
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
 
         def term(index: jax.Array) -> PyTree:
@@ -74,16 +92,28 @@ def rge(
             direction, factor = _direction(
                 jax.random.fold_in(key, index), params, mask, distribution
             )
-            moved = jax.tree.map(lambda p, u: p + smoothing * u, params, direction)
-            slope = (loss(moved) - value) / smoothing
+            slope = base.delta([smoothing * u for u in jax.tree.leaves(direction)]) / smoothing
             slope = jnp.where(index < num_directions, slope, 0.0)
             return jax.tree.map(lambda u: (factor * slope * u).astype(u.dtype), direction)
 
-        chunk = min(chunk_size(batch_size, loss, params), num_directions)
+        one = hoisted(term, jnp.int32(0)) if propagated else term
+        chunk = min(chunk_size(batch_size, one, jnp.int32(0)), num_directions)
         total = _sum_terms(term, params, num_directions, chunk)
-        return (value, aux), jax.tree.map(lambda g: g / num_directions, total)
+        return (base.value, base.aux), jax.tree.map(lambda g: g / num_directions, total)
 
     return Estimator("rge", estimate, lambda count: 1 + num_directions, needs_key=True)
+
+
+def _subtracted(loss: Loss, params: PyTree) -> BasePass:
+    """The loss at the base, and differences as two evaluations subtracted."""
+    value, aux = loss.value_and_aux(params)
+    leaves, treedef = jax.tree.flatten(params)
+
+    def delta(deltas: Sequence[Any]) -> jax.Array:
+        moved = [leaf + d for leaf, d in zip(leaves, deltas, strict=True)]
+        return loss(treedef.unflatten(moved)) - value
+
+    return BasePass(value, aux, delta)
 
 
 def _sum_terms(
