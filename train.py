@@ -38,15 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.plan:
             folder.claim()
         try:
-            summary = loop.run(
-                experiment.task,
-                experiment.estimator,
-                run.step,
-                run.schedule,
-                run.initial_state,
-                options.workdir,
-                settings,
-            )
+            summary = experiments.run_in_memory(experiment, run, options.workdir, settings)
         except loop.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
             return loop.exit_now(128 + interruption.signum)

@@ -1,7 +1,9 @@
 """From a configuration to the objects of a run. Nothing else reads configurations."""
 
+import dataclasses
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ from deepzero_jax.pruning.report import (
     save_mask,
 )
 from deepzero_jax.sampling import Sampler, dense_sampler, fixed_sampler, layer_ratio_sampler
+from deepzero_jax.training import loop
 from deepzero_jax.training.folder import differences, write_json
 from deepzero_jax.training.loop import Settings
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -336,6 +339,34 @@ def prepare_run(experiment: Experiment, workdir: Path, say: Any = print) -> Run:
     step = make_step(task, experiment.estimator, optimizer, sampler)
     state = step.init(_key(config, "run"), params, experiment.model_state)
     return Run(step, schedule, state, queries)
+
+
+def run_in_memory(
+    experiment: Experiment, run: Run, workdir: Path, settings: Settings
+) -> dict[str, Any] | None:
+    """Runs the loop; out of device memory, halves the chunks, says so, and goes on."""
+    share = 1
+    while True:
+        try:
+            return loop.run(
+                experiment.task,
+                experiment.estimator,
+                run.step,
+                run.schedule,
+                run.initial_state,
+                workdir,
+                settings,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            automatic = experiment.config.estimator.batch_size == "auto"
+            if "RESOURCE_EXHAUSTED" not in str(error) or not automatic or share >= 1024:
+                raise
+        share *= 2
+        print(f"out of memory: estimator.batch_size is now auto/{share}", file=sys.stderr)
+        halved = dataclasses.replace(experiment.config.estimator, batch_size=f"auto/{share}")
+        estimator = make_estimator(dataclasses.replace(experiment.config, estimator=halved))
+        experiment = experiment._replace(estimator=estimator)
+        run = prepare_run(experiment, workdir)
 
 
 def use_compilation_cache() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 import prune
@@ -153,6 +154,25 @@ def test_masks_do_what_they_say(mask, tmp_path, capsys):
         "--config.estimator.name=first_order",
     ]
     assert call(train.main, *arguments) == 0
+
+
+def test_out_of_memory_halves_the_chunks_and_says_so(tmp_path, capsys, monkeypatch):
+    from configs import experiment as experiments
+
+    real, calls = experiments.loop.run, []
+
+    def short_of_memory(task, estimator, *rest):
+        calls.append(estimator)
+        if len(calls) < 3:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return real(task, estimator, *rest)
+
+    monkeypatch.setattr(experiments.loop, "run", short_of_memory)
+    assert call(train.main, f"--workdir={tmp_path}", "--config.training.num_steps=2") == 0
+    assert len(calls) == 3
+    error = capsys.readouterr().err
+    assert "auto/2" in error
+    assert "auto/4" in error
 
 
 def spawn(folder, **options):

@@ -14,13 +14,25 @@ from deepzero_jax.training.task import cross_entropy
 from tests.networks import flatten, network_loss, relative_error, some_coordinates
 
 
+def slow(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def grads_of(fun, estimator, params, *args, coordinates=None, has_aux=True, key=None):
     vg = jax.jit(dz.value_and_grad(fun, estimator, has_aux=has_aux))
     return vg(params, *args, coordinates=coordinates, key=key)[1]
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["cnn1", "cnn3", "cnn5", "resnet20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn1",
+        "cnn3",
+        "resnet8",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("cnn5", "resnet20")),
+    ],
+)
 def test_three_ways_give_the_same_numbers(name):
     fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
     every = 1 if name == "cnn1" else len(jax.tree.leaves(params)) // 5
@@ -59,7 +71,7 @@ class Attention(nn.Module):
 class GRU(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.RNN(nn.GRUCell(7))(x.reshape(x.shape[0], -1, 6))
+        x = nn.RNN(nn.GRUCell(7, dtype=x.dtype, param_dtype=x.dtype))(x.reshape(x.shape[0], -1, 6))
         return nn.Dense(5)(x[:, -1])
 
 
@@ -147,17 +159,16 @@ def test_random_directions_take_the_same_differences():
 
 def test_random_directions_stay_accurate_at_small_smoothing():
     fun, params, args = network_loss("cnn2", width=4, batch=16)
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, args))
     key = jax.random.key(0)
     direction_slope = {}
     for reuse in ("none", "difference"):
         estimator = dz.rge(smoothing=1e-6, num_directions=3, reuse=reuse)
         direction_slope[reuse] = grads_of(fun, estimator, params, *args, key=key)
-    del wide
-    tangent_free = grads_of(fun, dz.rge(smoothing=1e-3, num_directions=3), params, *args, key=key)
-    assert relative_error(direction_slope["difference"], tangent_free) < 0.05
-    assert relative_error(direction_slope["none"], tangent_free) > 0.05
+    at_large_smoothing = grads_of(
+        fun, dz.rge(smoothing=1e-3, num_directions=3), params, *args, key=key
+    )
+    assert relative_error(direction_slope["difference"], at_large_smoothing) < 0.05
+    assert relative_error(direction_slope["none"], at_large_smoothing) > 0.05
 
 
 def test_a_black_box_may_sit_inside():
@@ -181,16 +192,18 @@ def test_a_black_box_may_sit_inside():
 
 # The accuracy that the project promises, on ResNet-20.
 
+# The limits were set at this batch size; the error is that of kinks near zero, and averages out.
+BATCH = 256
 LIMITS = {(5e-3, None): 2e-4, (1e-4, None): 1e-3, (5e-3, "bf16"): 3e-2, (1e-4, "bf16"): 1e-2}
 
 
 def resnet20(dtype):
     model = MODELS["resnet20"]()
-    images = jax.random.normal(jax.random.key(0), (32, 32, 32, 3), jnp.float32)
+    images = jax.random.normal(jax.random.key(0), (BATCH, 32, 32, 3), jnp.float32)
     variables = dict(model.init(jax.random.key(1), images[:1]))
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), variables.pop("params"))
     state = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
-    args = (state, images.astype(dtype), jnp.arange(32) % 10)
+    args = (state, images.astype(dtype), jnp.arange(BATCH) % 10)
     return split_model_loss(model, cross_entropy), params, args
 
 
@@ -222,6 +235,7 @@ def resnet20_reference():
     return coordinates, exact, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", [5e-3, 1e-4])
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_accuracy_on_resnet20(resnet20_reference, smoothing, precision):

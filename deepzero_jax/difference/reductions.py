@@ -1,6 +1,7 @@
 """Sums, extrema and pooling: linear, or in a form that is exactly zero where the winner stays."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -53,50 +54,52 @@ def reduce_min(at: Application, deltas: list[Delta]) -> list[Delta]:
     return _moved_extremum(at, as_channel(deltas[0], at.bases[0]), jnp.min)
 
 
-def _tiles(at: Application) -> bool:
-    """Whether windows do not overlap and need no padding or dilation."""
-    params = at.params
-    return (
-        tuple(params["window_dimensions"]) == tuple(params["window_strides"])
-        and all(d == 1 for d in (*params["base_dilation"], *params["window_dilation"]))
-        and all(lo == 0 and hi == 0 for lo, hi in params["padding"])
-        and all(
-            size % window == 0
-            for size, window in zip(at.bases[0].shape, params["window_dimensions"], strict=True)
-        )
-    )
-
-
-def _window_parts(value: jax.Array, window: list[int]) -> list[jax.Array]:
-    """One strided slice for each position in the window."""
-    parts = [value]
-    for axis, size in enumerate(window):
-        if size > 1:
-            parts = [
-                lax.slice_in_dim(part, offset, part.shape[axis], size, axis)
-                for part in parts
-                for offset in range(size)
-            ]
+def _window_parts(
+    value: jax.Array, params: dict[str, Any], padding_value: float
+) -> list[jax.Array]:
+    """One strided slice of the padded value for each position in the window."""
+    fill = jnp.asarray(padding_value, value.dtype)
+    padded = lax.pad(value, fill, [(lo, hi, 0) for lo, hi in params["padding"]])
+    spans = [
+        (size - 1) * step + 1
+        for size, step in zip(params["window_dimensions"], params["window_dilation"], strict=True)
+    ]
+    strides = params["window_strides"]
+    # The last start of a window, relative to the first.
+    reach = [
+        (size - span) // stride * stride + 1
+        for size, span, stride in zip(padded.shape, spans, strides, strict=True)
+    ]
+    parts = []
+    for offset in itertools.product(*map(range, params["window_dimensions"])):
+        start = [o * step for o, step in zip(offset, params["window_dilation"], strict=True)]
+        limit = [a + r for a, r in zip(start, reach, strict=True)]
+        parts.append(lax.slice(padded, start, limit, strides))
     return parts
 
 
 @rule("reduce_window_max")
 def reduce_window_max(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """As reduce_max, window by window, where windows tile their input."""
-    if not _tiles(at):
+    """As reduce_max, window by window."""
+    params = dict(at.params)
+    if any(d != 1 for d in params["base_dilation"]) or isinstance(deltas[0], Moved):
         return evaluate_and_subtract(at, deltas)
-    window = list(at.params["window_dimensions"])
     base, output, delta = at.bases[0], at.outputs[0], as_channel(deltas[0], at.bases[0])
-    if isinstance(delta, Channel) and window[delta.axis] == 1:
-        del window[delta.axis]
-        base, output = (take(v, delta.axis, delta.index) for v in (base, output))
-        result = _moved_windows(base, delta.array, output, window)
-        return [Channel(result, delta.axis, delta.index)]
-    return [_moved_windows(base, dense(delta, base), output, window)]
+    names = ("window_dimensions", "window_strides", "window_dilation", "padding")
+    if isinstance(delta, Channel) and base.shape[delta.axis] == output.shape[delta.axis]:
+        alone = all(params[name][delta.axis] == 1 for name in names[:3])
+        if alone and tuple(params["padding"][delta.axis]) == (0, 0):
+            for name in names:
+                params[name] = [v for a, v in enumerate(params[name]) if a != delta.axis]
+            base, output = (take(v, delta.axis, delta.index) for v in (base, output))
+            result = _moved_windows(base, delta.array, output, params)
+            return [Channel(result, delta.axis, delta.index)]
+    return [_moved_windows(base, dense(delta, base), output, params)]
 
 
 def _moved_windows(
-    base: jax.Array, moved: jax.Array, output: jax.Array, window: list[int]
+    base: jax.Array, moved: jax.Array, output: jax.Array, params: dict[str, Any]
 ) -> jax.Array:
-    pairs = zip(_window_parts(base, window), _window_parts(moved, window), strict=True)
+    lowest = -jnp.inf
+    pairs = zip(_window_parts(base, params, lowest), _window_parts(moved, params, 0.0), strict=True)
     return functools.reduce(jnp.maximum, [(old - output) + change for old, change in pairs])

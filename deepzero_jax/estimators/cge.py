@@ -141,7 +141,7 @@ def cge(
     return Estimator("cge", estimate, lambda count: 1 + passes * count, chunk_sizes=chunk_sizes)
 
 
-def _propagated(
+def propagated_passes(
     loss: Loss, params: PyTree, smoothing: float, central: bool, delta_dtype: Any
 ) -> Passes:
     """Differences propagated from each coordinate beside one base pass."""
@@ -270,7 +270,7 @@ def _suffix_losses(loss: Loss, params: PyTree) -> Sequence[MovedLoss]:
 
 
 _PASSES: dict[str, Callable[..., Passes]] = {
-    "difference": _propagated,
+    "difference": propagated_passes,
     "none": _subtracted(_whole_losses),
     "split": _subtracted(_suffix_losses),
 }

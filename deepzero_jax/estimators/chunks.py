@@ -1,5 +1,6 @@
 """Perturbed passes in chunks: how many go side by side, and the loop over them."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,14 @@ from deepzero_jax.difference.program import hoisted
 
 BatchSize = int | str
 _LARGEST_CHUNK = 1024
+_AUTO = re.compile(r"auto(?:/([1-9]\d*))?")
 
 
 def check_batch_size(batch_size: BatchSize) -> None:
-    """Raises ValueError unless ``batch_size`` is "auto" or a positive integer."""
-    if batch_size == "auto" or (isinstance(batch_size, int) and batch_size >= 1):
+    """Raises ValueError unless ``batch_size`` is "auto", "auto/n" or a positive integer."""
+    if isinstance(batch_size, int) and batch_size >= 1:
+        return
+    if isinstance(batch_size, str) and _AUTO.fullmatch(batch_size):
         return
     raise ValueError(f"batch_size must be 'auto' or an integer of at least 1, got {batch_size!r}")
 
@@ -25,11 +29,14 @@ def chunk_size(batch_size: BatchSize, fun: Callable[..., Any], *args: Any) -> in
     """Number of perturbed passes to run side by side.
 
     ``"auto"`` fits what one pass ``fun(*args)`` keeps alive into
-    ``cost.memory_budget``; it depends on shapes and device alone.
+    ``cost.memory_budget``, ``"auto/2"`` into half of it; both depend on shapes and device
+    alone.
     """
-    if batch_size != "auto":
-        return int(batch_size)
-    return max(1, min(_LARGEST_CHUNK, memory_budget() // max(live_bytes(fun, *args), 1)))
+    if isinstance(batch_size, int):
+        return batch_size
+    found = _AUTO.fullmatch(batch_size)
+    budget = memory_budget() // int(found[1] or 1) if found else 0
+    return max(1, min(_LARGEST_CHUNK, budget // max(live_bytes(fun, *args), 1)))
 
 
 def map_valid(

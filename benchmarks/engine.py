@@ -1,0 +1,157 @@
+"""Measures a CGE step on CPU: milliseconds per coordinate, and a dense step in PyTorch passes.
+
+python -m benchmarks.engine --models cnn1,cnn2,cnn5,resnet20   (needs the ``bench`` extra)
+
+The yardstick is one eager PyTorch CPU forward pass of the same network, batch and threads:
+the released code pays one such pass for each coordinate.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import deepzero_jax as dz
+from benchmarks.pytorch_forward import forward_seconds
+from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.models import MODELS
+from deepzero_jax.split import split_model_loss
+from deepzero_jax.training.task import cross_entropy
+
+BATCH = 256
+
+
+def problem(name: str) -> tuple[Any, Any, tuple[Any, ...]]:
+    """The training loss of a network on a batch of random CIFAR-sized images."""
+    model = MODELS[name]()
+    images = jax.random.normal(jax.random.key(0), (BATCH, 32, 32, 3))
+    variables = dict(model.init(jax.random.key(1), images[:1]))
+    params = variables.pop("params")
+    labels = jnp.arange(BATCH) % 10
+    return split_model_loss(model, cross_entropy), params, (variables, images, labels)
+
+
+def sampled(params: Any, per_leaf: int) -> Any:
+    """Up to ``per_leaf`` random coordinates of every leaf."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: np.sort(rng.permutation(leaf.size)[:per_leaf]).astype(np.int32), params
+    )
+
+
+def only(coordinates: Any, params: Any, position: int | None, count: int) -> Any:
+    """The first ``count`` coordinates of one leaf; all else padding, shapes unchanged."""
+    leaves, treedef = jax.tree.flatten(params)
+    chosen = []
+    for i, (leaf, indices) in enumerate(zip(leaves, jax.tree.leaves(coordinates), strict=True)):
+        padded = np.full_like(indices, leaf.size)
+        if i == position:
+            padded[:count] = indices[:count]
+        chosen.append(jnp.asarray(padded))
+    return treedef.unflatten(chosen)
+
+
+def median_seconds(run: Any, repeats: int) -> float:
+    """Median wall time of ``run()``, its result waited for."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> dict[str, Any]:
+    """Compiles the whole step with ``per_leaf`` coordinates of every leaf; times leaf by leaf."""
+    fun, params, args = problem(name)
+    coordinates = sampled(params, per_leaf)
+    smoothing = 1e-4 if reuse == "difference" else 5e-3
+    vg = jax.jit(dz.value_and_grad(fun, dz.cge(smoothing=smoothing, reuse=reuse), has_aux=True))
+    start = time.perf_counter()
+    compiled = vg.lower(params, *args, coordinates=coordinates).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def seconds(position: int | None, count: int) -> float:
+        part = only(coordinates, params, position, count)
+        return median_seconds(lambda: compiled(params, *args, coordinates=part), repeats)
+
+    seconds(None, 0)
+    base = seconds(None, 0)
+    leaves, total = {}, base
+    for position, (path, leaf) in enumerate(
+        zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
+    ):
+        count = min(per_leaf, leaf.size)
+        each = max(seconds(position, count) - base, 0.0) / count
+        leaves[path] = {"coordinates": leaf.size, "milliseconds": 1e3 * each}
+        total += each * leaf.size
+    return {
+        "model": name,
+        "reuse": reuse,
+        "coordinates": sum(leaf["coordinates"] for leaf in leaves.values()),
+        "per_leaf": per_leaf,
+        "compile_seconds": compile_seconds,
+        "base_seconds": base,
+        "dense_step_seconds": total,
+        "leaves": leaves,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def measure_whole(name: str, repeats: int) -> float:
+    """Seconds of a whole dense step, every coordinate run."""
+    fun, params, args = problem(name)
+    vg = jax.jit(dz.value_and_grad(fun, dz.cge(smoothing=1e-4), has_aux=True))
+    jax.block_until_ready(vg(params, *args))
+    return median_seconds(lambda: vg(params, *args), repeats)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints one result as a table."""
+    print(f"\n{result['model']}, reuse={result['reuse']}, batch {BATCH}")
+    print(f"{'leaf':<30} {'coordinates':>11} {'ms each':>9} {'s':>9}")
+    for path, leaf in result["leaves"].items():
+        spent = 1e-3 * leaf["milliseconds"] * leaf["coordinates"]
+        print(f"{path:<30} {leaf['coordinates']:>11,} {leaf['milliseconds']:>9.3f} {spent:>9.2f}")
+    line = f"dense step {result['dense_step_seconds']:.4g} s"
+    if "pytorch_forward_seconds" in result:
+        passes = result["dense_step_seconds"] / result["pytorch_forward_seconds"]
+        line += (
+            f" = {passes:,.1f} PyTorch passes of {1e3 * result['pytorch_forward_seconds']:.1f} ms"
+        )
+    print(
+        f"{line}; compiled in {result['compile_seconds']:.1f} s, "
+        f"peak memory {result['peak_memory_gb']:.2f} GB"
+    )
+
+
+def main() -> None:
+    """Measures what the command line names, prints tables and writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="cnn1,cnn2,cnn5,resnet20")
+    parser.add_argument("--reuse", default="difference")
+    parser.add_argument("--per-leaf", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/engine.json"))
+    options = parser.parse_args()
+    results = []
+    for name in options.models.split(","):
+        for reuse in options.reuse.split(","):
+            result = measure(name, reuse, options.per_leaf, options.repeats)
+            result["pytorch_forward_seconds"] = forward_seconds(name, BATCH)
+            if name.startswith("cnn") and reuse == "difference":
+                result["dense_step_seconds"] = measure_whole(name, options.repeats)
+            show(result)
+            results.append(result)
+    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\nwrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
