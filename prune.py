@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
         "prune.py", "Compute the layer-wise pruning ratios of a network.", arguments
     )
     from configs import experiment as experiments
+    from configs import ratios
 
     try:
         experiments.use_compilation_cache()
@@ -22,11 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
                 "pruning.sparsity is 0: nothing to prune; give --config.pruning.sparsity=0.9"
             )
         experiment = experiments.build(config)
-        content = experiments.find_ratios(experiment, options.workdir)
+        content = ratios.find_ratios(experiment, options.workdir)
     except (ValueError, TypeError, OSError) as error:
         print(f"prune.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(experiments.describe_ratios(experiment, content))
+    print(ratios.describe_ratios(experiment, content))
     print(f"{content['num_queries']:,} queries; wrote {options.workdir}/ratios.json, ratios.png")
     return 0
 

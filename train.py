@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan="print the plan and stop",
     )
     from configs import experiment as experiments
+    from configs import run as runs
     from deepzero_jax.training import loop
     from deepzero_jax.training.folder import RunFolder
 
@@ -31,14 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
                 return 0
             experiment = experiments.build(config)
             held.enter_context(folder)
-            run = experiments.prepare_run(experiment, options.workdir)
+            run = runs.prepare_run(experiment, options.workdir)
             settings = experiments.settings(experiment, options.name, run.queries, options.plan)
         except (ValueError, TypeError, OSError) as error:
             return fail(error, status=2)
         if not options.plan:
             folder.claim()
         try:
-            summary = experiments.run_in_memory(experiment, run, options.workdir, settings)
+            summary = runs.run_in_memory(experiment, run, options.workdir, settings)
         except loop.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
             return loop.exit_now(128 + interruption.signum)

@@ -157,9 +157,9 @@ def test_masks_do_what_they_say(mask, tmp_path, capsys):
 
 
 def test_out_of_memory_halves_the_chunks_and_says_so(tmp_path, capsys, monkeypatch):
-    from configs import experiment as experiments
+    from configs import run as runs
 
-    real, calls = experiments.loop.run, []
+    real, calls = runs.loop.run, []
 
     def short_of_memory(task, estimator, *rest):
         calls.append(estimator)
@@ -167,7 +167,7 @@ def test_out_of_memory_halves_the_chunks_and_says_so(tmp_path, capsys, monkeypat
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return real(task, estimator, *rest)
 
-    monkeypatch.setattr(experiments.loop, "run", short_of_memory)
+    monkeypatch.setattr(runs.loop, "run", short_of_memory)
     assert call(train.main, f"--workdir={tmp_path}", "--config.training.num_steps=2") == 0
     assert len(calls) == 3
     error = capsys.readouterr().err

@@ -2,6 +2,7 @@ import pytest
 
 from configs import experiment as experiments
 from configs.loading import check_config, leaf_fields, load_config, override
+from configs.run import prepare_run
 from configs.schema import Config
 from deepzero_jax.training.loop import run
 from tests.conftest import ROOT
@@ -9,7 +10,7 @@ from tests.conftest import ROOT
 CONFIGS = [
     path
     for path in sorted((ROOT / "configs").glob("*.py"))
-    if "def get_config" in path.read_text() and path.stem not in ("loading",)
+    if "def get_config" in path.read_text() and path.stem != "loading"
 ]
 
 
@@ -36,7 +37,7 @@ def test_a_shrunken_copy_of_every_config_trains_one_step(path, tmp_path):
     for name, value in small.items():
         config = override(config, name, value)
     experiment = experiments.build(config)
-    prepared = experiments.prepare_run(experiment, tmp_path)
+    prepared = prepare_run(experiment, tmp_path)
     settings = experiments.settings(experiment, "small", prepared.queries, plan_only=False)
     lines = []
     summary = run(

@@ -15,7 +15,8 @@ from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.folder import write_json
 from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
-from deepzero_jax.training.plan import Plan, format_seconds, make_plan
+from deepzero_jax.training.plan import Plan, make_plan
+from deepzero_jax.training.progress import Progress
 from deepzero_jax.training.signals import StopRequest
 from deepzero_jax.training.step import TrainState, TrainStep
 from deepzero_jax.training.task import Task
@@ -57,31 +58,6 @@ class InterruptedRunError(Exception):
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.signum = signum
-
-
-class _Progress:
-    """Counters that a checkpoint holds beside the state."""
-
-    def __init__(self, initial_queries: int) -> None:
-        self.num_queries = initial_queries
-        self.wall_seconds = 0.0
-        self.best: dict[str, Any] = {}
-        self._since = time.perf_counter()
-
-    def load(self, saved: dict[str, Any]) -> None:
-        self.num_queries = saved["num_queries"]
-        self.wall_seconds = saved["wall_seconds"]
-        self.best = saved["best"]
-
-    def dump(self) -> dict[str, Any]:
-        now = time.perf_counter()
-        self.wall_seconds += now - self._since
-        self._since = now
-        return {
-            "num_queries": self.num_queries,
-            "wall_seconds": self.wall_seconds,
-            "best": self.best,
-        }
 
 
 def run(
@@ -151,7 +127,7 @@ class _Trainer:
     ) -> None:
         self.task, self.estimator, self.step = task, estimator, step
         self.schedule, self.folder, self.settings, self.say = schedule, folder, settings, say
-        self.progress = _Progress(settings.initial_queries)
+        self.progress = Progress(settings.initial_queries)
         self.select = jax.jit(step.select)
 
     def prepare(self, state: TrainState) -> TrainState:
@@ -318,13 +294,3 @@ def exit_now(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-__all__ = [
-    "InterruptedRunError",
-    "NonFiniteError",
-    "Settings",
-    "exit_now",
-    "format_seconds",
-    "run",
-]

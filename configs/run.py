@@ -1,0 +1,93 @@
+"""A run of an experiment: its coordinates chosen, its step bound, its memory minded."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from configs.experiment import (
+    Experiment,
+    interval_steps,
+    make_estimator,
+    num_steps,
+    optimizer_and_schedule,
+    run_key,
+)
+from configs.ratios import find_ratios
+from deepzero_jax.coordinates import masked_coordinates
+from deepzero_jax.pruning import prune_params
+from deepzero_jax.pruning.report import load_mask
+from deepzero_jax.sampling import Sampler, dense_sampler, fixed_sampler, layer_ratio_sampler
+from deepzero_jax.training import loop
+from deepzero_jax.training.step import TrainState, TrainStep, make_step
+
+
+class Run(NamedTuple):
+    """What the loop takes.
+
+    Attributes:
+      step: the training step.
+      schedule: learning rate by step.
+      initial_state: at step 0.
+      queries: already spent on pruning.
+    """
+
+    step: TrainStep
+    schedule: Any
+    initial_state: TrainState
+    queries: int
+
+
+def prepare_run(experiment: Experiment, workdir: Path, say: Any = print) -> Run:
+    """Chooses coordinates (scoring if need be) and binds everything into a training step."""
+    config, task = experiment.config, experiment.task
+    params, queries = experiment.params, 0
+    sampler: Sampler
+    if config.pruning.sparsity == 0:
+        sampler = dense_sampler(params)
+    else:
+        content = find_ratios(experiment, workdir, say)
+        queries = content["num_queries"]
+        if config.pruning.mask == "weights":
+            mask = load_mask(workdir / "mask.npz", params)
+            params = prune_params(params, mask)
+            sampler = fixed_sampler(masked_coordinates(mask))
+        else:
+            interval = interval_steps(config.pruning.mask_interval, task.steps_per_epoch)
+            sampler = layer_ratio_sampler(params, content["ratios"], interval)
+    optimizer, schedule = optimizer_and_schedule(
+        config, num_steps(experiment), task.steps_per_epoch
+    )
+    step = make_step(task, experiment.estimator, optimizer, sampler)
+    state = step.init(run_key(config, "run"), params, experiment.model_state)
+    return Run(step, schedule, state, queries)
+
+
+def run_in_memory(
+    experiment: Experiment, run: Run, workdir: Path, settings: loop.Settings
+) -> dict[str, Any] | None:
+    """Runs the loop; out of device memory, halves the chunks, says so, and goes on."""
+    share = 1
+    while True:
+        try:
+            return loop.run(
+                experiment.task,
+                experiment.estimator,
+                run.step,
+                run.schedule,
+                run.initial_state,
+                workdir,
+                settings,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            automatic = experiment.config.estimator.batch_size == "auto"
+            if "RESOURCE_EXHAUSTED" not in str(error) or not automatic or share >= 1024:
+                raise
+        share *= 2
+        print(f"out of memory: estimator.batch_size is now auto/{share}", file=sys.stderr)
+        halved = dataclasses.replace(experiment.config.estimator, batch_size=f"auto/{share}")
+        estimator = make_estimator(dataclasses.replace(experiment.config, estimator=halved))
+        experiment = experiment._replace(estimator=estimator)
+        run = prepare_run(experiment, workdir)

@@ -1,0 +1,37 @@
+"""What a run counts as it goes: queries, seconds, the best score."""
+
+import time
+from typing import Any
+
+
+class Progress:
+    """Counters that a checkpoint holds beside the state.
+
+    Attributes:
+      num_queries: evaluations of the loss on a batch, those for pruning included.
+      wall_seconds: of all sessions of the run, up to the last ``dump``.
+      best: ``{"value": …, "step": …}`` of the best evaluation, empty before the first.
+    """
+
+    def __init__(self, initial_queries: int) -> None:
+        self.num_queries = initial_queries
+        self.wall_seconds = 0.0
+        self.best: dict[str, Any] = {}
+        self._since = time.perf_counter()
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Takes over what a checkpoint holds."""
+        self.num_queries = saved["num_queries"]
+        self.wall_seconds = saved["wall_seconds"]
+        self.best = saved["best"]
+
+    def dump(self) -> dict[str, Any]:
+        """What a checkpoint is to hold."""
+        now = time.perf_counter()
+        self.wall_seconds += now - self._since
+        self._since = now
+        return {
+            "num_queries": self.num_queries,
+            "wall_seconds": self.wall_seconds,
+            "best": self.best,
+        }
