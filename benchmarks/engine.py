@@ -79,17 +79,25 @@ def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> dict[str, Any
 
     def seconds(position: int | None, count: int) -> float:
         part = only(coordinates, params, position, count)
-        return median_seconds(lambda: compiled(params, *args, coordinates=part), repeats)
+        return median_seconds(lambda: compiled(params, *args, coordinates=part), 1)
 
     seconds(None, 0)
-    base = seconds(None, 0)
+    base = float(np.median([seconds(None, 0) for _ in range(repeats)]))
     leaves, total = {}, base
     for position, (path, leaf) in enumerate(
         zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
     ):
         count = min(per_leaf, leaf.size)
-        each = max(seconds(position, count) - base, 0.0) / count
-        leaves[path] = {"coordinates": leaf.size, "milliseconds": 1e3 * each}
+        # Each against a baseline of its own: the machine's pace drifts by more than a leaf costs.
+        pairs = [(seconds(None, 0), seconds(position, count)) for _ in range(repeats)]
+        added = [with_leaf - without for without, with_leaf in pairs]
+        each = float(np.median(added)) / count
+        noise = float(np.ptp([without for without, _ in pairs])) / count
+        leaves[path] = {
+            "coordinates": leaf.size,
+            "milliseconds": 1e3 * each,
+            "noise_milliseconds": 1e3 * noise,
+        }
         total += each * leaf.size
     return {
         "model": name,
@@ -118,7 +126,9 @@ def show(result: dict[str, Any]) -> None:
     print(f"{'leaf':<30} {'coordinates':>11} {'ms each':>9} {'s':>9}")
     for path, leaf in result["leaves"].items():
         spent = 1e-3 * leaf["milliseconds"] * leaf["coordinates"]
-        print(f"{path:<30} {leaf['coordinates']:>11,} {leaf['milliseconds']:>9.3f} {spent:>9.2f}")
+        unsure = "  within the noise" if leaf["milliseconds"] < leaf["noise_milliseconds"] else ""
+        count, each = leaf["coordinates"], leaf["milliseconds"]
+        print(f"{path:<30} {count:>11,} {each:>9.3f} {spent:>9.2f}{unsure}")
     line = f"dense step {result['dense_step_seconds']:.4g} s"
     if "pytorch_forward_seconds" in result:
         passes = result["dense_step_seconds"] / result["pytorch_forward_seconds"]

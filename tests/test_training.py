@@ -243,7 +243,13 @@ def test_metrics_cut_off_what_is_done_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.0321, "32.1 ms"), (41.0, "41 s"), (6_000, "1 h 40 min"), (400_000, "4.6 days")],
+    [
+        (0.0321, "32.1 ms"),
+        (41.0, "41 s"),
+        (112, "1 min 52 s"),
+        (6_000, "1 h 40 min"),
+        (400_000, "4.6 days"),
+    ],
 )
 def test_seconds_in_words(seconds, words):
     assert format_seconds(seconds) == words

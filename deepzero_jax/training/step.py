@@ -53,6 +53,13 @@ class TrainStep(NamedTuple):
     batch: Callable[[TrainState, PyTree], tuple[Any, ...]]
 
 
+def _all_finite(tree: PyTree) -> jax.Array:
+    finite = jnp.asarray(True)
+    for leaf in jax.tree.leaves(tree):
+        finite &= jnp.all(jnp.isfinite(leaf))
+    return finite
+
+
 def make_step(
     task: Task,
     estimator: Estimator,
@@ -104,9 +111,6 @@ def make_step(
         )
         params = optax.apply_updates(state.params, updates)
         moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
-        finite = jnp.isfinite(loss)
-        for leaf in jax.tree.leaves((params, model_state)):
-            finite &= jnp.all(jnp.isfinite(leaf))
-        return moved, {"loss": loss, "finite": finite, **metrics}
+        return moved, {"loss": loss, "finite": _all_finite((loss, params, model_state)), **metrics}
 
     return TrainStep(init, select, advance, batch)
