@@ -12,8 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
-        yield
+    # For all threads: a callback may run in one of XLA's, which a context does not reach.
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 def prepared_cifar10() -> bool:

@@ -21,13 +21,31 @@ def _body(closed: Any, bases: list[Any], arrays: list[Any], delta_dtype: Any) ->
     return [read(values, item) for item in program.outputs], outputs
 
 
+def _scan_layout(at: Application) -> tuple[int, int]:
+    """Numbers of constants and carries of a scan.
+
+    Read off the shapes, as the parameters that hold them differ between versions of JAX:
+    what is scanned over, or stacked, has one axis more outside the body than inside.
+    """
+    body = at.params["jaxpr"].jaxpr
+    num_xs = sum(
+        jnp.ndim(outside) != len(inside.aval.shape)
+        for outside, inside in zip(at.bases, body.invars, strict=True)
+    )
+    num_carry = sum(
+        jnp.ndim(outside) == len(inside.aval.shape)
+        for outside, inside in zip(at.outputs, body.outvars, strict=True)
+    )
+    return len(at.bases) - num_carry - num_xs, num_carry
+
+
 @rule("scan")
 def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
     """A scan over base and delta together; a carry that moves once is carried as dense."""
     params = at.params
     if any(isinstance(d, Moved) for d in deltas):
         return evaluate_and_subtract(at, deltas)
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    num_consts, num_carry = _scan_layout(at)
     if not all(is_float(b) for b in at.bases[num_consts : num_consts + num_carry]):
         moving = [not isinstance(d, Zero) for d in deltas]
         if any(moving[num_consts : num_consts + num_carry]):
