@@ -5,7 +5,7 @@ python prune.py --config configs/resnet20_cifar10.py
 
 import sys
 
-from configs.loading import parse_command_line
+from configs.loading import fail, parse_command_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,8 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         experiment = experiments.build(config)
         content = ratios.find_ratios(experiment, options.workdir)
     except (ValueError, TypeError, OSError) as error:
-        print(f"prune.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return fail("prune.py", error, status=2)
     print(ratios.describe_ratios(experiment, content))
     print(f"{content['num_queries']:,} queries; wrote {options.workdir}/ratios.json, ratios.png")
     return 0

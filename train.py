@@ -6,7 +6,7 @@ python train.py --config configs/quickstart.py
 import sys
 from contextlib import ExitStack
 
-from configs.loading import identity, parse_command_line
+from configs.loading import fail, identity, parse_command_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,6 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as held:
         try:
             experiments.use_compilation_cache()
-            experiments.check_fields(config)
             folder = RunFolder(options.workdir, identity(config))
             if folder.summary is not None:
                 print(finished(folder.summary, options.workdir, again=True))
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             run = runs.prepare_run(experiment, options.workdir)
             settings = experiments.settings(experiment, options.name, run.queries, options.plan)
         except (ValueError, TypeError, OSError) as error:
-            return fail(error, status=2)
+            return fail("train.py", error, status=2)
         if not options.plan:
             folder.claim()
         try:
@@ -44,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"train.py: {interruption}", file=sys.stderr)
             return loop.exit_now(128 + interruption.signum)
         except loop.NonFiniteError as error:
-            return fail(error, status=1)
+            return fail("train.py", error, status=1)
     if summary is not None:
         print(finished(summary, options.workdir))
     return 0
@@ -58,13 +57,6 @@ def finished(summary: dict, workdir: object, again: bool = False) -> str:
         f"{summary['num_queries']:,} queries, {summary['num_steps']:,} steps, "
         f"{summary['wall_seconds']:.0f} s; see {workdir}"
     )
-
-
-def fail(error: BaseException, status: int) -> int:
-    """Says on one line of stderr what is wrong."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    print(f"train.py: error: {words}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

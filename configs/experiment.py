@@ -60,7 +60,7 @@ def make_estimator(config: Config) -> Estimator:
             central=chosen.central,
             reuse=chosen.reuse,
             delta_dtype=chosen.delta_dtype,
-            batch_size=_batch_size(chosen.batch_size),
+            batch_size=chosen.batch_size,
         ),
         "rge": lambda: rge(
             smoothing=chosen.smoothing,
@@ -68,15 +68,11 @@ def make_estimator(config: Config) -> Estimator:
             distribution=chosen.distribution,
             reuse=chosen.reuse,
             delta_dtype=chosen.delta_dtype,
-            batch_size=_batch_size(chosen.batch_size),
+            batch_size=chosen.batch_size,
         ),
         "first_order": first_order,
     }
     return choose("estimator", chosen.name, makers)()
-
-
-def _batch_size(value: int | str) -> int | str:
-    return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
 def check_fields(config: Config) -> None:
@@ -113,13 +109,12 @@ def build(config: Config) -> Experiment:
       FileNotFoundError: a data set that is not there.
     """
     check_fields(config)
-    extra = {"dir": config.data.dir, "archive": config.data.archive}
-    names = {"cifar10": {"directory": extra["dir"], "archive": extra["archive"]}}
-    dataset = choose("data set", config.data.name, DATASETS)(**names.get(config.data.name, {}))
+    where = {"directory": config.data.dir, "archive": config.data.archive}
+    dataset = DATASETS[config.data.name](**where if config.data.name == "cifar10" else {})
     options: dict[str, Any] = {"num_classes": dataset.num_classes}
     if config.model.width is not None:
         options["width"] = config.model.width
-    model = choose("model", config.model.name, MODELS)(**options)
+    model = MODELS[config.model.name](**options)
     task = classification_task(model, dataset, config.data.batch_size, config.data.augment)
     params, model_state = task.init(run_key(config, "init"))
     return Experiment(config, model, dataset, task, make_estimator(config), params, model_state)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import sys
 import types
 import typing
 from pathlib import Path
@@ -22,6 +23,13 @@ class CommandLine(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits."""
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def fail(program: str, error: BaseException, status: int) -> int:
+    """Says on one line of stderr what is wrong; returns the exit status."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    print(f"{program}: error: {words}", file=sys.stderr)
+    return status
 
 
 def parse_command_line(

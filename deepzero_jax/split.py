@@ -12,8 +12,6 @@ from typing import Any, Protocol
 import jax
 from jax import lax
 
-from deepzero_jax.coordinates import leaf_paths
-
 PyTree = Any
 
 
@@ -83,10 +81,6 @@ class SplitFunction:
         for stage in self.stages[index:]:
             carry = stage(params, carry, *args)
         return carry
-
-    def stage_of_leaves(self, params: PyTree) -> list[int]:
-        """First stage of each leaf of ``params``, in flattening order."""
-        return [self.first_stage(path) for path in leaf_paths(params)]
 
 
 def prefix_apply(

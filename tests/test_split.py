@@ -29,4 +29,3 @@ def test_carries_are_prefixes():
     assert fun.carries(params, 5.0) == [None, 10.0, 13.0]
     assert [fun.prefix(i, params, 5.0) for i in range(3)] == [None, 10.0, 13.0]
     assert fun.suffix(2, params, 13.0, 5.0) == 169.0
-    assert fun.stage_of_leaves(params) == [0, 1]

@@ -46,6 +46,8 @@ def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
     if any(isinstance(d, Moved) for d in deltas):
         return evaluate_and_subtract(at, deltas)
     num_consts, num_carry = _scan_layout(at)
+    if not all(is_float(output) for output in at.outputs[num_carry:]):
+        return evaluate_and_subtract(at, deltas)
     if not all(is_float(b) for b in at.bases[num_consts : num_consts + num_carry]):
         moving = [not isinstance(d, Zero) for d in deltas]
         if any(moving[num_consts : num_consts + num_carry]):
@@ -57,7 +59,6 @@ def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
             arrays[i] = jnp.zeros_like(at.bases[i])
     consts, d_consts = at.bases[:num_consts], arrays[:num_consts]
     last = num_consts + num_carry
-    float_out = [is_float(output) for output in at.outputs[num_carry:]]
 
     def step(carry: Any, xs: Any) -> Any:
         (base, delta), (x, d_x) = carry, xs
@@ -69,8 +70,7 @@ def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
             for old, new, out in zip(delta, moved[:num_carry], outputs[:num_carry], strict=True)
         ]
         stacked = [
-            dense(d, out) if keep else out
-            for d, out, keep in zip(moved[num_carry:], outputs[num_carry:], float_out, strict=True)
+            dense(d, out) for d, out in zip(moved[num_carry:], outputs[num_carry:], strict=True)
         ]
         return (outputs[:num_carry], new_delta), stacked
 
@@ -82,8 +82,6 @@ def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
         reverse=params["reverse"],
         unroll=params["unroll"],
     )
-    if not all(float_out):
-        return evaluate_and_subtract(at, deltas)
     return [ZERO if array is None else array for array in [*final, *stacked]]
 
 

@@ -22,11 +22,7 @@ def on_cpu() -> bool:
 
 
 def staged_sum(array: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Sums over axes, a few rows at a time where that is faster.
-
-    The stages also add numbers of like size, so the rounding error grows with the
-    logarithm of the count, not with the count.
-    """
+    """Sums over axes, a few rows at a time where that is faster."""
     axes = sorted(axes)
     first, count = (axes[0], len(axes)) if axes else (0, 0)
     together = axes == list(range(first, first + count))

@@ -1,6 +1,6 @@
 """Rules that move values about: linear, so the delta takes the same way; channels stay channels."""
 
-from typing import Any
+import math
 
 import jax.numpy as jnp
 from jax import lax
@@ -46,19 +46,12 @@ def reshape(at: Application, deltas: list[Delta]) -> list[Delta]:
         return delta
     old, new = at.bases[0].shape, at.outputs[0].shape
     if at.params.get("dimensions") is None:
-        after = _product(old[delta.axis + 1 :])
+        after = math.prod(old[delta.axis + 1 :])
         for axis, size in enumerate(new):
-            if size == old[delta.axis] and _product(new[axis + 1 :]) == after:
+            if size == old[delta.axis] and math.prod(new[axis + 1 :]) == after:
                 rest = [s for a, s in enumerate(new) if a != axis]
                 return [Channel(delta.array.reshape(rest), axis, delta.index)]
     return _on_dense(at, delta)
-
-
-def _product(sizes: Any) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 @rule("squeeze")
@@ -142,7 +135,7 @@ def pad(at: Application, deltas: list[Delta]) -> list[Delta]:
     return [lax.pad(dense(delta, at.bases[0]), zero, at.params["padding_config"])]
 
 
-@rule("rev", "cumsum", "real", "imag", "reduce_window_sum", "copy", "dynamic_slice", "gather")
+@rule("rev", "cumsum", "reduce_window_sum", "dynamic_slice", "gather")
 def linear_in_first(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Linear in the first operand, the others (indices) unmoved: the delta takes the same way."""
     if not all(isinstance(d, Zero) for d in deltas[1:]) or isinstance(deltas[0], Moved):
@@ -208,9 +201,3 @@ def select_n(at: Application, deltas: list[Delta]) -> list[Delta]:
     same = jnp.broadcast_to(new_chooser == at.bases[0], output.shape)
     changed = lax.select_n(new_chooser, *moved) - output
     return [jnp.where(same, lax.select_n(at.bases[0], *arrays), changed)]
-
-
-@rule("sort")
-def sort(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """By evaluation: the order may change."""
-    return evaluate_and_subtract(at, deltas)

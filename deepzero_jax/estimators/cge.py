@@ -104,12 +104,12 @@ def cge(
         for slope, leaf, indices in zip(
             passes.slopes, leaves, treedef.flatten_up_to(coordinates), strict=True
         ):
+            example = jnp.int32(0)
+            one = hoisted(slope, example) if passes.hoist and len(indices) else slope
             chunk = 1
             if len(indices) > 1:
-                example = jnp.int32(0)
-                one = hoisted(slope, example) if passes.hoist else slope
                 chunk = min(chunk_size(batch_size, one, example), len(indices))
-            yield slope, leaf, indices, chunk
+            yield (one if chunk == 1 else slope), leaf, indices, chunk
 
     def estimate(
         loss: Loss, params: PyTree, key: Any, coordinates: PyTree | None
@@ -122,7 +122,8 @@ def cge(
         grads = []
         for slope, leaf, indices, chunk in rest:
             size, dtype = np.size(leaf), passes.value.dtype
-            estimates = map_valid(slope, indices, size, chunk, dtype, passes.hoist)
+            hoist = passes.hoist and chunk > 1
+            estimates = map_valid(slope, indices, size, chunk, dtype, hoist)
             grads.append(scatter(leaf, indices, estimates))
         return (passes.value, passes.aux), jax.tree.unflatten(jax.tree.structure(params), grads)
 

@@ -73,6 +73,9 @@ def zo_grasp_scores(
         smoothing=smoothing,
         num_directions=num_directions,
         distribution="tensor_sphere" if released else "normal",
+        # Along a random direction of all parameters the loss moves by much more than its
+        # rounding, and a dense difference costs three times as much to propagate.
+        reuse="none",
         batch_size=batch_size,
     )
     vg = value_and_grad(fun, estimator)

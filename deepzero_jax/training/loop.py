@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 from tqdm import tqdm
 
+from deepzero_jax.coordinates import num_coordinates
 from deepzero_jax.estimators import Estimator, num_queries
 from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
@@ -90,7 +91,8 @@ def run(
       InterruptedRunError: by SIGTERM or SIGINT, after saving.
     """
     trainer = _Trainer(task, estimator, step, schedule, folder, settings, say)
-    state = trainer.prepare(initial_state)
+    state = initial_state
+    trainer.prepare(state)
     if settings.plan_only:
         say(str(trainer.plan(state)))
         return None
@@ -130,14 +132,13 @@ class _Trainer:
         self.progress = Progress(settings.initial_queries)
         self.select = jax.jit(step.select)
 
-    def prepare(self, state: TrainState) -> TrainState:
+    def prepare(self, state: TrainState) -> None:
         """Compiles the step, ahead of time, so that a plan and a run use the same program."""
         started = time.perf_counter()
         selection = self.select(state)
         self.queries_per_step = num_queries(self.estimator, state.params, selection.coordinates)
         self.advance = jax.jit(self.step.advance).lower(state, selection, self.task.data).compile()
         self.compile_seconds = time.perf_counter() - started
-        return state
 
     def plan(self, state: TrainState) -> Plan:
         """Measures what a step costs."""
@@ -154,7 +155,7 @@ class _Trainer:
             state.params,
             selection.coordinates,
             chunk_sizes,
-            num_parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            num_parameters=num_coordinates(state.params),
             queries_per_step=self.queries_per_step,
             num_steps=self.settings.num_steps,
             extra_queries=self.settings.initial_queries,
@@ -249,7 +250,6 @@ class _Trainer:
             tqdm.write(line)
         else:
             self.say(line)
-        self.last_scores = scores
 
     def _leave(self, state: TrainState, checkpointer: Checkpointer, signum: int) -> None:
         checkpointer.save(int(state.step), state, self.progress.dump())
@@ -282,7 +282,7 @@ class _Trainer:
             "wall_seconds": round(progress["wall_seconds"], 3),
             "seconds_per_step": round(progress["wall_seconds"] / max(int(state.step), 1), 6),
             "parameters_sha256": tree_digest(state.params),
-            "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "num_parameters": num_coordinates(state.params),
             "device": jax.devices()[0].device_kind,
             "num_devices": jax.device_count(),
             "jax_version": jax.__version__,

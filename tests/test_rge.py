@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from tests.networks import flatten, relative_error
+from tests.quadratic import estimated, quadratic, quadratic_problem
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("distribution", ["normal", "sphere", "rademacher"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_mean_of_random_estimates_approaches_the_gradient_at_the_root_rate(distribution, sparse):
+    params, target = quadratic_problem()
+    coordinates = None
+    if sparse:
+        coordinates = dz.sample_coordinates(jax.random.key(9), params, {"w": 0.5})
+    exact = estimated(dz.first_order(), quadratic, params, target, coordinates=coordinates)[1]
+    errors = []
+    for num_directions in (100, 1_600):
+        estimator = dz.rge(
+            smoothing=1e-6,
+            num_directions=num_directions,
+            distribution=distribution,
+            batch_size=100,
+        )
+        vg = dz.value_and_grad(quadratic, estimator)
+        over_keys = jax.vmap(lambda k, vg=vg: vg(params, target, key=k, coordinates=coordinates))
+        _, runs = jax.jit(over_keys)(jax.random.split(jax.random.key(1), 30))
+        per_run = [jax.tree.map(lambda leaf, i=i: leaf[i], runs) for i in range(30)]
+        errors.append(np.sqrt(np.mean([relative_error(g, exact) ** 2 for g in per_run])))
+    assert np.log2(errors[0] / errors[1]) / 4 == pytest.approx(0.5, abs=0.1), errors
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_directions_do_not_depend_on_the_chunks(batch_size):
+    params, target = quadratic_problem()
+    make = lambda size: dz.rge(smoothing=1e-3, num_directions=10, batch_size=size)
+    whole = estimated(make(10), quadratic, params, target)[1]
+    got = estimated(make(batch_size), quadratic, params, target)[1]
+    assert relative_error(got, whole) < 1e-9
+
+
+def test_key_decides_the_directions():
+    params, target = quadratic_problem()
+    estimator = dz.rge(smoothing=1e-5, num_directions=3)
+    first, same, other = (
+        flatten(estimated(estimator, quadratic, params, target, seed=seed)[1]) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+def test_directions_are_not_stored_for_all_of_q():
+    params = jnp.zeros(10_000)
+    estimator = dz.rge(smoothing=1e-3, num_directions=5_000, batch_size=2)
+    vg = jax.jit(dz.value_and_grad(lambda w: jnp.sum(w**2), estimator))
+    memory = vg.lower(params, key=jax.random.key(0)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 50 * params.nbytes
