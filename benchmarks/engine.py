@@ -19,7 +19,7 @@ import numpy as np
 
 import deepzero_jax as dz
 from benchmarks.pytorch_forward import forward_seconds
-from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.coordinates import first_coordinates, leaf_paths
 from deepzero_jax.models import MODELS
 from deepzero_jax.split import split_model_loss
 from deepzero_jax.training.task import cross_entropy
@@ -45,18 +45,6 @@ def sampled(params: Any, per_leaf: int) -> Any:
     )
 
 
-def only(coordinates: Any, params: Any, position: int | None, count: int) -> Any:
-    """The first ``count`` coordinates of one leaf; all else padding, shapes unchanged."""
-    leaves, treedef = jax.tree.flatten(params)
-    chosen = []
-    for i, (leaf, indices) in enumerate(zip(leaves, jax.tree.leaves(coordinates), strict=True)):
-        padded = np.full_like(indices, leaf.size)
-        if i == position:
-            padded[:count] = indices[:count]
-        chosen.append(jnp.asarray(padded))
-    return treedef.unflatten(chosen)
-
-
 def median_seconds(run: Any, repeats: int) -> float:
     """Median wall time of ``run()``, its result waited for."""
     times = []
@@ -78,7 +66,8 @@ def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> dict[str, Any
     compile_seconds = time.perf_counter() - start
 
     def seconds(position: int | None, count: int) -> float:
-        part = only(coordinates, params, position, count)
+        counts = [count if i == position else 0 for i in range(len(jax.tree.leaves(params)))]
+        part = first_coordinates(params, coordinates, counts)
         return median_seconds(lambda: compiled(params, *args, coordinates=part), 1)
 
     seconds(None, 0)

@@ -18,11 +18,7 @@ import numpy as np
 
 import deepzero_jax as dz
 from benchmarks.engine import median_seconds, problem, sampled
-from deepzero_jax.coordinates import num_coordinates
-from deepzero_jax.cost import multiply_adds
-from deepzero_jax.difference.program import hoisted
-from deepzero_jax.estimators.cge import propagated_passes
-from deepzero_jax.estimators.contract import Loss
+from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
 
 
 def flat(tree: Any) -> np.ndarray:
@@ -65,19 +61,9 @@ def accuracy(name: str, per_leaf: int) -> list[dict[str, Any]]:
 def step_multiply_adds(name: str, coordinates: Any) -> int:
     """Multiply-adds of the perturbed passes of a step: each leaf's coordinates at their price."""
     fun, params, args = problem(name)
-    total = 0
-
-    def trace(params: Any, args: Any) -> jax.Array:
-        nonlocal total
-        passes = propagated_passes(Loss(fun, args, True), params, 1e-4, False, None)
-        for slope, indices in zip(passes.slopes, jax.tree.leaves(coordinates), strict=True):
-            if len(indices):
-                one = hoisted(slope, jnp.int32(0))
-                total += len(indices) * multiply_adds(one, jnp.int32(0))
-        return jnp.zeros(())
-
-    jax.eval_shape(trace, params, args)
-    return total
+    costs = dz.coordinate_costs(fun, params, *args, has_aux=True)
+    counts = coordinates_per_leaf(params, coordinates)
+    return int(sum(counts[path] * costs[path] for path in costs))
 
 
 def matrix_rate(dtype: Any, size: int) -> float:

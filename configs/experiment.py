@@ -18,6 +18,7 @@ from deepzero_jax.training.task import Task, classification_task
 
 PyTree = Any
 _SCORES = ("grasp", "random", "zo_grasp")
+_SAMPLERS = ("layer_ratios", "price_aware")
 
 
 class Experiment(NamedTuple):
@@ -98,7 +99,30 @@ def check_fields(config: Config) -> None:
         )
     make_estimator(config)
     interval_steps(config.pruning.mask_interval, 1)
+    _check_sampling(config)
     optimizer_and_schedule(config, num_steps=1, steps_per_epoch=1)
+
+
+def _check_sampling(config: Config) -> None:
+    sampling = config.sampling
+    choose("sampling", sampling.name, dict.fromkeys(_SAMPLERS))
+    _, unit = parse_budget(sampling.budget)
+    if not 0 <= sampling.decay < 1:
+        raise ValueError(f"sampling.decay must lie in [0, 1), got {sampling.decay}")
+    if sampling.name != "price_aware":
+        return
+    if config.estimator.name == "rge":
+        raise ValueError("sampling price_aware needs estimator cge: rge costs the same for all")
+    if config.estimator.name == "first_order" and unit == "seconds":
+        raise ValueError("sampling.budget in seconds needs estimator cge; give a percentage")
+    if unit == "layer ratios" and config.pruning.sparsity == 0:
+        raise ValueError(
+            'sampling.budget "layer ratios" needs a pruning.sparsity above 0; or give "10 %"'
+        )
+    if config.pruning.mask == "weights":
+        raise ValueError(
+            "sampling price_aware draws anew every step; pruning.mask cannot be weights"
+        )
 
 
 def build(config: Config) -> Experiment:
@@ -132,6 +156,29 @@ def interval_steps(text: str, steps_per_epoch: int) -> int:
     if not found or int(found[1]) < 1:
         raise ValueError(f'mask_interval must read like "5 epochs" or "1 step", got {text!r}')
     return int(found[1]) * (steps_per_epoch if found[2] == "epoch" else 1)
+
+
+def parse_budget(text: str) -> tuple[float, str]:
+    """``"10 %"``, ``"2e12 multiply-adds"`` or ``"1.5 s"`` as a number and its unit.
+
+    The unit is "fraction" (of the dense price), "multiply-adds" or "seconds";
+    ``"layer ratios"`` is (1, "layer ratios"). ValueError for anything else.
+    """
+    if text.strip() == "layer ratios":
+        return 1.0, "layer ratios"
+    found = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?) *(%|multiply-adds|s)", text.strip())
+    try:
+        amount = float(found[1]) if found else 0.0
+    except ValueError:
+        amount = 0.0
+    if found is None or not amount > 0:
+        raise ValueError(
+            'sampling.budget must read like "10 %", "2e12 multiply-adds", "1.5 s" or '
+            f'"layer ratios", got {text!r}'
+        )
+    if found[2] == "%":
+        return amount / 100, "fraction"
+    return amount, "seconds" if found[2] == "s" else "multiply-adds"
 
 
 def num_steps(experiment: Experiment) -> int:

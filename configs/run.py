@@ -9,17 +9,12 @@ import jax
 
 from configs.experiment import (
     Experiment,
-    interval_steps,
     make_estimator,
     num_steps,
     optimizer_and_schedule,
     run_key,
 )
-from configs.ratios import find_ratios
-from deepzero_jax.coordinates import masked_coordinates
-from deepzero_jax.pruning import prune_params
-from deepzero_jax.pruning.report import load_mask
-from deepzero_jax.sampling import Sampler, dense_sampler, fixed_sampler, layer_ratio_sampler
+from configs.sampling import choose_sampler, measure_prices
 from deepzero_jax.training import loop
 from deepzero_jax.training.step import TrainState, TrainStep, make_step
 
@@ -43,26 +38,13 @@ class Run(NamedTuple):
 def prepare_run(experiment: Experiment, workdir: Path, say: Any = print) -> Run:
     """Chooses coordinates (scoring if need be) and binds everything into a training step."""
     config, task = experiment.config, experiment.task
-    params, queries = experiment.params, 0
-    sampler: Sampler
-    if config.pruning.sparsity == 0:
-        sampler = dense_sampler(params)
-    else:
-        content = find_ratios(experiment, workdir, say)
-        queries = content["num_queries"]
-        if config.pruning.mask == "weights":
-            mask = load_mask(workdir / "mask.npz", params)
-            params = prune_params(params, mask)
-            sampler = fixed_sampler(masked_coordinates(mask))
-        else:
-            interval = interval_steps(config.pruning.mask_interval, task.steps_per_epoch)
-            sampler = layer_ratio_sampler(params, content["ratios"], interval)
+    sampler, params, queries = choose_sampler(experiment, workdir, say)
     optimizer, schedule = optimizer_and_schedule(
         config, num_steps(experiment), task.steps_per_epoch
     )
     step = make_step(task, experiment.estimator, optimizer, sampler)
     state = step.init(run_key(config, "run"), params, experiment.model_state)
-    return Run(step, schedule, state, queries)
+    return Run(step, schedule, measure_prices(experiment, step, state, say), queries)
 
 
 def run_in_memory(

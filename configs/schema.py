@@ -59,6 +59,18 @@ class Pruning:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the coordinates of a step are drawn."""
+
+    name: str = "layer_ratios"  # at the ratios of Pruning, or "price_aware"
+    unbiased: bool = False  # layer_ratios: estimates divided by their leaf's rate
+    # price_aware: what a step may cost. "layer ratios": as much as Pruning's ratios would;
+    # or "10 %" of the dense price, or "2e12 multiply-adds", or "1.5 s".
+    budget: str = "layer ratios"
+    decay: float = 0.9  # price_aware: of the moving average of squared estimates
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """The update rule and its schedule."""
 
@@ -90,5 +102,6 @@ class Config:
     data: Data = field(default_factory=Data)
     estimator: Estimator = field(default_factory=Estimator)
     pruning: Pruning = field(default_factory=Pruning)
+    sampling: Sampling = field(default_factory=Sampling)
     optimizer: Optimizer = field(default_factory=Optimizer)
     training: Training = field(default_factory=Training)

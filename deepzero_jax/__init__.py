@@ -10,18 +10,21 @@ from deepzero_jax.difference import difference, register_rule
 from deepzero_jax.estimators import (
     Estimator,
     cge,
+    coordinate_costs,
     first_order,
     num_queries,
     rge,
     value_and_grad,
 )
 from deepzero_jax.pruning import grasp_scores, layer_ratios, random_scores, zo_grasp_scores
+from deepzero_jax.sampling import sampling_rates
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Estimator",
     "cge",
+    "coordinate_costs",
     "difference",
     "first_order",
     "grasp_scores",
@@ -31,6 +34,7 @@ __all__ = [
     "register_rule",
     "rge",
     "sample_coordinates",
+    "sampling_rates",
     "value_and_grad",
     "zo_grasp_scores",
 ]

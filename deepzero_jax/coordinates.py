@@ -9,7 +9,7 @@ stands at the end of its leaf's array.
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,6 +67,14 @@ def check_coordinates(params: PyTree, coordinates: PyTree) -> None:
                 f"coordinates[{path!r}] must be a one-dimensional integer array of flat indices, "
                 f"got shape {np.shape(indices)} and dtype {jnp.result_type(indices)}"
             )
+
+
+def coordinates_per_leaf(params: PyTree, coordinates: PyTree) -> dict[str, int]:
+    """Counts the coordinates of each leaf of a concrete set, padding left out."""
+    check_coordinates(params, coordinates)
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
+    counts = [int(np.sum(np.asarray(indices) < np.size(leaf))) for leaf, indices in pairs]
+    return dict(zip(leaf_paths(params), counts, strict=True))
 
 
 def num_coordinates(params: PyTree, coordinates: PyTree | None = None) -> int:
@@ -155,6 +163,19 @@ def sample_coordinates(key: jax.Array, params: PyTree, ratios: Mapping[str, floa
             indices = jnp.sort(jax.random.permutation(leaf_key, indices)[:count])
         drawn.append(indices)
     return treedef.unflatten(drawn)
+
+
+def first_coordinates(params: PyTree, coordinates: PyTree, counts: Sequence[int]) -> PyTree:
+    """The first ``counts[i]`` coordinates of leaf i, the rest made padding; shapes stay."""
+    leaves, treedef = jax.tree.flatten(params)
+    parts = []
+    for leaf, indices, count in zip(
+        leaves, treedef.flatten_up_to(coordinates), counts, strict=True
+    ):
+        part = np.full_like(indices, np.size(leaf))
+        part[:count] = np.asarray(indices)[:count]
+        parts.append(jnp.asarray(part))
+    return treedef.unflatten(parts)
 
 
 def scatter(leaf: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 
@@ -38,7 +39,7 @@ def _conv_multiply_adds(eqn: Any) -> int:
 
 
 def jaxpr_multiply_adds(jaxpr: core.Jaxpr) -> int:
-    """Counts multiply-adds of the dots and convolutions of a jaxpr.
+    """Counts multiply-adds of a jaxpr: of dots, convolutions, elementwise products and quotients.
 
     A scan counts its body once per iteration. A while loop counts its body once,
     as its length is unknown; a cond counts its dearest branch.
@@ -50,6 +51,9 @@ def jaxpr_multiply_adds(jaxpr: core.Jaxpr) -> int:
             total += _dot_multiply_adds(eqn)
         elif name == "conv_general_dilated":
             total += _conv_multiply_adds(eqn)
+        elif name in ("mul", "div"):
+            aval: Any = eqn.outvars[0].aval
+            total += math.prod(aval.shape) if jnp.issubdtype(aval.dtype, jnp.floating) else 0
         else:
             inner = [jaxpr_multiply_adds(sub) for sub in _sub_jaxprs(eqn.params)]
             if name == "scan":
@@ -71,7 +75,6 @@ def multiply_adds(fun: Callable[..., Any], *args: Any) -> int:
     **Cost**: one trace, no query.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> multiply_adds(jnp.dot, jnp.zeros((2, 3)), jnp.zeros((3, 4)))
       24
     """

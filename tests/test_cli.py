@@ -49,6 +49,17 @@ BAD = {
     "interval": (["--config.pruning.mask_interval=often"], "must read like"),
     "epochs": (["--config.training.num_epochs=0"], "training.num_epochs must be positive"),
     "unwritable": (["--workdir=/proc/nothing"], "cannot write to the run folder"),
+    "unknown sampling": (["--config.sampling.name=greedy"], "layer_ratios, price_aware"),
+    "budget": (["--config.sampling.budget=much"], 'must read like "10 %"'),
+    "decay": (["--config.sampling.decay=1.0"], "sampling.decay must lie in [0, 1)"),
+    "budget of no ratios": (
+        ["--config.sampling.name=price_aware", "--config.pruning.sparsity=0"],
+        "needs a pruning.sparsity above 0",
+    ),
+    "rates for random directions": (
+        ["--config.sampling.name=price_aware", "--config.estimator.name=rge"],
+        "price_aware needs estimator cge",
+    ),
     "chunks": (["--config.estimator.batch_size=some"], "batch_size must be 'auto' or an integer"),
 }
 
@@ -116,6 +127,23 @@ def test_ratios_of_another_model_and_of_another_config_are_refused(capsys, tmp_p
     assert call(train.main, f"--workdir={tmp_path}/other") == 2
     assert "belong to another model" in capsys.readouterr().err
     assert (tmp_path / "ratios.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("budget", ["layer ratios", "20 %", "3e6 multiply-adds", "0.05 s"])
+def test_price_aware_plan_shows_prices_and_rates(budget, capsys, tmp_path):
+    arguments = ["--plan", "--config.sampling.name=price_aware", f"--workdir={tmp_path}/run"]
+    assert call(train.main, *arguments, f"--config.sampling.budget={budget}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("leaf"))
+    assert lines[head].split()[-3:] == ["price", "rate", "share"]
+    shares = [float(line.split()[-2]) for line in lines[head + 1 :] if line.endswith(" %")]
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_a_budget_below_the_base_pass_is_refused(capsys, tmp_path):
+    arguments = ["--config.sampling.name=price_aware", "--config.sampling.budget=0.000001 s"]
+    assert call(train.main, *arguments, f"--workdir={tmp_path}/run") == 2
+    assert "used up by the base pass" in capsys.readouterr().err
 
 
 def test_prune_without_sparsity_says_what_to_give(capsys, tmp_path):

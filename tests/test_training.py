@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.data import Dataset
 from deepzero_jax.models import CNN
-from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler
+from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler, price_aware_sampler
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.folder import RunFolder, RunFolderError, differences
 from deepzero_jax.training.loop import (
@@ -36,12 +37,20 @@ def tiny_dataset():
     return Dataset(images, labels, images[:21], labels[:21], 3, (0.3,), (0.25,))
 
 
-def tiny_run(folder, estimator=None, num_steps=8, learning_rate=0.1, lines=None, **changes):
+def tiny_run(
+    folder,
+    estimator=None,
+    num_steps=8,
+    learning_rate=0.1,
+    lines=None,
+    sampler=None,
+    **changes,
+):
     task = classification_task(CNN(depth=1, width=2, num_classes=3), tiny_dataset(), 12)
     estimator = estimator or dz.cge(smoothing=1e-3, reuse="split")
     params, model_state = task.init(jax.random.key(0))
     schedule = learning_rate_schedule("cosine", learning_rate, num_steps, 2)
-    sampler = layer_ratio_sampler(params, {"block1_conv/kernel": 0.5}, interval=3)
+    sampler = sampler or layer_ratio_sampler(params, {"block1_conv/kernel": 0.5}, interval=3)
     step = make_step(task, estimator, make_optimizer("sgd", schedule), sampler)
     folder.mkdir(exist_ok=True)
     lines = [] if lines is None else lines
@@ -75,6 +84,28 @@ def test_a_run_leaves_its_records(tmp_path):
     assert [r["step"] for r in records if "test_accuracy" in r] == [4, 8]
     assert "coordinates" in lines[0]
     assert "ETA" in lines[0]
+
+
+def test_price_aware_runs_count_their_queries_and_resume_exactly(tmp_path):
+    task = classification_task(CNN(depth=1, width=2, num_classes=3), tiny_dataset(), 12)
+    shapes = task.init(jax.random.key(0))[0]
+    costs = dict.fromkeys(leaf_paths(shapes), 1.0) | {"block1_conv/kernel": 5.0}
+    sampler = price_aware_sampler(shapes, costs, budget=40.0)
+    estimator = dz.cge(smoothing=1e-3)
+    lines = []
+    whole = tiny_run(tmp_path / "whole", estimator, sampler=sampler, lines=lines)
+    assert "price" in lines[0]
+    assert "rate" in lines[0]
+    metrics = tmp_path / "parts/metrics.jsonl"
+    killer = threading.Thread(target=send_sigterm_after, args=(metrics, 3))
+    killer.start()
+    with pytest.raises(InterruptedRunError):
+        tiny_run(tmp_path / "parts", estimator, sampler=sampler)
+    killer.join()
+    parts = tiny_run(tmp_path / "parts", estimator, sampler=sampler)
+    assert parts["parameters_sha256"] == whole["parameters_sha256"]
+    assert parts["num_queries"] == whole["num_queries"]
+    assert whole["num_queries"] < 8 * (33 + 1)
 
 
 def test_plan_only_leaves_nothing(tmp_path):

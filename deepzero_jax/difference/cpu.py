@@ -6,7 +6,9 @@ matrix product of inner size nine.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,22 @@ from jax import lax
 
 _ROWS = 32  # summed at a time: enough to pay, few enough to stay in registers
 _LANES = 64
+_plain = ContextVar("plain", default=False)
 
 
 def on_cpu() -> bool:
-    """Whether computations go to the CPU by default."""
-    return jax.default_backend() == "cpu"
+    """Whether computations go to the CPU by default, and its forms are wanted."""
+    return jax.default_backend() == "cpu" and not _plain.get()
+
+
+@contextmanager
+def plain_forms() -> Iterator[None]:
+    """Traces inside use the plain forms, so that what is read off them holds everywhere."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def staged_sum(array: jax.Array, axes: Sequence[int]) -> jax.Array:

@@ -65,6 +65,12 @@ def _dot_side(at: Application, side: int, delta: Delta, other: jax.Array) -> Del
     contract, batch = at.params["dimension_numbers"]
     free = [a for a in range(own.ndim) if a not in contract[side] and a not in batch[side]]
     if isinstance(delta, Point):
+        if own.ndim == 2 and len(free) == 1 and not batch[side]:
+            # One scalar of a matrix meets one row of the other operand.
+            row = take(other, contract[1 - side][0], delta.indices[contract[side][0]])
+            axis = other.ndim - 1 if side == 1 else 0
+            moved = (row * delta.value).astype(at.outputs[0].dtype)
+            return Channel(moved, axis, delta.indices[free[0]])
         delta = channel_of_point(delta, own.shape, (free or list(range(own.ndim)))[-1])
     if not isinstance(delta, Channel):
         pair = (other, dense(delta, own)) if side == 1 else (dense(delta, own), other)

@@ -155,6 +155,7 @@ class _Trainer:
             state.params,
             selection.coordinates,
             chunk_sizes,
+            self.step.shares(state),
             num_parameters=num_coordinates(state.params),
             queries_per_step=self.queries_per_step,
             num_steps=self.settings.num_steps,
@@ -215,7 +216,8 @@ class _Trainer:
                 f"{float(metrics['loss'])}); the state after step {int(state.step)} is kept in "
                 f"{self.folder}. Lower optimizer.learning_rate or estimator.smoothing in a new run"
             )
-        self.progress.num_queries += self.queries_per_step
+        queries = self.estimator.num_queries(int(metrics.pop("num_coordinates")))
+        self.progress.num_queries += queries
         values = {name: float(value) for name, value in metrics.items()}
         seconds = time.perf_counter() - started
         record = {
@@ -230,7 +232,7 @@ class _Trainer:
         bar.set_postfix(
             **shown,
             lr=f"{record['learning_rate']:.2g}",
-            queries=f"{self.queries_per_step / seconds:,.0f}/s",
+            queries=f"{queries / seconds:,.0f}/s",
             refresh=False,
         )
         bar.update()

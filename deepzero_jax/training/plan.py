@@ -1,14 +1,14 @@
 """The plan of a run, printed before it starts: what a step costs, measured on a few chunks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.coordinates import coordinates_per_leaf, first_coordinates
+from deepzero_jax.sampling import Share
 
 PyTree = Any
 
@@ -20,11 +20,13 @@ class LeafPlan(NamedTuple):
       path: leaf path.
       shape: of the leaf.
       num_coordinates: perturbed in a step.
+      share: price, rate and share of the step, where the sampler knows them.
     """
 
     path: str
     shape: tuple[int, ...]
     num_coordinates: int
+    share: Share | None = None
 
 
 class Plan(NamedTuple):
@@ -52,12 +54,18 @@ class Plan(NamedTuple):
         """The plan as a table and a few lines."""
         width = max((len(leaf.path) for leaf in self.leaves), default=4)
         chosen = sum(leaf.num_coordinates for leaf in self.leaves)
-        lines = [f"{'leaf':<{width}}  {'shape':>14}  {'coordinates':>16}"]
+        priced = any(leaf.share for leaf in self.leaves)
+        columns = f"  {'price':>9}  {'rate':>6}  {'share':>6}" if priced else ""
+        lines = [f"{'leaf':<{width}}  {'shape':>14}  {'coordinates':>16}{columns}"]
         for leaf in self.leaves:
             size = int(np.prod(leaf.shape))
             shape = "×".join(map(str, leaf.shape)) or "scalar"
-            share = f"{leaf.num_coordinates:,} of {size:,}"
-            lines.append(f"{leaf.path:<{width}}  {shape:>14}  {share:>16}")
+            taken = f"{leaf.num_coordinates:,} of {size:,}"
+            line = f"{leaf.path:<{width}}  {shape:>14}  {taken:>16}"
+            if leaf.share:
+                price, rate, share = leaf.share
+                line += f"  {price:>9.3g}  {rate:>6.3f}  {100 * share:>4.1f} %"
+            lines.append(line)
         total = self.queries_per_step * self.num_steps + self.extra_queries
         lines += [
             f"parameters    {self.num_parameters:,}, of which a step perturbs {chosen:,}",
@@ -103,24 +111,16 @@ def sampled_seconds(
       coordinates: the step's coordinates.
       chunk_sizes: coordinates evaluated side by side, leaf by leaf.
     """
-    leaves, treedef = jax.tree.flatten(params)
-    chosen = [np.asarray(indices) for indices in treedef.flatten_up_to(coordinates)]
-    sizes = [np.size(leaf) for leaf in leaves]
+    valid = list(coordinates_per_leaf(params, coordinates).values())
 
     def measure(share: float) -> float:
-        limited, carried = [], 0.0
-        for indices, size, chunk in zip(chosen, sizes, chunk_sizes, strict=True):
-            num_valid = int(np.sum(indices < size))
+        counts, carried = [], 0.0
+        for num_valid, chunk in zip(valid, chunk_sizes, strict=True):
             # What rounding leaves over goes to the next leaf, most often of the same layer.
             wanted = share * -(-num_valid // chunk) + carried
             carried = wanted - int(wanted + 1e-9)
-            part = np.full_like(indices, size)
-            taken = min(int(wanted + 1e-9) * chunk, num_valid)
-            part[:taken] = indices[:taken]
-            limited.append(jnp.asarray(part))
-        start = time.perf_counter()
-        jax.block_until_ready(run(treedef.unflatten(limited)))
-        return time.perf_counter() - start
+            counts.append(min(int(wanted + 1e-9) * chunk, num_valid))
+        return _seconds(run, first_coordinates(params, coordinates, counts))
 
     measure(0.0)
     empty = float(np.median([measure(0.0) for _ in range(3)]))
@@ -133,11 +133,53 @@ def sampled_seconds(
     return float(np.median([measure(1.0) for _ in range(3)]))
 
 
+def coordinate_seconds(
+    run: Callable[[PyTree], Any], params: PyTree, coordinates: PyTree
+) -> tuple[float, dict[str, float]]:
+    """Measures what one coordinate of each leaf costs on this machine.
+
+    Args:
+      run: ``(coordinates) -> arrays``, one compiled step; coordinates may be padded.
+      params: pytree of arrays.
+      coordinates: every leaf has at least one.
+
+    Returns:
+      Seconds of a step without coordinates, and ``{leaf path: seconds of a coordinate}``.
+      A leaf is run with more and more coordinates until it stands out from the noise.
+    """
+    valid = coordinates_per_leaf(params, coordinates)
+
+    def measure(position: int, count: int) -> float:
+        counts = [count if i == position else 0 for i in range(len(valid))]
+        return _seconds(run, first_coordinates(params, coordinates, counts))
+
+    measure(0, 0)
+    empty = float(np.median([measure(0, 0) for _ in range(5)]))
+    seconds = {}
+    for position, (path, size) in enumerate(valid.items()):
+        count = min(size, 16)
+        while True:
+            pairs = [(measure(0, 0), measure(position, count)) for _ in range(3)]
+            added = float(np.median([with_leaf - without for without, with_leaf in pairs]))
+            if count == size or added > max(0.05, empty):
+                break
+            count = min(size, 4 * count)
+        seconds[path] = max(added, 1e-9) / count
+    return empty, seconds
+
+
+def _seconds(run: Callable[[PyTree], Any], coordinates: PyTree) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run(coordinates))
+    return time.perf_counter() - start
+
+
 def make_plan(
     run: Callable[[PyTree], Any],
     params: PyTree,
     coordinates: PyTree,
     chunk_sizes: list[int] | None,
+    shares: Mapping[str, Share] | None = None,
     **totals: Any,
 ) -> Plan:
     """Measures a compiled step and sums up the run.
@@ -147,19 +189,17 @@ def make_plan(
       params: pytree of arrays.
       coordinates: the first step's coordinates.
       chunk_sizes: as the estimator gives them; None: one whole step is timed.
+      shares: as the sampler gives them, or None.
       **totals: the remaining fields of ``Plan`` but ``seconds_per_step``.
     """
-    leaves, treedef = jax.tree.flatten(params)
-    chosen = treedef.flatten_up_to(coordinates)
     if chunk_sizes is None:
-        jax.block_until_ready(run(coordinates))
-        start = time.perf_counter()
-        jax.block_until_ready(run(coordinates))
-        seconds = time.perf_counter() - start
+        _seconds(run, coordinates)
+        seconds = _seconds(run, coordinates)
     else:
         seconds = sampled_seconds(run, params, coordinates, chunk_sizes)
+    counts = coordinates_per_leaf(params, coordinates)
     plans = [
-        LeafPlan(path, np.shape(leaf), int(np.sum(np.asarray(indices) < np.size(leaf))))
-        for path, leaf, indices in zip(leaf_paths(params), leaves, chosen, strict=True)
+        LeafPlan(path, np.shape(leaf), count, shares.get(path) if shares else None)
+        for leaf, (path, count) in zip(jax.tree.leaves(params), counts.items(), strict=True)
     ]
     return Plan(leaves=plans, seconds_per_step=seconds, **totals)

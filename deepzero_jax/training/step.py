@@ -9,7 +9,7 @@ import optax
 
 from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.estimators import Estimator, value_and_grad
-from deepzero_jax.sampling import Sampler, Selection
+from deepzero_jax.sampling import Sampler, Selection, Share
 from deepzero_jax.training.task import Task
 
 PyTree = Any
@@ -43,14 +43,16 @@ class TrainStep(NamedTuple):
       init: ``(key, params, model_state) -> TrainState``.
       select: ``(state) -> Selection``, the coordinates of the coming step.
       advance: ``(state, selection, data) -> (state, metrics)``; metrics hold ``loss``,
-        ``finite`` and the task's own.
+        ``finite``, ``num_coordinates`` and the task's own.
       batch: ``(state, data) -> (model_state, *batch)``, arguments of the task's loss.
+      shares: ``(state) -> {leaf path: Share}``, or None where prices are not known.
     """
 
     init: Callable[[jax.Array, PyTree, PyTree], TrainState]
     select: Callable[[TrainState], Selection]
     advance: Callable[[TrainState, Selection, PyTree], tuple[TrainState, dict[str, jax.Array]]]
     batch: Callable[[TrainState, PyTree], tuple[Any, ...]]
+    shares: Callable[[TrainState], dict[str, Share] | None]
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
@@ -58,6 +60,13 @@ def _all_finite(tree: PyTree) -> jax.Array:
     for leaf in jax.tree.leaves(tree):
         finite &= jnp.all(jnp.isfinite(leaf))
     return finite
+
+
+def _count_valid(params: PyTree, coordinates: PyTree) -> jax.Array:
+    count = jnp.int32(0)
+    for leaf, indices in zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True):
+        count += jnp.sum(indices < jnp.size(leaf))
+    return count
 
 
 def make_step(
@@ -111,6 +120,11 @@ def make_step(
         )
         params = optax.apply_updates(state.params, updates)
         moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
-        return moved, {"loss": loss, "finite": _all_finite((loss, params, model_state)), **metrics}
+        count = _count_valid(state.params, coordinates)
+        finite = _all_finite((loss, params, model_state))
+        return moved, {"loss": loss, "finite": finite, "num_coordinates": count, **metrics}
 
-    return TrainStep(init, select, advance, batch)
+    def shares(state: TrainState) -> dict[str, Share] | None:
+        return None if sampler.shares is None else sampler.shares(state.sampler_state)
+
+    return TrainStep(init, select, advance, batch, shares)

@@ -1,0 +1,48 @@
+"""The paper's sampler: random coordinates at layer-wise pruning ratios."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.coordinates import check_ratios, kept_per_leaf, sample_coordinates
+from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
+
+PyTree = Any
+
+
+def layer_ratio_sampler(
+    params: PyTree, ratios: Mapping[str, float], interval: int, unbiased: bool = False
+) -> Sampler:
+    """Random coordinates at layer-wise pruning ratios, redrawn every ``interval`` steps.
+
+    Args:
+      params: pytree of arrays or of their shapes.
+      ratios: ``{leaf path: pruned fraction}``, from ``layer_ratios``; a leaf not named is
+        kept whole.
+      interval: steps between draws, at least 1.
+      unbiased: divide the estimates of a leaf by the fraction that is perturbed, so that
+        their mean over draws is the dense gradient; the paper does not.
+
+    Raises:
+      ValueError: ratios of another model, or an interval below 1.
+
+    Source: DeepZero, algorithm 1.
+    """
+    check_ratios(params, ratios)
+    if interval < 1:
+        raise ValueError(f"interval must be at least 1 step, got {interval}")
+    leaves, treedef = jax.tree.flatten(params)
+    scales = None
+    if unbiased:
+        kept = kept_per_leaf(params, ratios).values()
+        factors = [np.size(leaf) / max(count, 1) for leaf, count in zip(leaves, kept, strict=True)]
+        scales = treedef.unflatten([jnp.float32(factor) for factor in factors])
+
+    def sample(state: jax.Array, step: jax.Array) -> Selection:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state), step // interval)
+        return Selection(sample_coordinates(key, params, ratios), scales)
+
+    return Sampler(jax.random.key_data, sample, keep_state)

@@ -1,0 +1,145 @@
+"""Sampling that weighs what a coordinate costs against what it tells."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.sampling.rates import sampling_rates
+from deepzero_jax.sampling.selection import Sampler, Selection, Share
+
+PyTree = Any
+# A leaf whose estimates have been tiny keeps 3 % of the mean rate, so that it is looked at again.
+_LEAST_MOMENT = 1e-3
+
+
+class PriceAwareState(NamedTuple):
+    """What the sampler knows; a checkpoint holds it, prices measured on a machine included.
+
+    Attributes:
+      key: uint32 [2], raw data of the sampler's key.
+      costs: float32 [leaves], price of one coordinate.
+      budget: float32, price of a step.
+      second_moments: float32 [leaves], mean square of the estimates of partial derivatives.
+      num_updates: int32 [leaves], steps that perturbed a leaf.
+    """
+
+    key: jax.Array
+    costs: jax.Array
+    budget: jax.Array
+    second_moments: jax.Array
+    num_updates: jax.Array
+
+
+def price_aware_sampler(
+    params: PyTree,
+    costs: Mapping[str, float],
+    budget: float,
+    decay: float = 0.9,
+    second_moments: Mapping[str, float] | None = None,
+) -> Sampler:
+    r"""Fresh coordinates every step, at the rates that give the least variance within a budget.
+
+    At rates $ρ = \min(1, κ \sqrt{v/c})$, see ``sampling_rates``, the estimates of a leaf are
+    divided by its rate: the mean over draws is the dense gradient. v follows from the
+    estimates that the sampler has seen, so it costs nothing but the queries of the steps.
+
+    Args:
+      params: pytree of arrays or of their shapes.
+      costs: ``{leaf path: price of one coordinate}``, from ``coordinate_costs`` or measured.
+      budget: price of a step, in the unit of ``costs``.
+      decay: of the moving average of squares; the first estimates weigh equally.
+      second_moments: v to start with, ``{leaf path: mean square}``; None: equal for all.
+
+    Returns:
+      A ``Sampler``. Its coordinates are int32 [leaf.size], the unused end padding:
+      their number changes from step to step and recompiles nothing.
+
+    Raises:
+      ValueError: costs of another model, or a budget or decay out of range.
+
+    **Cost** of ``sample``: no query; one random permutation of each leaf.
+    """
+    paths, leaves = leaf_paths(params), jax.tree.leaves(params)
+    treedef = jax.tree.structure(params)
+    sizes = [float(np.size(leaf)) for leaf in leaves]
+    for name, values in (("costs", costs), ("second_moments", second_moments)):
+        if values is not None and set(values) != set(paths):
+            odd = sorted(set(values) ^ set(paths))[:3]
+            raise ValueError(f"{name} and params must have the same leaves; they differ at {odd}")
+    if not budget > 0:
+        raise ValueError(f"budget must be positive, got {budget}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must lie in [0, 1), got {decay}")
+
+    def init(key: jax.Array) -> PriceAwareState:
+        start = second_moments or dict.fromkeys(paths, 1.0)
+        return PriceAwareState(
+            jax.random.key_data(key),
+            jnp.asarray([costs[path] for path in paths], jnp.float32),
+            jnp.float32(budget),
+            jnp.asarray([start[path] for path in paths], jnp.float32),
+            jnp.zeros(len(paths), jnp.int32),
+        )
+
+    def rates(state: PriceAwareState) -> list[jax.Array]:
+        counts = jnp.asarray(sizes)
+        mean = jnp.sum(state.second_moments * counts) / jnp.sum(counts)
+        moments = jnp.maximum(state.second_moments, _LEAST_MOMENT * mean)
+        found = sampling_rates(
+            dict(zip(paths, state.costs, strict=True)),
+            dict(zip(paths, moments, strict=True)),
+            dict(zip(paths, counts, strict=True)),
+            state.budget,
+        )
+        return [found[path] for path in paths]
+
+    def sample(state: PriceAwareState, step: jax.Array) -> Selection:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
+        drawn, scales = [], []
+        for k, leaf, rate in zip(
+            jax.random.split(key, max(len(leaves), 1)), leaves, rates(state), strict=False
+        ):
+            drawn.append(_draw(k, np.size(leaf), rate))
+            scales.append(jnp.where(rate > 0, 1 / jnp.where(rate > 0, rate, 1), 0))
+        return Selection(treedef.unflatten(drawn), treedef.unflatten(scales))
+
+    def update(state: PriceAwareState, selection: Selection, grads: PyTree) -> PriceAwareState:
+        indices = treedef.flatten_up_to(selection.coordinates)
+        counts = jnp.stack(
+            [jnp.sum(i < size) for i, size in zip(indices, sizes, strict=True)]
+        ).astype(jnp.float32)
+        squares = jnp.stack(
+            [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in treedef.flatten_up_to(grads)]
+        )
+        seen = (counts > 0) & jnp.isfinite(squares)
+        weight = jnp.maximum(1 / (state.num_updates + 1), 1 - decay)
+        change = weight * (squares / jnp.maximum(counts, 1) - state.second_moments)
+        return state._replace(
+            second_moments=state.second_moments + jnp.where(seen, change, 0),
+            num_updates=state.num_updates + seen,
+        )
+
+    def shares(state: PriceAwareState) -> dict[str, Share]:
+        prices = [float(cost) for cost in state.costs]
+        chosen = [float(rate) for rate in rates(state)]
+        spent = [n * c * r for n, c, r in zip(sizes, prices, chosen, strict=True)]
+        total = sum(spent) or 1.0
+        return {
+            path: Share(price, rate, part / total)
+            for path, price, rate, part in zip(paths, prices, chosen, spent, strict=True)
+        }
+
+    return Sampler(init, sample, update, shares)
+
+
+def _draw(key: jax.Array, size: int, rate: jax.Array) -> jax.Array:
+    """Distinct random indices, ``size · rate`` of them on average, then padding: [size]."""
+    order_key, count_key = jax.random.split(key)
+    count = jnp.floor(size * rate + jax.random.uniform(count_key)).astype(jnp.int32)
+    indices = jnp.arange(size, dtype=jnp.int32)
+    shuffled = jax.random.permutation(order_key, indices)
+    return jnp.where(indices < count, shuffled, size)

@@ -1,0 +1,161 @@
+"""Accuracy at equal price: the paper's masks, redrawn ones, and price-aware rates.
+
+python -m studies.price_aware --parts cnn3,cnn2_cge,resnet20 --seeds 0,1,2
+
+``cnn3`` and ``resnet20`` use exact gradients in place of CGE (the same coordinates and
+scales); ``cnn2_cge`` is CGE. Every sparse run of a part costs the same multiply-adds a step.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from configs.experiment import build, run_key
+from configs.loading import load_config, override
+from configs.sampling import experiment_costs
+from deepzero_jax.coordinates import kept_per_leaf
+from deepzero_jax.pruning import grasp_scores, layer_ratios
+from deepzero_jax.training.task import scoring_batch
+from studies.runner import ROOT, Cell, run_study
+
+STUDY = "price_aware"
+ARMS = {
+    "dense": "dense",
+    "paper": "GraSP ratios, masks kept (the paper's way)",
+    "redrawn": "the same ratios, redrawn every step",
+    "redrawn_unbiased": "the same, estimates divided by the rate",
+    "price_aware": "price-aware rates, redrawn, divided by the rate",
+}
+
+
+class Part(NamedTuple):
+    """One comparison.
+
+    Attributes:
+      title: of its table.
+      config: a file of configs/.
+      overrides: common to all arms.
+      kept: steps for which the paper's way keeps its masks.
+      sparsity: of the GraSP ratios; None: such that they cost ``price``.
+      price: of a sparse step, as a fraction of the dense one.
+    """
+
+    title: str
+    config: str
+    overrides: dict[str, Any]
+    kept: int
+    sparsity: float | None = None
+    price: float = 0.1
+
+
+_SCREENING = {
+    "estimator.name": "first_order",
+    "training.num_steps": 600,
+    "training.evaluation_epochs": 600 / 195,
+    "optimizer.warmup_epochs": 0,
+}
+PARTS = {
+    "cnn3": Part(
+        "CNN 6,670, exact gradients, 600 steps",
+        "cnn_cifar10",
+        {"model.name": "cnn3", **_SCREENING},
+        kept=200,
+        sparsity=0.9,
+    ),
+    "resnet20": Part(
+        "ResNet-20, exact gradients, 600 steps",
+        "resnet20_cifar10_paper",
+        _SCREENING,
+        kept=200,
+        sparsity=0.9,
+    ),
+    "cnn2_cge": Part(
+        "CNN 3,700, CGE, 5 epochs at 10 % of the dense price",
+        "cnn_cifar10",
+        {
+            "model.name": "cnn2",
+            "training.num_epochs": 5,
+            "training.evaluation_epochs": 5,
+            "optimizer.warmup_epochs": 0.5,
+        },
+        kept=390,
+    ),
+}
+
+
+def sparsity_and_price(part: Part, seed: int) -> tuple[float, float]:
+    """Sparsity of a part's GraSP ratios, and the multiply-adds of a step at them."""
+    config = load_config(ROOT / "configs" / f"{part.config}.py")
+    config = dataclasses.replace(config, seed=seed)
+    config = override(config, "model.name", part.overrides.get("model.name", config.model.name))
+    experiment = build(config)
+    batch_key, _ = jax.random.split(run_key(config, "pruning"))
+    batch = scoring_batch(experiment.dataset, batch_key, config.pruning.samples_per_class)
+    loss = lambda p, *args: experiment.task.loss(p, *args)[0]
+    score = jax.jit(lambda p, *args: grasp_scores(loss, p, *args))
+    scores = score(experiment.params, experiment.model_state, *batch)
+    costs = experiment_costs(experiment)
+
+    def price(sparsity: float) -> float:
+        kept = kept_per_leaf(experiment.params, layer_ratios(scores, sparsity))
+        return sum(kept[path] * costs[path] for path in costs)
+
+    if part.sparsity is not None:
+        return part.sparsity, price(part.sparsity)
+    low, high = 0.0, 0.999
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if price(middle) < part.price * price(0.0) else (middle, high)
+    sparsity = round(high, 6)
+    return sparsity, price(sparsity)
+
+
+def cells(parts: list[str], arms: list[str], seeds: list[int]) -> Iterator[Cell]:
+    """The runs, seed by seed."""
+    for seed in seeds:
+        for name in parts:
+            part = PARTS[name]
+            sparsity, price = sparsity_and_price(part, seed)
+            ratios = {"pruning.sparsity": sparsity, "pruning.scores": "grasp"}
+            own: dict[str, dict[str, Any]] = {
+                "dense": {"pruning.sparsity": 0.0},
+                "paper": {**ratios, "pruning.mask_interval": f"{part.kept} steps"},
+                "redrawn": {**ratios, "pruning.mask_interval": "1 step"},
+                "redrawn_unbiased": {
+                    **ratios,
+                    "pruning.mask_interval": "1 step",
+                    "sampling.unbiased": "true",
+                },
+                "price_aware": {
+                    **ratios,
+                    "sampling.name": "price_aware",
+                    "sampling.budget": "layer ratios",
+                },
+            }
+            for arm in arms:
+                overrides = {"seed": seed, **part.overrides, **own[arm]}
+                if arm != "price_aware":
+                    overrides["sampling.name"] = "layer_ratios"
+                labels = {"part": name, "arm": arm, "seed": seed, "price": price}
+                yield Cell(f"{name}-{arm}-{seed}", part.config, overrides, labels)
+
+
+def main() -> None:
+    """Runs what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    chosen = cells(options.parts.split(","), options.arms.split(","), seeds)
+    run_study(STUDY, chosen, options.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.coordinates import coordinates_per_leaf, leaf_paths
+from deepzero_jax.sampling import layer_ratio_sampler, price_aware_sampler, sampling_rates
+from tests.networks import network_loss
+from tests.quadratic import quadratic, quadratic_problem
+
+
+def random_problem(seed, num_leaves=12):
+    rng = np.random.default_rng(seed)
+    draw = lambda low, high: dict(
+        zip(map(str, range(num_leaves)), 10 ** rng.uniform(low, high, num_leaves), strict=True)
+    )
+    costs, moments = draw(2, 8), draw(-12, -3)
+    sizes = {path: int(n) for path, n in draw(1, 4).items()}
+    dense = sum(sizes[p] * costs[p] for p in costs)
+    return costs, moments, sizes, dense * 10 ** rng.uniform(-3, -0.05)
+
+
+def by_bisection(costs, moments, sizes, budget):
+    paths = list(costs)
+    c, v, n = (np.array([values[p] for p in paths]) for values in (costs, moments, sizes))
+    low, high = 0.0, 1e30
+    for _ in range(400):
+        kappa = np.sqrt(max(low, 1e-30) * high)
+        over = np.sum(n * c * np.minimum(1, kappa * np.sqrt(v / c))) > budget
+        low, high = (low, kappa) if over else (kappa, high)
+    return dict(zip(paths, np.minimum(1, low * np.sqrt(v / c)), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rates_meet_the_budget_share_one_kappa_and_agree_with_bisection(seed):
+    costs, moments, sizes, budget = random_problem(seed)
+    rates = jax.jit(dz.sampling_rates)(costs, moments, sizes, budget)
+    price = sum(sizes[p] * costs[p] * float(rates[p]) for p in costs)
+    assert price == pytest.approx(budget, rel=1e-4)
+    kappas = [
+        float(rates[p]) / np.sqrt(moments[p] / costs[p]) for p in costs if 0 < rates[p] < 1 - 1e-6
+    ]
+    assert kappas
+    np.testing.assert_allclose(kappas, kappas[0], rtol=1e-4)
+    expected = by_bisection(costs, moments, sizes, budget)
+    for path, rate in rates.items():
+        assert float(rate) == pytest.approx(expected[path], rel=1e-3)
+
+
+def test_no_other_rates_of_the_same_price_have_less_variance():
+    costs, moments, sizes, budget = random_problem(3)
+    rates = {p: float(r) for p, r in dz.sampling_rates(costs, moments, sizes, budget).items()}
+    variance = lambda rho: sum(sizes[p] * moments[p] * (1 / rho[p] - 1) for p in costs)
+    best = variance(rates)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        other = {p: min(1.0, r * np.exp(0.3 * rng.normal())) for p, r in rates.items()}
+        price = sum(sizes[p] * costs[p] * other[p] for p in costs)
+        if price <= budget:
+            assert variance(other) >= best * (1 - 1e-5)
+
+
+def test_edges_of_the_rates():
+    sizes = {"a": 10, "b": 10}
+    both = lambda rates: [round(float(rates[p]), 4) for p in ("a", "b")]
+    assert both(sampling_rates({"a": 1, "b": 0}, {"a": 1, "b": 1}, sizes, 5)) == [0.5, 1.0]
+    assert both(sampling_rates({"a": 1, "b": 1}, {"a": 1, "b": 0}, sizes, 5)) == [0.5, 0.0]
+    assert both(sampling_rates({"a": 1, "b": 1}, {"a": 0, "b": 0}, sizes, 5)) == [0.25, 0.25]
+    assert both(sampling_rates({"a": 1, "b": 1}, {"a": 1, "b": 0}, sizes, 20)) == [1.0, 1.0]
+    assert both(sampling_rates({"a": 1, "b": 9}, {"a": 1e-30, "b": 9e-30}, sizes, 50)) == [0.5] * 2
+    with pytest.raises(ValueError, match="budget must be positive"):
+        sampling_rates({"a": 1}, {"a": 1}, {"a": 1}, 0)
+    with pytest.raises(ValueError, match="sizes and costs must name the same leaves"):
+        sampling_rates({"a": 1}, {"a": 1}, {"b": 1}, 1)
+
+
+def test_costs_are_those_of_the_delta():
+    fun, params, args = network_loss("cnn1")
+    costs = dz.coordinate_costs(fun, params, *args, has_aux=True)
+    assert list(costs) == leaf_paths(params)
+    # A scalar of the classifier moves one logit; one of the convolution, a channel of the rest.
+    assert costs["classifier/bias"] < costs["classifier/kernel"] < costs["block1_conv/kernel"]
+    assert costs["block1_norm/scale"] < costs["block1_conv/kernel"]
+
+
+def test_costs_are_the_same_on_every_platform(monkeypatch):
+    fun, params, args = network_loss("cnn3")
+    here = dz.coordinate_costs(fun, params, *args, has_aux=True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert dz.coordinate_costs(fun, params, *args, has_aux=True) == here
+
+
+def test_costs_of_resnet20_span_three_orders_of_magnitude():
+    from benchmarks.engine import problem
+
+    fun, params, (variables, images, labels) = problem("resnet20")
+    args = (variables, images[:2], labels[:2])
+    costs = dz.coordinate_costs(fun, params, *args, has_aux=True)
+    per_image = {path: cost / 2 for path, cost in costs.items()}
+    assert 36e6 < per_image["stem_conv/kernel"] < 41e6
+    assert per_image["stage3_block3_conv2/kernel"] < 2_000
+
+
+def test_estimates_are_unbiased_leaf_by_leaf():
+    params, target = quadratic_problem()
+    costs = dict(zip(leaf_paths(params), [3.0, 1.0, 5.0, 2.0], strict=True))
+    sampler = price_aware_sampler(params, costs, budget=20.0)
+    state = sampler.init(jax.random.key(0))
+    vg = dz.value_and_grad(quadratic, dz.cge(smoothing=1e-4))
+    dense = vg(params, target)[1]
+
+    @jax.jit
+    def estimate(step):
+        selection = sampler.sample(state, step)
+        grads = vg(params, target, coordinates=selection.coordinates)[1]
+        return jax.tree.map(jnp.multiply, grads, selection.scales), selection.coordinates
+
+    draws, prices = [], []
+    for step in range(600):
+        grads, coordinates = estimate(step)
+        draws.append(grads)
+        counts = coordinates_per_leaf(params, coordinates)
+        prices.append(sum(counts[path] * costs[path] for path in costs))
+    assert estimate._cache_size() == 1
+    assert len({int(p) for p in prices}) > 1
+    error = 3 * np.std(prices) / np.sqrt(len(prices))
+    assert abs(np.mean(prices) - 20.0) < max(error, 0.4)
+    for path, exact, leaf in zip(
+        costs, jax.tree.leaves(dense), zip(*map(jax.tree.leaves, draws), strict=True), strict=True
+    ):
+        values = np.stack(leaf)
+        spread = np.linalg.norm(np.std(values, axis=0)) / np.sqrt(len(values))
+        assert np.linalg.norm(values.mean(0) - exact) <= 3 * spread + 1e-6, path
+
+
+def test_second_moments_follow_the_estimates():
+    params = {"a": jnp.zeros(100), "b": jnp.zeros(50)}
+    sampler = price_aware_sampler(params, {"a": 1.0, "b": 1.0}, budget=60.0, decay=0.5)
+    state = sampler.init(jax.random.key(0))
+    for step in range(8):
+        selection = sampler.sample(state, jnp.int32(step))
+        true = {"a": jnp.full(100, 0.1), "b": jnp.full(50, 1.0)}
+        taken = jax.tree.map(
+            lambda g, i: jnp.zeros_like(g).at[i].set(g[0], mode="drop"),
+            true,
+            selection.coordinates,
+        )
+        state = sampler.update(state, selection, taken)
+    np.testing.assert_allclose(state.second_moments, [0.01, 1.0], rtol=1e-5)
+    shares = sampler.shares(state)
+    assert shares["b"].rate == pytest.approx(1.0)
+    assert shares["a"].rate == pytest.approx(0.1, abs=0.01)
+    assert sum(share.share for share in shares.values()) == pytest.approx(1.0)
+
+
+def test_a_leaf_that_was_flat_is_looked_at_again():
+    params = {"a": jnp.zeros(1000), "b": jnp.zeros(1000)}
+    sampler = price_aware_sampler(params, {"a": 1.0, "b": 1.0}, budget=200.0)
+    state = sampler.init(jax.random.key(0))._replace(second_moments=jnp.array([1.0, 0.0]))
+    counts = coordinates_per_leaf(params, sampler.sample(state, 0).coordinates)
+    assert counts["b"] >= 1
+
+
+def test_unbiased_layer_ratios_scale_by_the_rate():
+    params = {"a": jnp.zeros(10), "b": jnp.zeros(4)}
+    plain = layer_ratio_sampler(params, {"a": 0.8}, 1)
+    assert plain.sample(plain.init(jax.random.key(0)), 0).scales is None
+    scaled = layer_ratio_sampler(params, {"a": 0.8}, 1, unbiased=True)
+    scales = scaled.sample(scaled.init(jax.random.key(0)), 0).scales
+    assert (float(scales["a"]), float(scales["b"])) == (5.0, 1.0)
+
+
+def test_bad_samplers_are_refused():
+    params = {"a": jnp.zeros(3)}
+    with pytest.raises(ValueError, match="costs and params"):
+        price_aware_sampler(params, {"b": 1.0}, 1.0)
+    with pytest.raises(ValueError, match="budget must be positive"):
+        price_aware_sampler(params, {"a": 1.0}, 0.0)
+    with pytest.raises(ValueError, match="decay"):
+        price_aware_sampler(params, {"a": 1.0}, 1.0, decay=1.0)

@@ -1,0 +1,32 @@
+from studies.price_aware import ARMS, PARTS
+from studies.report import report
+from studies.runner import Cell, mean_and_spread, run_study
+from tests.conftest import ROOT
+
+
+def test_the_results_page_is_what_the_committed_summaries_give():
+    assert (ROOT / "docs/results.md").read_text() == report()
+
+
+def test_what_was_not_run_says_so():
+    assert mean_and_spread([]) == "not run"
+    assert mean_and_spread([0.5]) == "50.00 (1)"
+    assert mean_and_spread([0.5, 0.6]) == "55.00 ± 7.07 (2)"
+
+
+def test_finished_cells_are_skipped_and_missing_ones_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path / "results")
+    changes = {"training.num_steps": 2, "model.width": 2, "training.evaluation_epochs": 1}
+    cell = Cell("tiny", "quickstart", changes, {"part": "tiny"})
+    run_study("trial", [cell], tmp_path / "runs")
+    content = (tmp_path / "results/trial/tiny.json").read_text()
+    assert '"num_steps": 2' in content
+    assert "python train.py --config configs/quickstart.py" in content
+    run_study("trial", [cell], tmp_path / "runs")
+    assert "trial/tiny: done" in capsys.readouterr().out
+
+
+def test_every_part_has_a_config():
+    assert ARMS
+    for part in PARTS.values():
+        assert (ROOT / f"configs/{part.config}.py").exists()
