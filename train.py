@@ -3,9 +3,11 @@
 python train.py --config configs/quickstart.py
 """
 
+import os
 import sys
 from contextlib import ExitStack
 
+from configs import distributed
 from configs.loading import fail, identity, parse_command_line
 
 
@@ -15,38 +17,52 @@ def main(arguments: list[str] | None = None) -> int:
         "train.py",
         "Train a network from forward evaluations.",
         arguments,
+        distributed.add_flags,
         plan="print the plan and stop",
     )
     from configs import experiment as experiments
     from configs import run as runs
+    from deepzero_jax.sharding import agree, is_lead
     from deepzero_jax.training import loop
     from deepzero_jax.training.folder import RunFolder
+    from deepzero_jax.training.peers import PeerWatch
 
     with ExitStack() as held:
         try:
+            distributed.join(options)
+            say = print if is_lead() else lambda line: None
             experiments.use_compilation_cache()
+            distributed.check_same(identity(config))
             folder = RunFolder(options.workdir, identity(config))
-            if folder.summary is not None:
-                print(finished(folder.summary, options.workdir, again=True))
+            if agree(folder.summary is not None):
+                say(finished(folder.summary or {}, options.workdir, again=True))
                 return 0
+            held.enter_context(PeerWatch(options.workdir, lose))
             experiment = experiments.build(config)
-            held.enter_context(folder)
-            run = runs.prepare_run(experiment, options.workdir)
+            if is_lead():
+                held.enter_context(folder)
+            run = runs.prepare_run(experiment, options.workdir, say)
             settings = experiments.settings(experiment, options.name, run.queries, options.plan)
         except (ValueError, TypeError, OSError) as error:
             return fail("train.py", error, status=2)
-        if not options.plan:
+        if is_lead() and not options.plan:
             folder.claim()
         try:
-            summary = runs.run_in_memory(experiment, run, options.workdir, settings)
+            summary = runs.run_in_memory(experiment, run, options.workdir, settings, say)
         except loop.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
             return loop.exit_now(128 + interruption.signum)
         except loop.NonFiniteError as error:
             return fail("train.py", error, status=1)
     if summary is not None:
-        print(finished(summary, options.workdir))
+        say(finished(summary, options.workdir))
     return 0
+
+
+def lose(message: str) -> None:
+    """Ends this process because another one is gone."""
+    print(f"train.py: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def finished(summary: dict, workdir: object, again: bool = False) -> str:

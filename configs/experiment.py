@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from configs.schema import Config
 from deepzero_jax.coordinates import nearest
 from deepzero_jax.data import DATASETS, Dataset
-from deepzero_jax.estimators import Estimator, cge, first_order, rge
+from deepzero_jax.estimators import Estimator, cge, first_order, rge, sharded
 from deepzero_jax.models import MODELS, LayeredModel
+from deepzero_jax.sharding import make_mesh
 from deepzero_jax.training.loop import Settings
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from deepzero_jax.training.task import Task, classification_task
@@ -29,7 +31,8 @@ class Experiment(NamedTuple):
       model: the network.
       dataset: in memory.
       task: the problem for the loop.
-      estimator: of gradients.
+      estimator: of gradients, over the devices of the mesh.
+      mesh: devices.
       params: at initialisation.
       model_state: likewise.
     """
@@ -39,6 +42,7 @@ class Experiment(NamedTuple):
     dataset: Dataset
     task: Task
     estimator: Estimator
+    mesh: Mesh
     params: PyTree
     model_state: PyTree
 
@@ -133,6 +137,12 @@ def build(config: Config) -> Experiment:
       FileNotFoundError: a data set that is not there.
     """
     check_fields(config)
+    mesh = make_mesh(config.mesh.coordinates, config.mesh.data)
+    if config.data.batch_size % config.mesh.data:
+        raise ValueError(
+            f"data.batch_size {config.data.batch_size} does not divide evenly over mesh.data="
+            f"{config.mesh.data} devices"
+        )
     where = {"directory": config.data.dir, "archive": config.data.archive}
     dataset = DATASETS[config.data.name](**where if config.data.name == "cifar10" else {})
     options: dict[str, Any] = {"num_classes": dataset.num_classes}
@@ -141,7 +151,8 @@ def build(config: Config) -> Experiment:
     model = MODELS[config.model.name](**options)
     task = classification_task(model, dataset, config.data.batch_size, config.data.augment)
     params, model_state = task.init(run_key(config, "init"))
-    return Experiment(config, model, dataset, task, make_estimator(config), params, model_state)
+    estimator = sharded(make_estimator(config), mesh)
+    return Experiment(config, model, dataset, task, estimator, mesh, params, model_state)
 
 
 def run_key(config: Config, purpose: str) -> jax.Array:

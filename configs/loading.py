@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +34,11 @@ def fail(program: str, error: BaseException, status: int) -> int:
 
 
 def parse_command_line(
-    program: str, description: str, arguments: list[str] | None = None, **flags: str
+    program: str,
+    description: str,
+    arguments: list[str] | None = None,
+    more: Callable[[argparse.ArgumentParser], list[str]] | None = None,
+    **flags: str,
 ) -> tuple[argparse.Namespace, Config]:
     """Parses ``--config FILE [--config.section.field=value …] [--workdir DIR]``.
 
@@ -41,6 +46,7 @@ def parse_command_line(
       program: its name, which starts every error message.
       description: of the program.
       arguments: in place of those of the process.
+      more: adds further arguments to the parser and names them.
       **flags: further boolean flags and their help.
 
     Returns:
@@ -51,12 +57,15 @@ def parse_command_line(
     parser.add_argument("--workdir", metavar="DIR", help="run folder (default runs/<config name>)")
     for flag, text in flags.items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
+    known = ["--config", "--workdir", "--help", *(f"--{flag}" for flag in flags)]
+    if more is not None:
+        known += more(parser)
     parser.epilog = "Any field can be given as --config.section.field=value, see configs/schema.py."
     options, rest = parser.parse_known_args(arguments)
     path = Path(options.config)
     try:
         config = load_config(path)
-        for name, text in _override_pairs(rest):
+        for name, text in _override_pairs(rest, known):
             config = override(config, name, text)
         check_config(config)
     except ConfigError as error:
@@ -90,12 +99,11 @@ def load_config(path: Path) -> Config:
     return config
 
 
-def _override_pairs(rest: list[str]) -> list[tuple[str, str]]:
+def _override_pairs(rest: list[str], known: list[str]) -> list[tuple[str, str]]:
     pairs = []
     words = iter(rest)
     for word in words:
         if not word.startswith("--config."):
-            known = ["--config", "--workdir", "--plan", "--help"]
             raise ConfigError(f"unknown argument {word!r} ({nearest(word, known)})")
         name, equals, text = word.removeprefix("--config.").partition("=")
         if not equals:

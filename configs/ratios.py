@@ -24,6 +24,7 @@ from deepzero_jax.pruning.report import (
     ratios_table,
     save_mask,
 )
+from deepzero_jax.sharding import agree, is_lead, wait_for_all
 from deepzero_jax.training.folder import differences, write_json
 from deepzero_jax.training.task import scoring_batch
 
@@ -79,7 +80,7 @@ def find_ratios(experiment: Experiment, workdir: Path, say: Any = print) -> dict
     """
     path = workdir / "ratios.json"
     origin = _origin(experiment.config)
-    if path.exists():
+    if agree(path.exists()):
         content = load_ratios(path)
         _check_fit(experiment, content, path)
         differing = differences(content.get("origin"), origin)
@@ -98,18 +99,25 @@ def find_ratios(experiment: Experiment, workdir: Path, say: Any = print) -> dict
         "num_queries": queries,
         "ratios": in_layer_order(ratios, experiment.model.layer_names),
     }
+    if is_lead():
+        _write(experiment, content, scores, workdir)
+    wait_for_all("ratios")
+    return content
+
+
+def _write(experiment: Experiment, content: dict[str, Any], scores: PyTree, workdir: Path) -> None:
+    pruning = experiment.config.pruning
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_mask(workdir / "mask.npz", prune_mask(scores, pruning.sparsity, prune=pruning.prune))
         title = f"{experiment.config.model.name}, {pruning.scores}, sparsity {pruning.sparsity:g}"
         plot_ratios(content["ratios"], title, workdir / "ratios.png")
-        write_json(path, content)
+        write_json(workdir / "ratios.json", content)
     except OSError as error:
         raise ValueError(
             f"cannot write to the run folder {workdir} ({error.strerror}); "
             "choose another with --workdir"
         ) from error
-    return content
 
 
 def _check_fit(experiment: Experiment, content: dict[str, Any], path: Path) -> None:

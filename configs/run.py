@@ -15,6 +15,7 @@ from configs.experiment import (
     run_key,
 )
 from configs.sampling import choose_sampler, measure_prices
+from deepzero_jax.estimators import sharded
 from deepzero_jax.training import loop
 from deepzero_jax.training.step import TrainState, TrainStep, make_step
 
@@ -42,13 +43,17 @@ def prepare_run(experiment: Experiment, workdir: Path, say: Any = print) -> Run:
     optimizer, schedule = optimizer_and_schedule(
         config, num_steps(experiment), task.steps_per_epoch
     )
-    step = make_step(task, experiment.estimator, optimizer, sampler)
+    step = make_step(task, experiment.estimator, optimizer, sampler, experiment.mesh)
     state = step.init(run_key(config, "run"), params, experiment.model_state)
     return Run(step, schedule, measure_prices(experiment, step, state, say), queries)
 
 
 def run_in_memory(
-    experiment: Experiment, run: Run, workdir: Path, settings: loop.Settings
+    experiment: Experiment,
+    run: Run,
+    workdir: Path,
+    settings: loop.Settings,
+    say: Any = print,
 ) -> dict[str, Any] | None:
     """Runs the loop; out of device memory, halves the chunks, says so, and goes on."""
     share = 1
@@ -62,6 +67,7 @@ def run_in_memory(
                 run.initial_state,
                 workdir,
                 settings,
+                say,
             )
         except jax.errors.JaxRuntimeError as error:
             automatic = experiment.config.estimator.batch_size == "auto"
@@ -71,5 +77,6 @@ def run_in_memory(
         print(f"out of memory: estimator.batch_size is now auto/{share}", file=sys.stderr)
         halved = dataclasses.replace(experiment.config.estimator, batch_size=f"auto/{share}")
         estimator = make_estimator(dataclasses.replace(experiment.config, estimator=halved))
+        estimator = sharded(estimator, experiment.mesh)
         experiment = experiment._replace(estimator=estimator)
-        run = prepare_run(experiment, workdir)
+        run = prepare_run(experiment, workdir, say)

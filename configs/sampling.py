@@ -82,11 +82,11 @@ def measure_prices(
     if unit != "seconds":
         return state
     say("measuring the price of a coordinate, leaf by leaf …")
-    selection = step.select(state)
-    data = experiment.task.data
+    state, data = step.place(state), step.place(experiment.task.data)
+    selection = jax.jit(step.select)(state)
     advance = jax.jit(step.advance).lower(state, selection, data).compile()
     empty, seconds = coordinate_seconds(
-        lambda coordinates: advance(state, selection._replace(coordinates=coordinates), data),
+        lambda part: advance(state, selection._replace(coordinates=step.place(part)), data),
         state.params,
         all_coordinates(state.params),
     )

@@ -84,6 +84,14 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Mesh:
+    """How the devices of all processes share a step; a resumed run may change it."""
+
+    coordinates: int | None = _local(None)  # devices over which coordinates are dealt; None: all
+    data: int = _local(1)  # devices that share one batch, where activations do not fit
+
+
+@dataclass(frozen=True)
 class Training:
     """Length of the run and how often it looks up."""
 
@@ -105,3 +113,4 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     optimizer: Optimizer = field(default_factory=Optimizer)
     training: Training = field(default_factory=Training)
+    mesh: Mesh = field(default_factory=Mesh)

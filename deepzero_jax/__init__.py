@@ -14,6 +14,7 @@ from deepzero_jax.estimators import (
     first_order,
     num_queries,
     rge,
+    sharded,
     value_and_grad,
 )
 from deepzero_jax.pruning import grasp_scores, layer_ratios, random_scores, zo_grasp_scores
@@ -35,6 +36,7 @@ __all__ = [
     "rge",
     "sample_coordinates",
     "sampling_rates",
+    "sharded",
     "value_and_grad",
     "zo_grasp_scores",
 ]

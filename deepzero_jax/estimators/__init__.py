@@ -5,6 +5,7 @@ from deepzero_jax.estimators.contract import Estimator, num_queries, value_and_g
 from deepzero_jax.estimators.costs import coordinate_costs
 from deepzero_jax.estimators.first_order import first_order
 from deepzero_jax.estimators.rge import rge
+from deepzero_jax.estimators.sharded import sharded
 
 __all__ = [
     "Estimator",
@@ -13,5 +14,6 @@ __all__ = [
     "first_order",
     "num_queries",
     "rge",
+    "sharded",
     "value_and_grad",
 ]

@@ -111,21 +111,26 @@ def cge(
                 chunk = min(chunk_size(batch_size, one, example), len(indices))
             yield (one if chunk == 1 else slope), leaf, indices, chunk
 
-    def estimate(
-        loss: Loss, params: PyTree, key: Any, coordinates: PyTree | None
+    def values(
+        loss: Loss, params: PyTree, key: Any, coordinates: PyTree
     ) -> tuple[tuple[jax.Array, Any], PyTree]:
         del key
-        params = jax.tree.map(jnp.asarray, params)
-        if coordinates is None:
-            coordinates = all_coordinates(params)
         passes, *rest = slopes_and_chunks(loss, params, coordinates)
-        grads = []
+        found = []
         for slope, leaf, indices, chunk in rest:
             size, dtype = np.size(leaf), passes.value.dtype
             hoist = passes.hoist and chunk > 1
-            estimates = map_valid(slope, indices, size, chunk, dtype, hoist)
-            grads.append(scatter(leaf, indices, estimates))
-        return (passes.value, passes.aux), jax.tree.unflatten(jax.tree.structure(params), grads)
+            found.append(map_valid(slope, indices, size, chunk, dtype, hoist))
+        return (passes.value, passes.aux), jax.tree.unflatten(jax.tree.structure(params), found)
+
+    def estimate(
+        loss: Loss, params: PyTree, key: Any, coordinates: PyTree | None
+    ) -> tuple[tuple[jax.Array, Any], PyTree]:
+        params = jax.tree.map(jnp.asarray, params)
+        if coordinates is None:
+            coordinates = all_coordinates(params)
+        head, found = values(loss, params, key, coordinates)
+        return head, jax.tree.map(scatter, params, coordinates, found)
 
     def chunk_sizes(loss: Loss, params: PyTree, coordinates: PyTree) -> list[int]:
         sizes = []
@@ -139,7 +144,13 @@ def cge(
         return sizes
 
     passes = 2 if central else 1
-    return Estimator("cge", estimate, lambda count: 1 + passes * count, chunk_sizes=chunk_sizes)
+    return Estimator(
+        "cge",
+        estimate,
+        lambda count: 1 + passes * count,
+        chunk_sizes=chunk_sizes,
+        values=values,
+    )
 
 
 def propagated_passes(

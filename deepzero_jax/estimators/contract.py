@@ -50,6 +50,10 @@ class Estimator(NamedTuple):
       chunk_sizes: ``(loss: Loss, params, coordinates) -> [int]``, coordinates
         evaluated side by side, leaf by leaf; None where the price of an estimate does
         not follow from the coordinates.
+      values: ``(loss, params, key, coordinates) -> ((value, aux), values)``, one number
+        for each coordinate, where an estimate is made of such; so devices can share them.
+      summand: ``(loss, params, key, coordinates, index, count) -> ((value, aux), grads)``,
+        part ``index`` of ``count`` parts of an estimate that is their sum.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Estimator(NamedTuple):
     num_queries: Callable[[int], int]
     needs_key: bool = False
     chunk_sizes: Callable[..., list[int]] | None = None
+    values: Callable[..., tuple[tuple[jax.Array, Any], PyTree]] | None = None
+    summand: Callable[..., tuple[tuple[jax.Array, Any], PyTree]] | None = None
 
 
 def value_and_grad(

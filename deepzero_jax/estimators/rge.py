@@ -79,16 +79,23 @@ def rge(
         raise ValueError(f"reuse must be one of {list(REUSE_OF_DIRECTIONS)}, got {reuse!r}")
     check_delta_dtype(delta_dtype)
 
-    def estimate(
-        loss: Loss, params: PyTree, key: jax.Array, coordinates: PyTree | None
+    def summand(
+        loss: Loss,
+        params: PyTree,
+        key: jax.Array,
+        coordinates: PyTree | None,
+        part: jax.Array | int,
+        num_parts: int,
     ) -> tuple[tuple[jax.Array, Any], PyTree]:
+        """The directions ``part``, ``part + num_parts``, … of the sum, divided by q."""
         params = jax.tree.map(jnp.asarray, params)
         propagated = reuse == "difference"
         base = run_base_pass(loss, params, delta_dtype) if propagated else _subtracted(loss, params)
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
 
         def term(index: jax.Array) -> PyTree:
-            """Contribution of direction ``index`` to the sum; zero from q on."""
+            """Contribution of this part's direction ``index``; zero from q on."""
+            index = index * num_parts + part
             direction, factor = _direction(
                 jax.random.fold_in(key, index), params, mask, distribution
             )
@@ -97,11 +104,18 @@ def rge(
             return jax.tree.map(lambda u: (factor * slope * u).astype(u.dtype), direction)
 
         one = hoisted(term, jnp.int32(0)) if propagated else term
-        chunk = min(chunk_size(batch_size, one, jnp.int32(0)), num_directions)
-        total = _sum_terms(term, params, num_directions, chunk)
+        count = -(-num_directions // num_parts)
+        chunk = min(chunk_size(batch_size, one, jnp.int32(0)), count)
+        total = _sum_terms(term, params, count, chunk)
         return (base.value, base.aux), jax.tree.map(lambda g: g / num_directions, total)
 
-    return Estimator("rge", estimate, lambda count: 1 + num_directions, needs_key=True)
+    def estimate(
+        loss: Loss, params: PyTree, key: jax.Array, coordinates: PyTree | None
+    ) -> tuple[tuple[jax.Array, Any], PyTree]:
+        return summand(loss, params, key, coordinates, 0, 1)
+
+    num_queries = lambda count: 1 + num_directions
+    return Estimator("rge", estimate, num_queries, needs_key=True, summand=summand)
 
 
 def _subtracted(loss: Loss, params: PyTree) -> BasePass:

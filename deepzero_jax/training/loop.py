@@ -13,6 +13,7 @@ from tqdm import tqdm
 from deepzero_jax.coordinates import num_coordinates
 from deepzero_jax.estimators import Estimator, num_queries
 from deepzero_jax.estimators.contract import Loss
+from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.folder import write_json
 from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
@@ -91,7 +92,7 @@ def run(
       InterruptedRunError: by SIGTERM or SIGINT, after saving.
     """
     trainer = _Trainer(task, estimator, step, schedule, folder, settings, say)
-    state = initial_state
+    state = step.place(initial_state)
     trainer.prepare(state)
     if settings.plan_only:
         say(str(trainer.plan(state)))
@@ -102,7 +103,7 @@ def run(
         if restored is None:
             say(str(trainer.plan(state)))
         else:
-            state, saved = restored
+            state, saved = step.place(restored[0]), restored[1]
             trainer.progress.load(saved)
             say(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
         state = trainer.train(state, checkpointer)
@@ -110,7 +111,8 @@ def run(
     finally:
         checkpointer.close()
     summary = trainer.summary(state)
-    write_json(folder / "summary.json", summary)
+    if is_lead():
+        write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -129,6 +131,7 @@ class _Trainer:
     ) -> None:
         self.task, self.estimator, self.step = task, estimator, step
         self.schedule, self.folder, self.settings, self.say = schedule, folder, settings, say
+        self.data = step.place(task.data)
         self.progress = Progress(settings.initial_queries)
         self.select = jax.jit(step.select)
 
@@ -137,7 +140,7 @@ class _Trainer:
         started = time.perf_counter()
         selection = self.select(state)
         self.queries_per_step = num_queries(self.estimator, state.params, selection.coordinates)
-        self.advance = jax.jit(self.step.advance).lower(state, selection, self.task.data).compile()
+        self.advance = jax.jit(self.step.advance).lower(state, selection, self.data).compile()
         self.compile_seconds = time.perf_counter() - started
 
     def plan(self, state: TrainState) -> Plan:
@@ -145,12 +148,14 @@ class _Trainer:
         selection = self.select(state)
         chunk_sizes = None
         if self.estimator.chunk_sizes is not None:
-            batch = self.step.batch(state, self.task.data)
+            batch = self.step.batch(state, self.data)
             loss = Loss(self.task.loss, batch, has_aux=True)
             chunk_sizes = self.estimator.chunk_sizes(loss, state.params, selection.coordinates)
         return make_plan(
             lambda coordinates: self.advance(
-                state, selection._replace(coordinates=coordinates), self.task.data
+                state,
+                selection._replace(coordinates=self.step.place(coordinates)),
+                self.data,
             ),
             state.params,
             selection.coordinates,
@@ -166,14 +171,14 @@ class _Trainer:
     def train(self, state: TrainState, checkpointer: Checkpointer) -> TrainState:
         """Runs the remaining steps."""
         settings = self.settings
-        log = MetricsLog(self.folder, int(state.step))
+        log = MetricsLog(self.folder, int(state.step)) if is_lead() else None
         saved_at = time.perf_counter()
         bar = tqdm(
             total=settings.num_steps,
             initial=int(state.step),
             desc=settings.name,
             unit="step",
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and is_lead()),
         )
         try:
             with StopRequest() as stop, bar:
@@ -185,28 +190,32 @@ class _Trainer:
                     )
                     if evaluate:
                         self._evaluate(state, log)
-                    due = time.perf_counter() - saved_at >= settings.checkpoint_seconds
+                    waited = agree(time.perf_counter() - saved_at)
+                    due = waited >= settings.checkpoint_seconds
                     if evaluate or due:
                         checkpointer.save(done, state, self.progress.dump())
                         saved_at = time.perf_counter()
-                    if stop.signum is not None:
-                        self._leave(state, checkpointer, stop.signum)
+                    signum = any_of(stop.signum or 0)
+                    if signum:
+                        self._leave(state, checkpointer, signum)
         finally:
-            log.close()
-            self._plot()
+            if log is not None:
+                log.close()
+                self._plot()
         return state
 
     def _one_step(
         self,
         state: TrainState,
-        log: MetricsLog,
+        log: MetricsLog | None,
         bar: Any,
         stop: StopRequest,
         checkpointer: Checkpointer,
     ) -> TrainState:
         started = time.perf_counter()
-        moved, metrics = self.advance(state, self.select(state), self.task.data)
-        if not stop.wait(metrics["loss"]):
+        moved, metrics = self.advance(state, self.select(state), self.data)
+        # One process of several cannot leave a step that the others are in.
+        if not stop.wait(metrics["loss"], whole=jax.process_count() > 1):
             self._leave(state, checkpointer, stop.signum or 0)
         done = int(moved.step)
         if not bool(metrics.pop("finite")):
@@ -227,7 +236,8 @@ class _Trainer:
             "num_queries": self.progress.num_queries,
             "seconds": seconds,
         }
-        log.write(done, record)
+        if log is not None:
+            log.write(done, record)
         shown = {name: f"{value:.3f}" for name, value in values.items()}
         bar.set_postfix(
             **shown,
@@ -238,10 +248,11 @@ class _Trainer:
         bar.update()
         return moved
 
-    def _evaluate(self, state: TrainState, log: MetricsLog) -> None:
-        scores = self.task.evaluate(state.params, state.model_state, self.task.data)
+    def _evaluate(self, state: TrainState, log: MetricsLog | None) -> None:
+        scores = self.task.evaluate(state.params, state.model_state, self.data)
         done = int(state.step)
-        log.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
+        if log is not None:
+            log.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
         score, best = scores[self.task.score], self.progress.best
         sign = 1 if self.task.higher_is_better else -1
         if not best or sign * score > sign * best["value"]:
@@ -272,7 +283,7 @@ class _Trainer:
 
     def summary(self, state: TrainState) -> dict[str, Any]:
         """What ``summary.json`` holds: final and best scores, queries, steps, seconds."""
-        scores = self.task.evaluate(state.params, state.model_state, self.task.data)
+        scores = self.task.evaluate(state.params, state.model_state, self.data)
         progress = self.progress.dump()
         return {
             "name": self.settings.name,

@@ -9,6 +9,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import coordinates_per_leaf, first_coordinates
 from deepzero_jax.sampling import Share
+from deepzero_jax.sharding import agree
 
 PyTree = Any
 
@@ -171,7 +172,8 @@ def coordinate_seconds(
 def _seconds(run: Callable[[PyTree], Any], coordinates: PyTree) -> float:
     start = time.perf_counter()
     jax.block_until_ready(run(coordinates))
-    return time.perf_counter() - start
+    # Decisions that follow from it must be the same in every process.
+    return agree(time.perf_counter() - start)
 
 
 def make_plan(

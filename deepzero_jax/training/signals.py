@@ -28,15 +28,17 @@ class StopRequest:
         del frame
         self.signum = signum
 
-    def wait(self, array: jax.Array) -> bool:
+    def wait(self, array: jax.Array, whole: bool = False) -> bool:
         """Waits until ``array`` is computed; false if a signal asks to stop before that.
+
+        With ``whole`` it waits to the end, whatever is asked.
 
         Polling keeps the process responsive during a step that takes minutes:
         ``block_until_ready`` would hold signals back until the step ends.
         """
         pause = 1e-4
         while not array.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
-            if self.signum is not None:
+            if self.signum is not None and not whole:
                 return False
             time.sleep(pause)
             pause = min(2 * pause, 0.05)

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.estimators import Estimator, value_and_grad
 from deepzero_jax.sampling import Sampler, Selection, Share
+from deepzero_jax.sharding import replicate, split_batch
 from deepzero_jax.training.task import Task
 
 PyTree = Any
@@ -46,6 +48,7 @@ class TrainStep(NamedTuple):
         ``finite``, ``num_coordinates`` and the task's own.
       batch: ``(state, data) -> (model_state, *batch)``, arguments of the task's loss.
       shares: ``(state) -> {leaf path: Share}``, or None where prices are not known.
+      place: ``(pytree) -> pytree``, the same values on the step's devices.
     """
 
     init: Callable[[jax.Array, PyTree, PyTree], TrainState]
@@ -53,6 +56,7 @@ class TrainStep(NamedTuple):
     advance: Callable[[TrainState, Selection, PyTree], tuple[TrainState, dict[str, jax.Array]]]
     batch: Callable[[TrainState, PyTree], tuple[Any, ...]]
     shares: Callable[[TrainState], dict[str, Share] | None]
+    place: Callable[[PyTree], PyTree]
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
@@ -74,8 +78,16 @@ def make_step(
     estimator: Estimator,
     optimizer: optax.GradientTransformationExtraArgs,
     sampler: Sampler,
+    mesh: Mesh | None = None,
 ) -> TrainStep:
     """Builds the training step of a task.
+
+    Args:
+      task: the problem.
+      estimator: of gradients; ``sharded`` if it is to use the mesh's coordinates axis.
+      optimizer: an optax chain that takes ``mask=``.
+      sampler: of coordinates.
+      mesh: devices; None for one.
 
     **Cost** of ``advance``: ``num_queries(estimator, params, coordinates)`` queries.
     """
@@ -97,7 +109,8 @@ def make_step(
         return data_key, jax.random.fold_in(estimator_key, state.step)
 
     def batch(state: TrainState, data: PyTree) -> tuple[Any, ...]:
-        return (state.model_state, *task.batch(data, keys(state)[0], state.step))
+        drawn = task.batch(data, keys(state)[0], state.step)
+        return (state.model_state, *(drawn if mesh is None else split_batch(drawn, mesh)))
 
     def select(state: TrainState) -> Selection:
         return sampler.sample(state.sampler_state, state.step)
@@ -127,4 +140,7 @@ def make_step(
     def shares(state: TrainState) -> dict[str, Share] | None:
         return None if sampler.shares is None else sampler.shares(state.sampler_state)
 
-    return TrainStep(init, select, advance, batch, shares)
+    def place(tree: PyTree) -> PyTree:
+        return tree if mesh is None else replicate(tree, mesh)
+
+    return TrainStep(init, select, advance, batch, shares, place)

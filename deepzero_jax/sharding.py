@@ -1,0 +1,120 @@
+"""Devices: a mesh, where values lie on it, and coordinates dealt out over it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+COORDINATES, DATA = "coordinates", "data"
+
+
+def make_mesh(
+    coordinates: int | None = None, data: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Arranges devices: coordinates of a step over one axis, the batch over the other.
+
+    Args:
+      coordinates: devices that share the coordinates; None: all there are, by ``data``.
+      data: devices that share one batch, for activations too large for one.
+      devices: to arrange; None: all devices of all processes.
+
+    Raises:
+      ValueError: numbers below 1, or more devices asked for than there are.
+
+    Example:
+      >>> make_mesh(1).shape["coordinates"]
+      1
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if data < 1 or (coordinates is not None and coordinates < 1):
+        raise ValueError(
+            f"mesh.coordinates and mesh.data must be at least 1, got {coordinates} and {data}"
+        )
+    if coordinates is None:
+        coordinates = max(1, len(devices) // data)
+    wanted = coordinates * data
+    if wanted > len(devices):
+        raise ValueError(
+            f"mesh.coordinates × mesh.data = {coordinates} × {data} asks for {wanted} devices; "
+            f"there are {len(devices)} ({devices[0].platform})"
+        )
+    if wanted < len(devices) and jax.process_count() > 1:
+        raise ValueError(
+            f"mesh.coordinates × mesh.data = {coordinates} × {data} leaves devices of other "
+            f"processes idle; use all {len(devices)}"
+        )
+    grid = np.asarray(devices[:wanted]).reshape(coordinates, data)
+    return Mesh(grid, (COORDINATES, DATA), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The same values on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Lays the first axis of every array over the data axis; inside jit."""
+    if mesh.shape[DATA] == 1:
+        return batch
+    sharding = NamedSharding(mesh, PartitionSpec(DATA))
+    return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, sharding), batch)
+
+
+def deal(params: PyTree, coordinates: PyTree, num_hands: int) -> PyTree:
+    """Deals coordinates out one by one, as cards: int32 [n] becomes [hands, ⌈n / hands⌉].
+
+    Hands are of equal length, filled up with padding, which stays at their ends; the
+    numbers of valid coordinates in any two differ by at most one, leaf by leaf.
+
+    Args:
+      params: pytree of arrays.
+      coordinates: pytree like ``params``.
+      num_hands: among how many.
+
+    Example:
+      >>> deal(jnp.zeros(9), jnp.arange(5), 2).tolist()
+      [[0, 2, 4], [1, 3, 9]]
+    """
+
+    def one(leaf: Any, indices: jax.Array) -> jax.Array:
+        length = -(-indices.shape[0] // num_hands)
+        padded = jnp.full(length * num_hands, np.size(leaf), jnp.int32)
+        padded = padded.at[: indices.shape[0]].set(indices.astype(jnp.int32))
+        return padded.reshape(length, num_hands).T
+
+    return jax.tree.map(one, params, coordinates)
+
+
+def collect(coordinates: PyTree, dealt: PyTree) -> PyTree:
+    """Inverse of ``deal`` for values that belong to the coordinates: [hands, m] to [n]."""
+    return jax.tree.map(lambda i, v: v.T.reshape(-1)[: i.shape[0]], coordinates, dealt)
+
+
+def is_lead() -> bool:
+    """Whether this process is the one that writes: the first of all."""
+    return jax.process_index() == 0
+
+
+def agree(value: float) -> float:
+    """The lead's number, the same in every process; all must call it."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float64(value)))
+
+
+def any_of(flag: int) -> int:
+    """The largest of the numbers that the processes bring; all must call it."""
+    if jax.process_count() == 1:
+        return flag
+    return int(np.max(multihost_utils.process_allgather(np.int32(flag))))
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come to the point called ``name``."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

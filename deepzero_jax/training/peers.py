@@ -1,0 +1,86 @@
+"""Watching over the processes of a run: a lost one ends the others, with a word on how to go on."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+_BEAT = 2.0  # seconds
+_FINISHED = "finished"
+
+
+class PeerWatch:
+    """Beats in a folder that all processes share, and listens for the beats of the others.
+
+    Args:
+      folder: of the run, on a file system that every process sees.
+      lost: called, in a thread, with a message when a process has been silent.
+      patience: seconds of silence after which a process counts as lost.
+      index: of this process; None: as JAX has it.
+      count: of processes; None: as JAX has it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lost: Callable[[str], None],
+        patience: float = 40.0,
+        index: int | None = None,
+        count: int | None = None,
+    ) -> None:
+        self._folder = folder / ".peers"
+        self._lost = lost
+        self._patience = patience
+        self._index = jax.process_index() if index is None else index
+        self._count = jax.process_count() if count is None else count
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeerWatch":
+        if self._count > 1:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._beat("0")
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._count > 1:
+            self._stop.set()
+            self._thread.join()
+            # A process that leaves for a reason of its own says nothing: it is lost to the others.
+            if exception[0] is None:
+                self._beat(_FINISHED)
+
+    def _beat(self, text: str) -> None:
+        (self._folder / str(self._index)).write_text(text)
+
+    def _read(self, index: int) -> str:
+        try:
+            return (self._folder / str(index)).read_text()
+        except OSError:
+            return ""
+
+    def _watch(self) -> None:
+        others = [i for i in range(self._count) if i != self._index]
+        started = time.monotonic()
+        heard = {i: (self._read(i), started) for i in others}
+        beats = 0
+        while not self._stop.wait(_BEAT):
+            beats += 1
+            self._beat(str(beats))
+            now = time.monotonic()
+            for i in others:
+                text = self._read(i)
+                if text != heard[i][0]:
+                    heard[i] = (text, now)
+                # A mark left by an earlier session of the run changes with the first beat.
+                silent = now - heard[i][1]
+                if silent > self._patience and not (text == _FINISHED and heard[i][1] > started):
+                    self._lost(
+                        f"process {i} of {self._count} has been silent for {silent:.0f} s: it is "
+                        "lost. Give every process the same command again; the run goes on from "
+                        "its last checkpoint"
+                    )
+                    return

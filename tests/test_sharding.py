@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.coordinates import coordinates_per_leaf
+from deepzero_jax.sharding import collect, deal, make_mesh
+from tests.conftest import ROOT
+
+EIGHT = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+import deepzero_jax as dz
+from deepzero_jax.sharding import make_mesh, replicate, split_batch
+from tests.networks import flatten, network_loss
+
+fun, params, args = network_loss("cnn3")
+coordinates = dz.sample_coordinates(jax.random.key(0), params, {"block2_conv/kernel": 0.9})
+result = {"devices": jax.device_count()}
+ESTIMATORS = {
+    "cge": dz.cge(smoothing=1e-3),
+    "central": dz.cge(smoothing=1e-3, central=True),
+    "none": dz.cge(smoothing=1e-1, reuse="none"),
+    "rge": dz.rge(smoothing=1e-3, num_directions=11),
+    "first_order": dz.first_order(),
+}
+for name, estimator in ESTIMATORS.items():
+    grads = {}
+    for coordinates_axis, data in [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2)]:
+        mesh = make_mesh(coordinates_axis, data)
+        vg = dz.value_and_grad(fun, dz.sharded(estimator, mesh), has_aux=True)
+
+        def step(params, args, key, coordinates, mesh=mesh, vg=vg):
+            state, *batch = args
+            return vg(params, state, *split_batch(batch, mesh), key=key, coordinates=coordinates)
+
+        placed = replicate((params, args, jax.random.key(3), coordinates), mesh)
+        grads[coordinates_axis, data] = flatten(jax.device_get(jax.jit(step)(*placed)[1]))
+    exact = grads[1, 1]
+    result[name] = {
+        str(axes): float(np.linalg.norm(g - exact) / np.linalg.norm(exact))
+        for axes, g in grads.items()
+    }
+print(json.dumps(result))
+"""
+
+
+def test_eight_devices_give_the_gradient_of_one():
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT],
+        cwd=ROOT,
+        env={**__import__("os").environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result.pop("devices") == 8
+    for name, errors in result.items():
+        for axes, error in errors.items():
+            # Subtracting two losses leaves their rounding, which the batch's split changes.
+            allowed = 1e-6 if name != "none" and axes != "(2, 2)" else 1e-3
+            assert error <= allowed, (name, errors)
+
+
+def test_cards_are_dealt_evenly_and_come_back():
+    params = {"a": jnp.zeros(40), "b": jnp.zeros(3)}
+    coordinates = {"a": jnp.array([5, 7, 11, 13, 17, 40, 40]), "b": jnp.arange(3)}
+    hands = deal(params, coordinates, 4)
+    assert hands["a"].shape == (4, 2)
+    valid = np.sum(np.asarray(hands["a"]) < 40, axis=1)
+    assert valid.sum() == 5
+    assert valid.max() - valid.min() <= 1
+    back = collect(coordinates, hands)
+    assert back["a"].tolist() == coordinates["a"].tolist()
+    assert back["b"].tolist() == [0, 1, 2]
+
+
+def test_padding_is_little_of_a_sparse_resnet20_step_on_eight_devices():
+    from benchmarks.engine import problem
+
+    fun, params, (variables, images, labels) = problem("resnet20")
+    small = (variables, images[:1], labels[:1])
+    costs = dz.coordinate_costs(fun, params, *small, has_aux=True)
+    scores = dz.random_scores(jax.random.key(0), params)
+    coordinates = dz.sample_coordinates(jax.random.key(1), params, dz.layer_ratios(scores, 0.9))
+    counts = coordinates_per_leaf(params, coordinates)
+    work = sum(counts[path] * costs[path] for path in costs)
+    padded = sum(-(-counts[path] // 8) * 8 * costs[path] for path in costs)
+    print(f"padding {padded / work - 1:.2%}")
+    assert padded <= 1.01 * work
+
+
+def test_bad_meshes_are_refused():
+    with pytest.raises(ValueError, match="there are 1"):
+        make_mesh(2)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_mesh(0)
