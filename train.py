@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     from configs import experiment as experiments
     from configs import run as runs
     from deepzero_jax.sharding import agree, is_lead
-    from deepzero_jax.training import loop
+    from deepzero_jax.training import errors, loop
     from deepzero_jax.training.folder import RunFolder
     from deepzero_jax.training.peers import PeerWatch
 
@@ -49,10 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
             folder.claim()
         try:
             summary = runs.run_in_memory(experiment, run, options.workdir, settings, say)
-        except loop.InterruptedRunError as interruption:
+        except errors.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
             return loop.exit_now(128 + interruption.signum)
-        except loop.NonFiniteError as error:
+        except (errors.NonFiniteError, errors.StepFailedError) as error:
             return fail("train.py", error, status=1)
     if summary is not None:
         say(finished(summary, options.workdir))

@@ -5,6 +5,7 @@ from deepzero_jax.platform import avoid_wrong_cpu_fusions
 
 avoid_wrong_cpu_fusions()
 
+from deepzero_jax.blackbox import black_box
 from deepzero_jax.coordinates import sample_coordinates
 from deepzero_jax.difference import difference, register_rule
 from deepzero_jax.estimators import (
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Estimator",
+    "black_box",
     "cge",
     "coordinate_costs",
     "difference",

@@ -1,8 +1,6 @@
 import json
-import os
 import signal
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -10,61 +8,14 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.coordinates import leaf_paths
-from deepzero_jax.data import Dataset
-from deepzero_jax.models import CNN
-from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler, price_aware_sampler
+from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
+from deepzero_jax.training.errors import InterruptedRunError, NonFiniteError
 from deepzero_jax.training.folder import RunFolder, RunFolderError, differences
-from deepzero_jax.training.loop import (
-    InterruptedRunError,
-    NonFiniteError,
-    Settings,
-    run,
-)
 from deepzero_jax.training.metrics import MetricsLog, read_metrics
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from deepzero_jax.training.plan import format_seconds
-from deepzero_jax.training.step import make_step
-from deepzero_jax.training.task import classification_task
-
-
-def tiny_dataset():
-    rng = np.random.default_rng(0)
-    labels = np.arange(60).astype(np.int32) % 3
-    images = rng.integers(0, 80, (60, 8, 8, 1)).astype(np.uint8)
-    images[np.arange(60), labels * 2 + 1, :, 0] += 150
-    return Dataset(images, labels, images[:21], labels[:21], 3, (0.3,), (0.25,))
-
-
-def tiny_run(
-    folder,
-    estimator=None,
-    num_steps=8,
-    learning_rate=0.1,
-    lines=None,
-    sampler=None,
-    **changes,
-):
-    task = classification_task(CNN(depth=1, width=2, num_classes=3), tiny_dataset(), 12)
-    estimator = estimator or dz.cge(smoothing=1e-3, reuse="split")
-    params, model_state = task.init(jax.random.key(0))
-    schedule = learning_rate_schedule("cosine", learning_rate, num_steps, 2)
-    sampler = sampler or layer_ratio_sampler(params, {"block1_conv/kernel": 0.5}, interval=3)
-    step = make_step(task, estimator, make_optimizer("sgd", schedule), sampler)
-    folder.mkdir(exist_ok=True)
-    lines = [] if lines is None else lines
-    settings = Settings("tiny", num_steps, evaluation_interval=4, checkpoint_seconds=0.0)
-    return run(
-        task,
-        estimator,
-        step,
-        schedule,
-        step.init(jax.random.key(1), params, model_state),
-        folder,
-        settings._replace(**changes),
-        lines.append,
-    )
+from tests.tiny_run import send_sigterm_after, tiny_run
 
 
 def test_a_run_leaves_its_records(tmp_path):
@@ -86,39 +37,11 @@ def test_a_run_leaves_its_records(tmp_path):
     assert "ETA" in lines[0]
 
 
-def test_price_aware_runs_count_their_queries_and_resume_exactly(tmp_path):
-    task = classification_task(CNN(depth=1, width=2, num_classes=3), tiny_dataset(), 12)
-    shapes = task.init(jax.random.key(0))[0]
-    costs = dict.fromkeys(leaf_paths(shapes), 1.0) | {"block1_conv/kernel": 5.0}
-    sampler = price_aware_sampler(shapes, costs, budget=40.0)
-    estimator = dz.cge(smoothing=1e-3)
-    lines = []
-    whole = tiny_run(tmp_path / "whole", estimator, sampler=sampler, lines=lines)
-    assert "price" in lines[0]
-    assert "rate" in lines[0]
-    metrics = tmp_path / "parts/metrics.jsonl"
-    killer = threading.Thread(target=send_sigterm_after, args=(metrics, 3))
-    killer.start()
-    with pytest.raises(InterruptedRunError):
-        tiny_run(tmp_path / "parts", estimator, sampler=sampler)
-    killer.join()
-    parts = tiny_run(tmp_path / "parts", estimator, sampler=sampler)
-    assert parts["parameters_sha256"] == whole["parameters_sha256"]
-    assert parts["num_queries"] == whole["num_queries"]
-    assert whole["num_queries"] < 8 * (33 + 1)
-
-
 def test_plan_only_leaves_nothing(tmp_path):
     lines = []
     assert tiny_run(tmp_path / "run", lines=lines, plan_only=True) is None
     assert not list((tmp_path / "run").iterdir())
     assert "queries       25 a step × 8 steps = 200" in lines[0]
-
-
-def send_sigterm_after(metrics, lines):
-    while not metrics.exists() or metrics.read_text().count("\n") < lines:
-        time.sleep(0.001)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The training loop: plan, steps, evaluation, checkpoints, exact resume."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from deepzero_jax.estimators import Estimator, num_queries
 from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
+from deepzero_jax.training.errors import InterruptedRunError, NonFiniteError, StepFailedError
 from deepzero_jax.training.folder import write_json
 from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
 from deepzero_jax.training.plan import Plan, make_plan
@@ -46,22 +48,6 @@ class Settings(NamedTuple):
     plan_only: bool = False
 
 
-class NonFiniteError(ArithmeticError):
-    """A step gave a loss or parameters that are not finite; the last good checkpoint is kept."""
-
-
-class InterruptedRunError(Exception):
-    """A signal asked the run to stop; it is saved.
-
-    Attributes:
-      signum: the signal.
-    """
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
-        self.signum = signum
-
-
 def run(
     task: Task,
     estimator: Estimator,
@@ -89,6 +75,7 @@ def run(
 
     Raises:
       NonFiniteError: a loss or parameter that is not finite.
+      StepFailedError: a black box that gives no answer.
       InterruptedRunError: by SIGTERM or SIGINT, after saving.
     """
     trainer = _Trainer(task, estimator, step, schedule, folder, settings, say)
@@ -213,12 +200,23 @@ class _Trainer:
         checkpointer: Checkpointer,
     ) -> TrainState:
         started = time.perf_counter()
-        moved, metrics = self.advance(state, self.select(state), self.data)
-        # One process of several cannot leave a step that the others are in.
-        if not stop.wait(metrics["loss"], whole=jax.process_count() > 1):
-            self._leave(state, checkpointer, stop.signum or 0)
+        try:
+            moved, metrics = self.advance(state, self.select(state), self.data)
+            # One process of several cannot leave a step that the others are in.
+            if not stop.wait(metrics["loss"], whole=jax.process_count() > 1):
+                self._leave(state, checkpointer, stop.signum or 0)
+            finite = bool(metrics.pop("finite"))
+        except jax.errors.JaxRuntimeError as error:
+            found = re.search(r"BlackBoxError: (.*)", str(error))
+            if found is None:
+                raise
+            checkpointer.save(int(state.step), state, self.progress.dump())
+            raise StepFailedError(
+                f"step {int(state.step) + 1} failed: {found[1]}. The state before it is kept in "
+                f"{self.folder}; the same command goes on from there"
+            ) from error
         done = int(moved.step)
-        if not bool(metrics.pop("finite")):
+        if not finite:
             checkpointer.save(int(state.step), state, self.progress.dump())
             raise NonFiniteError(
                 f"step {done} gave a loss or parameters that are not finite (loss "
