@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             if agree(folder.summary is not None):
                 say(finished(folder.summary or {}, options.workdir, again=True))
                 return 0
-            held.enter_context(PeerWatch(options.workdir, lose))
+            watch = held.enter_context(PeerWatch(options.workdir, lose))
             experiment = experiments.build(config)
             if is_lead():
                 held.enter_context(folder)
@@ -51,9 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
             summary = runs.run_in_memory(experiment, run, options.workdir, settings, say)
         except errors.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
+            watch.say_goodbye()
             return loop.exit_now(128 + interruption.signum)
         except (errors.NonFiniteError, errors.StepFailedError) as error:
             return fail("train.py", error, status=1)
+        except (RuntimeError, ValueError) as error:
+            # A collective fails at once when a process is gone; the watch soon knows which.
+            if not watch.is_about_peers(error):
+                raise
+            watch.wait()
+            raise
     if summary is not None:
         say(finished(summary, options.workdir))
     return 0

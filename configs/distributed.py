@@ -36,6 +36,8 @@ def join(options: argparse.Namespace) -> None:
       ValueError: flags that do not go together.
       ConnectionError: the coordinator cannot be reached.
     """
+    # The loss of a process is PeerWatch's to tell; JAX would abort without a word on how to go on.
+    jax.config.update("jax_enable_recoverability", True)
     explicit = (options.coordinator, options.num_processes, options.process_id)
     if all(value is None for value in explicit):
         if options.distributed:
