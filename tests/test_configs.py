@@ -72,3 +72,23 @@ def test_none_and_numbers_are_told_apart():
     assert override(config, "estimator.batch_size", "auto").estimator.batch_size == "auto"
     assert override(config, "estimator.batch_size", "8").estimator.batch_size == 8
     assert override(config, "optimizer.learning_rate", "1e-3").optimizer.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("10 %", (0.1, "fraction")),
+        ("2.5%", (0.025, "fraction")),
+        ("3e6 multiply-adds", (3e6, "multiply-adds")),
+        ("0.5 s", (0.5, "seconds")),
+        ("layer ratios", (1.0, "layer ratios")),
+    ],
+)
+def test_budgets_are_read(text, budget):
+    assert experiments.parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "10", "-1 s", "0 %", "1.2.3 s", "ten s"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ValueError, match="must read like"):
+        experiments.parse_budget(text)

@@ -1,5 +1,6 @@
-"""Prices against the clock: minutes, on a machine with nothing else to do."""
+"""Prices of coordinates, and prices against the clock."""
 
+import functools
 import json
 
 import jax
@@ -10,7 +11,7 @@ from scipy.stats import spearmanr
 import deepzero_jax as dz
 import train
 from benchmarks.engine import problem
-from deepzero_jax.coordinates import all_coordinates
+from deepzero_jax.coordinates import all_coordinates, kept_per_leaf
 from deepzero_jax.training.metrics import read_metrics
 from deepzero_jax.training.plan import coordinate_seconds
 from tests.conftest import ROOT
@@ -30,15 +31,39 @@ def test_costs_rank_the_leaves_of_the_deepest_cnn_as_seconds_do():
     assert rank >= 0.95
 
 
-def test_costs_rank_the_leaves_of_resnet20_as_the_benchmark_measured_them():
+@functools.cache
+def resnet20_costs():
+    """Parameters of ResNet-20, and multiply-adds of a coordinate an image."""
     fun, params, (variables, images, labels) = problem("resnet20")
     costs = dz.coordinate_costs(fun, params, variables, images[:4], labels[:4], has_aux=True)
+    return params, {path: cost / 4 for path, cost in costs.items()}
+
+
+def test_costs_rank_the_leaves_of_resnet20_as_the_benchmark_measured_them():
+    _, costs = resnet20_costs()
     results = json.loads((ROOT / "benchmarks/engine.json").read_text())
     leaves = next(r for r in results if r["model"] == "resnet20")["leaves"]
     rank = spearmanr(
         [costs[path] for path in leaves], [leaf["milliseconds"] for leaf in leaves.values()]
     )[0]
+    print(f"Spearman {rank:.4f}")
     assert rank >= 0.95
+
+
+def test_costs_of_resnet20_span_three_orders_of_magnitude():
+    _, costs = resnet20_costs()
+    assert 36e6 < costs["stem_conv/kernel"] < 41e6
+    assert costs["stage3_block3_conv2/kernel"] < 2_000
+
+
+def test_padding_is_little_of_a_sparse_resnet20_step_on_eight_devices():
+    params, costs = resnet20_costs()
+    ratios = dz.layer_ratios(dz.random_scores(jax.random.key(0), params), 0.9)
+    counts = kept_per_leaf(params, ratios)
+    work = sum(counts[path] * costs[path] for path in costs)
+    padded = sum(-(-counts[path] // 8) * 8 * costs[path] for path in costs)
+    print(f"padding {padded / work - 1:.2%}")
+    assert padded <= 1.01 * work
 
 
 @pytest.mark.slow

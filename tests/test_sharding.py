@@ -2,13 +2,10 @@ import json
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import deepzero_jax as dz
-from deepzero_jax.coordinates import coordinates_per_leaf
 from deepzero_jax.sharding import collect, deal, make_mesh
 from tests.conftest import ROOT
 
@@ -81,21 +78,6 @@ def test_cards_are_dealt_evenly_and_come_back():
     back = collect(coordinates, hands)
     assert back["a"].tolist() == coordinates["a"].tolist()
     assert back["b"].tolist() == [0, 1, 2]
-
-
-def test_padding_is_little_of_a_sparse_resnet20_step_on_eight_devices():
-    from benchmarks.engine import problem
-
-    fun, params, (variables, images, labels) = problem("resnet20")
-    small = (variables, images[:1], labels[:1])
-    costs = dz.coordinate_costs(fun, params, *small, has_aux=True)
-    scores = dz.random_scores(jax.random.key(0), params)
-    coordinates = dz.sample_coordinates(jax.random.key(1), params, dz.layer_ratios(scores, 0.9))
-    counts = coordinates_per_leaf(params, coordinates)
-    work = sum(counts[path] * costs[path] for path in costs)
-    padded = sum(-(-counts[path] // 8) * 8 * costs[path] for path in costs)
-    print(f"padding {padded / work - 1:.2%}")
-    assert padded <= 1.01 * work
 
 
 def test_bad_meshes_are_refused():
