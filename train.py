@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise
             watch.wait()
             raise
+        watch.finish()
     if summary is not None:
         say(finished(summary, options.workdir))
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies import price_aware
+from studies import cge_vs_rge, price_aware
 from studies.runner import ROOT, mean_and_spread, results
 
 _HEAD = """# Results
@@ -73,8 +73,43 @@ def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
     plt.close(figure)
 
 
+def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
+    """The table of the study of estimators on the CNN ladder."""
+    lines = [
+        "## CGE, RGE and autodiff on the CNN ladder",
+        "",
+        "Paper: CIFAR-10, RGE with as many directions as parameters, on one RTX A6000. Ours: "
+        "accuracy, epochs run, seconds an epoch. `python -m studies.cge_vs_rge`.",
+        "",
+        "| parameters | method | paper | measured | epochs | s an epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for depth, size in cge_vs_rge.SIZES.items():
+        for method in cge_vs_rge.METHODS:
+            runs = [
+                run
+                for run in found
+                if (run["labels"]["depth"], run["labels"]["method"]) == (depth, method)
+            ]
+            paper = _PAPER[method][depth - 1] if method in _PAPER else "–"
+            for epochs in sorted({run["labels"]["epochs"] for run in runs}) or [None]:
+                chosen = [run for run in runs if run["labels"]["epochs"] == epochs]
+                accuracy = mean_and_spread([run["summary"]["test_accuracy"] for run in chosen])
+                spent = [run["summary"]["wall_seconds"] / run["labels"]["epochs"] for run in chosen]
+                time = f"{sum(spent) / len(spent):.1f}" if spent else "–"
+                shown = f"{epochs:g}" if epochs else "–"
+                lines.append(f"| {size:,} | {method} | {paper} | {accuracy} | {shown} | {time} |")
+    return "\n".join(lines)
+
+
+_PAPER = {
+    "first_order": (42.09, 60.47, 70.69, 76.64, 77.01),
+    "cge": (41.65, 59.66, 70.04, 76.07, 76.95),
+    "rge_d": (37.53, 50.06, 65.31, 70.05, 68.38),
+}
 _SECTIONS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-    price_aware.STUDY: price_aware_section
+    price_aware.STUDY: price_aware_section,
+    cge_vs_rge.STUDY: cge_vs_rge_section,
 }
 
 

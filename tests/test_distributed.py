@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from deepzero_jax.training.metrics import read_metrics
 from deepzero_jax.training.peers import PeerWatch
 from tests.conftest import ROOT
 
@@ -90,6 +91,31 @@ def test_two_processes_survive_the_loss_of_either_and_end_as_one(tmp_path):
     assert parts["test_accuracy"] == pytest.approx(whole["test_accuracy"], abs=0.01)
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_mesh(tmp_path):
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+
+    def command(name, mesh):
+        call = [sys.executable, "train.py", *TINY, "--workdir", str(tmp_path / name)]
+        return [*call, f"--config.mesh.coordinates={mesh}"]
+
+    options = {"cwd": ROOT, "env": {**os.environ, **devices}, "text": True}
+    subprocess.run(command("one", 1), check=True, capture_output=True, **options)
+    moved = tmp_path / "moved"
+    first = subprocess.Popen(command("moved", 4), stdout=subprocess.PIPE, **options)
+    wait_for_steps(moved, 100)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGTERM
+    second = subprocess.run(command("moved", 2), check=True, capture_output=True, **options)
+    assert "going on from step" in second.stdout
+    whole, parts = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "moved"))
+    assert [line["step"] for line in parts] == [line["step"] for line in whole]
+    for a, b in zip(whole, parts, strict=True):
+        if "loss" in a:
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
 def test_different_configs_are_refused_by_both(tmp_path):
     port = free_port()
     processes = [
@@ -134,8 +160,9 @@ def test_a_silent_peer_is_lost_and_a_finished_one_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr("deepzero_jax.training.peers._BEAT", 0.05)
     said = []
     with PeerWatch(tmp_path, said.append, patience=0.5, index=0, count=2):
-        with PeerWatch(tmp_path, said.append, patience=0.5, index=1, count=2):
+        with PeerWatch(tmp_path, said.append, patience=0.5, index=1, count=2) as other:
             time.sleep(0.3)
+            other.finish()
         time.sleep(1.0)
         assert said == []
     with PeerWatch(tmp_path, said.append, patience=0.5, index=0, count=2):

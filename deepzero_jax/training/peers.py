@@ -61,9 +61,13 @@ class PeerWatch:
             self._stop.set()
             self._thread.join()
             self.say_goodbye()
-            # A process that leaves for a reason of its own says nothing: it is lost to the others.
-            if exception[0] is None:
-                self._beat(_FINISHED)
+
+    def finish(self) -> None:
+        """Tells the others that this process is done; one that leaves without is lost to them."""
+        if self._count > 1:
+            self._stop.set()
+            self._thread.join()
+            self._beat(_FINISHED)
 
     def say_goodbye(self) -> None:
         """Lets the sentinel know that this process ends of its own accord."""

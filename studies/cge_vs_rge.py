@@ -1,0 +1,75 @@
+"""Random directions, coordinates and autodiff on the CNN ladder, in one trainer.
+
+python -m studies.cge_vs_rge --depth 1,2 --epochs 30 --methods cge,rge_192,first_order --seeds 0
+
+Paper: DeepZero, section 5 (arXiv 2310.02025), where RGE takes as many directions as there are
+parameters (``rge_d``) and a tenth of CGE's learning rate.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from studies.runner import Cell, run_study
+
+STUDY = "cge_vs_rge"
+SIZES = {1: 730, 2: 3_700, 3: 6_670, 4: 9_640, 5: 12_610}
+METHODS = ("first_order", "cge", "rge_192", "rge_d")
+_RGE_LEARNING_RATE = 0.01
+
+
+def method_overrides(method: str, depth: int) -> dict[str, Any]:
+    """The fields in which a method departs from the config.
+
+    Raises:
+      ValueError: an unknown method or depth.
+    """
+    if method not in METHODS or depth not in SIZES:
+        raise ValueError(
+            f"no method {method!r} at depth {depth}; methods: {', '.join(METHODS)}; depths 1 to 5"
+        )
+    if not method.startswith("rge"):
+        return {"estimator.name": method}
+    directions = SIZES[depth] if method == "rge_d" else 192
+    return {
+        "estimator.name": "rge",
+        "estimator.num_directions": directions,
+        "optimizer.learning_rate": _RGE_LEARNING_RATE,
+    }
+
+
+def cells(depths: list[int], methods: list[str], seeds: list[int], epochs: float) -> Iterator[Cell]:
+    """The runs, shallow networks first."""
+    for depth in depths:
+        for seed in seeds:
+            for method in methods:
+                overrides = {
+                    "seed": seed,
+                    "model.name": f"cnn{depth}",
+                    "training.num_epochs": f"{epochs:g}",
+                    "optimizer.warmup_epochs": f"{min(3.0, epochs / 6):g}",
+                    **method_overrides(method, depth),
+                }
+                labels = {"depth": depth, "method": method, "seed": seed, "epochs": epochs}
+                name = f"cnn{depth}-{method}-{epochs:g}-{seed}"
+                yield Cell(name, "cnn_cifar10", overrides, labels)
+
+
+def main() -> None:
+    """Runs what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depth", default="1,2")
+    parser.add_argument("--epochs", type=float, default=30)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
+    options = parser.parse_args()
+    depths = [int(depth) for depth in options.depth.split(",")]
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    chosen = cells(depths, options.methods.split(","), seeds, options.epochs)
+    run_study(STUDY, chosen, options.runs)
+
+
+if __name__ == "__main__":
+    main()
