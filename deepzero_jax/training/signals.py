@@ -36,10 +36,10 @@ class StopRequest:
         Polling keeps the process responsive during a step that takes minutes:
         ``block_until_ready`` would hold signals back until the step ends.
         """
-        pause = 1e-4
+        started = time.monotonic()
         while not array.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
             if self.signum is not None and not whole:
                 return False
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
+            # A tenth of the time waited so far: what is found late is little of the step.
+            time.sleep(min(max(0.1 * (time.monotonic() - started), 1e-4), 0.05))
         return True
