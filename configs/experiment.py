@@ -20,7 +20,7 @@ from deepzero_jax.training.task import Task, classification_task
 
 PyTree = Any
 _SCORES = ("grasp", "random", "zo_grasp")
-_SAMPLERS = ("layer_ratios", "price_aware")
+_SAMPLERS = ("layer_ratios", "price_aware", "blocks")
 
 
 class Experiment(NamedTuple):
@@ -113,6 +113,15 @@ def _check_sampling(config: Config) -> None:
     _, unit = parse_budget(sampling.budget)
     if not 0 <= sampling.decay < 1:
         raise ValueError(f"sampling.decay must lie in [0, 1), got {sampling.decay}")
+    if sampling.num_blocks < 1:
+        raise ValueError(f"sampling.num_blocks must be at least 1, got {sampling.num_blocks}")
+    if sampling.coherence is not None and (sampling.unbiased or sampling.name == "price_aware"):
+        raise ValueError(
+            "sampling.coherence keeps the estimates of other steps, so those of this one must "
+            "not be divided by their rate: not with sampling.unbiased, not with price_aware"
+        )
+    if sampling.name == "blocks" and config.pruning.mask == "weights":
+        raise ValueError("sampling blocks draws anew every step; pruning.mask cannot be weights")
     if sampling.name != "price_aware":
         return
     if config.estimator.name == "rge":
@@ -230,6 +239,7 @@ def optimizer_and_schedule(config: Config, num_steps: int, steps_per_epoch: int)
         nesterov=chosen.nesterov,
         weight_decay=chosen.weight_decay,
         mask=config.pruning.mask,
+        coherence=config.sampling.coherence,
     )
     return optimizer, schedule
 

@@ -14,6 +14,7 @@ from deepzero_jax.pruning import prune_params
 from deepzero_jax.pruning.report import load_mask
 from deepzero_jax.sampling import (
     Sampler,
+    block_sampler,
     dense_sampler,
     fixed_sampler,
     layer_ratio_sampler,
@@ -33,6 +34,8 @@ def choose_sampler(
     price_aware = config.sampling.name == "price_aware"
     if price_aware and parse_budget(config.sampling.budget)[1] != "layer ratios":
         return _price_aware(experiment), params, 0
+    if config.sampling.name == "blocks":
+        return block_sampler(params, config.sampling.num_blocks), params, 0
     if config.pruning.sparsity == 0:
         return dense_sampler(params), params, 0
     content = find_ratios(experiment, workdir, say)

@@ -62,12 +62,16 @@ class Pruning:
 class Sampling:
     """How the coordinates of a step are drawn."""
 
-    name: str = "layer_ratios"  # at the ratios of Pruning, or "price_aware"
+    # At the ratios of Pruning; or "price_aware"; or "blocks", one after the other.
+    name: str = "layer_ratios"
     unbiased: bool = False  # layer_ratios: estimates divided by their leaf's rate
     # price_aware: what a step may cost. "layer ratios": as much as Pruning's ratios would;
     # or "10 %" of the dense price, or "2e12 multiply-adds", or "1.5 s".
     budget: str = "layer ratios"
     decay: float = 0.9  # price_aware: of the moving average of squared estimates
+    num_blocks: int = 10  # blocks: steps that see each coordinate once
+    # Earlier estimates of the other coordinates count too, decayed by this at every step.
+    coherence: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Accuracy at equal price: the paper's masks, redrawn ones, and price-aware rates.
+"""Accuracy at equal price: the paper's masks, redrawn ones, price-aware rates, coherent CGE.
 
 python -m studies.price_aware --parts cnn3,cnn2_cge,resnet20 --seeds 0,1,2
 
@@ -29,6 +29,9 @@ ARMS = {
     "redrawn": "the same ratios, redrawn every step",
     "redrawn_unbiased": "the same, estimates divided by the rate",
     "price_aware": "price-aware rates, redrawn, divided by the rate",
+    "coherent_1": "blocks in turn, earlier estimates kept (coherent, γ = 1)",
+    "coherent_0.9": "the same, decayed by 0.9 a step",
+    "coherent_0.7": "the same, decayed by 0.7 a step",
 }
 
 
@@ -42,6 +45,7 @@ class Part(NamedTuple):
       kept: steps for which the paper's way keeps its masks.
       sparsity: of the GraSP ratios; None: such that they cost ``price``.
       price: of a sparse step, as a fraction of the dense one.
+      arms: of ``ARMS``.
     """
 
     title: str
@@ -50,6 +54,7 @@ class Part(NamedTuple):
     kept: int
     sparsity: float | None = None
     price: float = 0.1
+    arms: tuple[str, ...] = tuple(ARMS)
 
 
 _SCREENING = {
@@ -72,6 +77,7 @@ PARTS = {
         _SCREENING,
         kept=200,
         sparsity=0.9,
+        arms=tuple(arm for arm in ARMS if not arm.startswith("coherent")),
     ),
     "cnn2_cge": Part(
         "CNN 3,700, CGE, 5 epochs at 10 % of the dense price",
@@ -87,8 +93,8 @@ PARTS = {
 }
 
 
-def sparsity_and_price(part: Part, seed: int) -> tuple[float, float]:
-    """Sparsity of a part's GraSP ratios, and the multiply-adds of a step at them."""
+def sparsity_and_prices(part: Part, seed: int) -> tuple[float, float, float]:
+    """Sparsity of a part's GraSP ratios; multiply-adds of a step at them, and of a dense one."""
     config = load_config(ROOT / "configs" / f"{part.config}.py")
     config = dataclasses.replace(config, seed=seed)
     config = override(config, "model.name", part.overrides.get("model.name", config.model.name))
@@ -105,13 +111,13 @@ def sparsity_and_price(part: Part, seed: int) -> tuple[float, float]:
         return sum(kept[path] * costs[path] for path in costs)
 
     if part.sparsity is not None:
-        return part.sparsity, price(part.sparsity)
+        return part.sparsity, price(part.sparsity), price(0.0)
     low, high = 0.0, 0.999
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if price(middle) < part.price * price(0.0) else (middle, high)
     sparsity = round(high, 6)
-    return sparsity, price(sparsity)
+    return sparsity, price(sparsity), price(0.0)
 
 
 def cells(parts: list[str], arms: list[str], seeds: list[int]) -> Iterator[Cell]:
@@ -119,7 +125,8 @@ def cells(parts: list[str], arms: list[str], seeds: list[int]) -> Iterator[Cell]
     for seed in seeds:
         for name in parts:
             part = PARTS[name]
-            sparsity, price = sparsity_and_price(part, seed)
+            sparsity, price, dense_price = sparsity_and_prices(part, seed)
+            blocks = round(dense_price / price)
             ratios = {"pruning.sparsity": sparsity, "pruning.scores": "grasp"}
             own: dict[str, dict[str, Any]] = {
                 "dense": {"pruning.sparsity": 0.0},
@@ -136,11 +143,21 @@ def cells(parts: list[str], arms: list[str], seeds: list[int]) -> Iterator[Cell]
                     "sampling.budget": "layer ratios",
                 },
             }
+            for decay in ("1", "0.9", "0.7"):
+                own[f"coherent_{decay}"] = {
+                    "sampling.name": "blocks",
+                    "sampling.num_blocks": blocks,
+                    "sampling.coherence": decay,
+                }
             for arm in arms:
-                overrides = {"seed": seed, **part.overrides, **own[arm]}
-                if arm != "price_aware":
-                    overrides["sampling.name"] = "layer_ratios"
-                labels = {"part": name, "arm": arm, "seed": seed, "price": price}
+                if arm not in part.arms:
+                    continue
+                chosen = {"sampling.name": "layer_ratios"} | own[arm]
+                overrides = {"seed": seed, **part.overrides, **chosen}
+                spent = dense_price if arm == "dense" else price
+                if arm.startswith("coherent"):
+                    spent = dense_price / blocks
+                labels = {"part": name, "arm": arm, "seed": seed, "price": spent / dense_price}
                 yield Cell(f"{name}-{arm}-{seed}", part.config, overrides, labels)
 
 

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies import cge_vs_rge, price_aware
+from studies import (
+    cge_vs_rge,
+    gradient_quality,
+    price_aware,
+    pruning,
+    sparsity,
+    trajectory,
+)
 from studies.runner import ROOT, mean_and_spread, results
 
 _HEAD = """# Results
@@ -31,20 +38,19 @@ def price_aware_section(found: list[dict[str, Any]]) -> str:
     titles = [part.title for part in price_aware.PARTS.values()]
     lines += [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for arm, title in price_aware.ARMS.items():
-        row = [mean_and_spread(scores(found, part, arm)) for part in price_aware.PARTS]
+        row = [
+            mean_and_spread(scores(found, name, arm)) if arm in part.arms else "–"
+            for name, part in price_aware.PARTS.items()
+        ]
         lines.append(f"| {title} | {' | '.join(row)} |")
     if found:
-        lines += ["", "![Accuracy of the five ways at equal price](price_aware.png)"]
+        lines += ["", "![Accuracy at equal price](price_aware.png)"]
     return "\n".join(lines)
 
 
 def scores(found: list[dict[str, Any]], part: str, arm: str) -> list[float]:
     """Final test accuracies of the runs of one arm."""
-    return [
-        run["summary"]["test_accuracy"]
-        for run in found
-        if (run["labels"]["part"], run["labels"]["arm"]) == (part, arm)
-    ]
+    return [run["summary"]["test_accuracy"] for run in chosen(found, part=part, arm=arm)]
 
 
 def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
@@ -57,16 +63,17 @@ def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
     parts = [p for p in price_aware.PARTS if any(run["labels"]["part"] == p for run in found)]
     figure, axes = plt.subplots(1, len(parts), figsize=(4 * len(parts), 4), layout="constrained")
     for axis, part in zip([axes] if len(parts) == 1 else axes, parts, strict=True):
-        for position, arm in enumerate(price_aware.ARMS):
+        arms = price_aware.PARTS[part].arms
+        for position, arm in enumerate(arms):
             values = [100 * value for value in scores(found, part, arm)]
             if values:
                 colour = "tab:gray" if arm == "dense" else "tab:blue"
                 axis.bar(position, sum(values) / len(values), color=colour, alpha=0.6)
                 axis.plot([position] * len(values), values, "k.", markersize=5)
-        names = [arm.replace("_", "\n") for arm in price_aware.ARMS]
+        names = [arm.replace("_", "\n") for arm in arms]
         axis.set_xticks(range(len(names)), names, fontsize=8)
         axis.set_title(price_aware.PARTS[part].title, fontsize=9)
-        lowest = min(min(scores(found, part, a), default=1.0) for a in price_aware.ARMS)
+        lowest = min(min(scores(found, part, a), default=1.0) for a in arms)
         axis.set_ylim(bottom=max(0.0, 100 * lowest - 10))
         axis.set_ylabel("test accuracy, %")
     figure.savefig(picture, dpi=120)
@@ -86,20 +93,196 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
     ]
     for depth, size in cge_vs_rge.SIZES.items():
         for method in cge_vs_rge.METHODS:
-            runs = [
-                run
-                for run in found
-                if (run["labels"]["depth"], run["labels"]["method"]) == (depth, method)
-            ]
+            runs = chosen(found, depth=depth, method=method)
             paper = _PAPER[method][depth - 1] if method in _PAPER else "–"
             for epochs in sorted({run["labels"]["epochs"] for run in runs}) or [None]:
-                chosen = [run for run in runs if run["labels"]["epochs"] == epochs]
-                accuracy = mean_and_spread([run["summary"]["test_accuracy"] for run in chosen])
-                spent = [run["summary"]["wall_seconds"] / run["labels"]["epochs"] for run in chosen]
+                same = chosen(runs, epochs=epochs)
+                accuracy = mean_and_spread([run["summary"]["test_accuracy"] for run in same])
+                spent = [run["summary"]["wall_seconds"] / run["labels"]["epochs"] for run in same]
                 time = f"{sum(spent) / len(spent):.1f}" if spent else "–"
                 shown = f"{epochs:g}" if epochs else "–"
                 lines.append(f"| {size:,} | {method} | {paper} | {accuracy} | {shown} | {time} |")
     return "\n".join(lines)
+
+
+def chosen(found: list[dict[str, Any]], **labels: Any) -> list[dict[str, Any]]:
+    """The results that carry these labels."""
+    return [run for run in found if all(run["labels"].get(name) == v for name, v in labels.items())]
+
+
+def accuracies(found: list[dict[str, Any]]) -> str:
+    """Test accuracies as mean and spread; runs of different length kept apart."""
+    parts = []
+    for epochs in sorted({run["labels"]["epochs"] for run in found}):
+        runs = chosen(found, epochs=epochs)
+        text = mean_and_spread([run["summary"]["test_accuracy"] for run in runs])
+        parts.append(f"{text}, {epochs:g} epochs")
+    return "; ".join(parts) or "not run"
+
+
+def sparsity_section(found: list[dict[str, Any]]) -> str:
+    """The table of ResNet-20 against sparsity."""
+    columns = sparsity.SPARSITIES
+    lines = [
+        "## ResNet-20 against gradient sparsity",
+        "",
+        "Paper: 50 epochs (dense first-order: 92.85). `python -m studies.sparsity`.",
+        "",
+        f"| | {' | '.join(f'{100 * column:g} %' for column in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for method, (title, paper) in _SPARSITY_ROWS.items():
+        if paper:
+            lines.append(f"| {title}, paper | {' | '.join(map(str, paper))} |")
+        cells = [accuracies(chosen(found, method=method, sparsity=s)) for s in columns]
+        lines.append(f"| {title}, measured | {' | '.join(cells)} |")
+    dense = accuracies(chosen(found, method="first_order_dense"))
+    return "\n".join([*lines, "", f"Dense first-order, measured: {dense}."])
+
+
+_SPARSITY_ROWS = {
+    "deepzero": ("DeepZero, smoothing 1e-4", None),
+    "deepzero_paper": ("DeepZero, smoothing 5e-3", (86.94, 86.46, 84.26, 73.37)),
+    "first_order_gradient": ("first-order, sparse gradient", (90.12, 88.55, 86.98, 78.1)),
+    "first_order_weights": ("first-order, sparse weights", (88.59, 86.25, 82.95, 68.22)),
+}
+
+
+def trajectory_section(found: list[dict[str, Any]]) -> str:
+    """How far the first steps stray."""
+    lines = [
+        "## The first steps at 99 %",
+        "",
+        "Distance between the parameters and those of the first-order run under the same masks, "
+        "by the distance that the latter has travelled. `python -m studies.trajectory`.",
+        "",
+        "| | steps | strayed | cosine of the two paths |",
+        "|---|---|---|---|",
+    ]
+    for way in [way for way in trajectory.WAYS if way != "first_order"]:
+        for run in chosen(found, way=way) or [None]:
+            if run is None:
+                lines.append(f"| {way} | – | not run | not run |")
+                continue
+            strayed, cosine = run["summary"]["strayed"], run["summary"]["cosine"]
+            lines.append(
+                f"| {way} | {run['labels']['steps']} | {100 * strayed:.2f} % | {cosine:.5f} |"
+            )
+    return "\n".join(lines)
+
+
+def pruning_section(found: list[dict[str, Any]]) -> str:
+    """What ZO-GraSP's scores are worth."""
+    lines = [
+        "## Scores for the layer ratios",
+        "",
+        "ResNet-20, first-order, 90 % gradient sparsity, short runs. `python -m studies.pruning`.",
+        "",
+        "| ratios from | accuracy |",
+        "|---|---|",
+    ]
+    for name in pruning.SCORES:
+        lines.append(f"| {name} | {accuracies(chosen(found, scores=name))} |")
+    lines += [
+        "",
+        "ZO-GraSP against GraSP: rank correlation (Spearman) of the scores of all parameters and "
+        "of the layer ratios at 90 %, and mean distance of the ratios.",
+        "",
+        "| directions q | scores | ratios | distance |",
+        "|---|---|---|---|",
+    ]
+    counts = sorted({n for run in found if (n := run["labels"].get("num_directions"))})
+    for count in counts or [None]:
+        runs = [run["summary"] for run in chosen(found, num_directions=count)] if count else []
+        row = [
+            plain_mean([run[name] for run in runs])
+            for name in ("scores_spearman", "ratios_spearman", "ratios_mean_distance")
+        ]
+        lines.append(f"| {count or '–'} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def plain_mean(values: list[float]) -> str:
+    """A mean and how many it is of."""
+    return f"{sum(values) / len(values):.3f} ({len(values)})" if values else "not run"
+
+
+def gradient_quality_section(found: list[dict[str, Any]]) -> str:
+    """How far estimates are from autodiff."""
+    lines = [
+        "## Estimates against autodiff",
+        "",
+        "At initialisation, batch 256, float32. CGE on 500 random coordinates: relative error, and "
+        "1 − cosine. RGE on all of them: cosine. `python -m studies.gradient_quality`.",
+        "",
+    ]
+    models = list(dict.fromkeys(run["labels"]["model"] for run in found))
+    if not models:
+        return "\n".join([*lines, "not run"])
+    for model in models:
+        lines += [
+            f"| {model}, smoothing | {' | '.join(gradient_quality.WAYS)} |",
+            "|---" * (len(gradient_quality.WAYS) + 1) + "|",
+        ]
+        for smoothing in gradient_quality.SMOOTHINGS:
+            row = []
+            for way in gradient_quality.WAYS:
+                runs = chosen(found, model=model, way=way, smoothing=smoothing)
+                row += [
+                    f"{run['summary']['relative_error']:.1e}, {1 - run['summary']['cosine']:.0e}"
+                    for run in runs
+                ] or ["not run"]
+            lines.append(f"| {smoothing:g} | {' | '.join(row)} |")
+        lines.append("")
+        for count in gradient_quality.DIRECTIONS:
+            for run in chosen(found, model=model, way="rge", num_directions=count):
+                cosine = run["summary"]["cosine"]
+                lines.append(f"- {model}, RGE with {count:,} directions: cosine {cosine:.3f}")
+        lines.append("")
+    return "\n".join([*lines, "![Estimates against autodiff](gradient_quality.png)"])
+
+
+def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
+    """Relative error against smoothing; cosine of RGE against directions."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    models = list(dict.fromkeys(run["labels"]["model"] for run in found))
+    for model, style in zip(models, ("-", "--", ":"), strict=False):
+        for colour, way in enumerate(gradient_quality.WAYS):
+            runs = sorted(
+                chosen(found, model=model, way=way), key=lambda r: r["labels"]["smoothing"]
+            )
+            left.plot(
+                [run["labels"]["smoothing"] for run in runs],
+                [run["summary"]["relative_error"] for run in runs],
+                style,
+                color=f"C{colour}",
+                marker=".",
+                label=f"{model}, {way.replace('_', ' ')}",
+            )
+        runs = sorted(
+            chosen(found, model=model, way="rge"), key=lambda r: r["labels"]["num_directions"]
+        )
+        right.plot(
+            [run["labels"]["num_directions"] for run in runs],
+            [run["summary"]["cosine"] for run in runs],
+            style,
+            color="C3",
+            marker=".",
+            label=f"{model}, RGE",
+        )
+    left.set(xscale="log", yscale="log", xlabel="smoothing", ylabel="relative error of CGE")
+    right.set(xscale="log", xlabel="directions", ylabel="cosine to autodiff")
+    right.axhline(1.0, color="C0", linewidth=1, label="CGE, smoothing 1e-4")
+    right.set_ylim(0, 1.05)
+    left.legend(fontsize=7)
+    right.legend(fontsize=7)
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
 
 
 _PAPER = {
@@ -110,6 +293,14 @@ _PAPER = {
 _SECTIONS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     price_aware.STUDY: price_aware_section,
     cge_vs_rge.STUDY: cge_vs_rge_section,
+    sparsity.STUDY: sparsity_section,
+    trajectory.STUDY: trajectory_section,
+    pruning.STUDY: pruning_section,
+    gradient_quality.STUDY: gradient_quality_section,
+}
+_FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
+    price_aware.STUDY: plot_price_aware,
+    gradient_quality.STUDY: plot_gradient_quality,
 }
 
 
@@ -123,9 +314,10 @@ def main() -> None:
     """Writes text and figures."""
     docs = ROOT / "docs"
     (docs / "results.md").write_text(report())
-    found = results(price_aware.STUDY)
-    if found:
-        plot_price_aware(found, docs / "price_aware.png")
+    for study, plot in _FIGURES.items():
+        found = results(study)
+        if found:
+            plot(found, docs / f"{study}.png")
     print(f"wrote {docs.name}/results.md")
 
 

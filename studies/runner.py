@@ -5,9 +5,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
@@ -44,9 +46,7 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
       SystemExit: a cell failed; its message is on stderr.
     """
     for cell in cells:
-        path = result_path(study, cell)
-        if path.exists():
-            print(f"{study}/{cell.name}: done", flush=True)
+        if _done(study, cell.name):
             continue
         workdir = runs / study / cell.name
         print(f"{study}/{cell.name}: python train.py {' '.join(cell.arguments())}", flush=True)
@@ -54,23 +54,61 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
         status = subprocess.run(call, cwd=ROOT, check=False).returncode
         if status != 0:
             raise SystemExit(f"{study}/{cell.name} failed with status {status}; see above")
-        keep_result(study, cell, json.loads((workdir / "summary.json").read_text()))
+        summary = json.loads((workdir / "summary.json").read_text())
+        command = " ".join(["python train.py", *map(_quoted, cell.arguments())])
+        keep_result(study, cell.name, cell.labels, command, summary)
 
 
-def keep_result(study: str, cell: Cell, summary: dict[str, Any]) -> None:
+class Measurement(NamedTuple):
+    """One cell of a study that is computed and not trained.
+
+    Attributes:
+      name: unique in its study; the name of its file.
+      labels: what the table says of it, besides what was measured.
+      measure: ``() -> {name: number}``.
+    """
+
+    name: str
+    labels: dict[str, Any]
+    measure: Callable[[], dict[str, Any]]
+
+
+def run_measurements(study: str, measurements: Iterable[Measurement]) -> None:
+    """Computes what is missing; each result is kept as ``run_study`` keeps those of runs."""
+    for name, labels, measure in measurements:
+        if _done(study, name):
+            continue
+        print(f"{study}/{name} …", flush=True)
+        devices = jax.devices()
+        hardware = {"num_devices": len(devices), "device": devices[0].device_kind}
+        found = {**measure(), **hardware}
+        keep_result(study, name, labels, f"python -m studies.{study}", found)
+        print(f"{study}/{name}: {found}", flush=True)
+
+
+def _done(study: str, name: str) -> bool:
+    done = result_path(study, name).exists()
+    if done:
+        print(f"{study}/{name}: done", flush=True)
+    return done
+
+
+def keep_result(
+    study: str, name: str, labels: dict[str, Any], command: str, summary: dict[str, Any]
+) -> None:
     """Writes the result file of a finished cell."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     )
     content = {
-        "labels": cell.labels,
-        "command": " ".join(["python train.py", *map(_quoted, cell.arguments())]),
+        "labels": labels,
+        "command": command,
         "commit": commit.stdout.strip() or "unknown",
         "hardware": f"{summary['num_devices']} × {summary['device']}, {os.cpu_count()} cores, "
         f"{platform.machine()}",
         "summary": summary,
     }
-    path = result_path(study, cell)
+    path = result_path(study, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -79,9 +117,9 @@ def _quoted(argument: str) -> str:
     return f"'{argument}'" if " " in argument else argument
 
 
-def result_path(study: str, cell: Cell) -> Path:
+def result_path(study: str, name: str) -> Path:
     """Where the result of a cell lies."""
-    return RESULTS / study / f"{cell.name}.json"
+    return RESULTS / study / f"{name}.json"
 
 
 def results(study: str) -> list[dict[str, Any]]:

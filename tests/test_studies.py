@@ -1,6 +1,9 @@
+from configs.experiment import check_fields
+from configs.loading import load_config, override
+from studies import cge_vs_rge, pruning, sparsity, trajectory
 from studies.price_aware import ARMS, PARTS
 from studies.report import report
-from studies.runner import Cell, mean_and_spread, run_study
+from studies.runner import Cell, Measurement, mean_and_spread, run_measurements, run_study
 from tests.conftest import ROOT
 
 
@@ -30,3 +33,29 @@ def test_every_part_has_a_config():
     assert ARMS
     for part in PARTS.values():
         assert (ROOT / f"configs/{part.config}.py").exists()
+
+
+def test_every_cell_of_every_study_is_a_valid_command():
+    every = [
+        *cge_vs_rge.cells([1, 5], list(cge_vs_rge.METHODS), [0], 30),
+        *sparsity.cells(list(sparsity.METHODS), [0.8, 0.99], [0], 50),
+        *pruning.cells(list(pruning.SCORES), [0], 2),
+        *trajectory.cells(5, 0.99),
+    ]
+    assert len({cell.name for cell in every}) == len(every)
+    for cell in every:
+        config = load_config(ROOT / "configs" / f"{cell.config}.py")
+        for name, value in cell.overrides.items():
+            config = override(config, name, str(value))
+        check_fields(config)
+
+
+def test_measurements_are_kept_and_not_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path)
+    made = []
+    cell = Measurement("one", {"way": "a"}, lambda: made.append(1) or {"cosine": 0.5})
+    run_measurements("trial", [cell])
+    run_measurements("trial", [cell])
+    assert made == [1]
+    assert '"cosine": 0.5' in (tmp_path / "trial/one.json").read_text()
+    assert "trial/one: done" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Samplers: which coordinates a step perturbs, and at which rates."""
 
+from deepzero_jax.sampling.coherent import block_sampler, coherent_gradient
 from deepzero_jax.sampling.layer_ratios import layer_ratio_sampler
 from deepzero_jax.sampling.price_aware import PriceAwareState, price_aware_sampler
 from deepzero_jax.sampling.rates import sampling_rates
@@ -16,6 +17,8 @@ __all__ = [
     "Sampler",
     "Selection",
     "Share",
+    "block_sampler",
+    "coherent_gradient",
     "dense_sampler",
     "fixed_sampler",
     "layer_ratio_sampler",

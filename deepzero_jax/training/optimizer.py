@@ -6,6 +6,7 @@ from typing import Any
 import optax
 
 from deepzero_jax.pruning import sparse_updates
+from deepzero_jax.sampling import coherent_gradient
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "constant")
@@ -44,6 +45,7 @@ def make_optimizer(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     mask: str = "gradient",
+    coherence: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """An optax chain whose ``update`` takes the coordinates' mask as ``mask=``.
 
@@ -57,9 +59,11 @@ def make_optimizer(
       mask: what the mask makes sparse. ``"gradient"``: momentum and weight decay still
         move coordinates outside it (the paper). ``"update"``: those do not move.
         ``"weights"``: the same, for parameters pruned at the start, which stay zero.
+      coherence: with the sparse gradient, the decay of earlier estimates of the
+        coordinates outside the mask, see ``coherent_gradient``; None: they count nothing.
 
     Raises:
-      ValueError: an unknown name or mask.
+      ValueError: an unknown name or mask, or coherence with another mask.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {list(OPTIMIZERS)}, got {name!r}")
@@ -74,5 +78,9 @@ def make_optimizer(
         rule = optax.adam(schedule)
     else:
         rule = optax.adamw(schedule, weight_decay=weight_decay)
+    if coherence is not None:
+        if mask != "gradient":
+            raise ValueError(f"coherence needs mask 'gradient', got {mask!r}")
+        return optax.chain(coherent_gradient(coherence), rule)
     masked = [sparse_updates(), rule] if mask == "gradient" else [rule, sparse_updates()]
     return optax.chain(*masked)
