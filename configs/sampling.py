@@ -86,10 +86,16 @@ def measure_prices(
         return state
     say("measuring the price of a coordinate, leaf by leaf …")
     state, data = step.place(state), step.place(experiment.task.data)
-    selection = jax.jit(step.select)(state)
+    select = jax.jit(step.select)
+    selection = select(state)
     advance = jax.jit(step.advance).lower(state, selection, data).compile()
+
+    def run(part: PyTree) -> PyTree:
+        # Drawing the coordinates is part of a step too.
+        return select(state), advance(state, selection._replace(coordinates=part), data)
+
     empty, seconds = coordinate_seconds(
-        lambda part: advance(state, selection._replace(coordinates=step.place(part)), data),
+        lambda part: run(step.place(part)),
         state.params,
         all_coordinates(state.params),
     )

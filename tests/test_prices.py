@@ -22,7 +22,8 @@ def test_costs_rank_the_leaves_of_the_deepest_cnn_as_seconds_do():
     fun, params, args = problem("cnn5")
     costs = dz.coordinate_costs(fun, params, *args, has_aux=True)
     vg = jax.jit(dz.value_and_grad(fun, dz.cge(smoothing=1e-4), has_aux=True))
-    coordinates = all_coordinates(params)
+    # Small leaves many times over: one pass through them would be lost in the noise.
+    coordinates = jax.tree.map(lambda i: np.resize(i, max(i.size, 2048)), all_coordinates(params))
     compiled = vg.lower(params, *args, coordinates=coordinates).compile()
     run = lambda part: compiled(params, *args, coordinates=part)
     _, seconds = coordinate_seconds(run, params, coordinates)
@@ -70,7 +71,8 @@ def test_padding_is_little_of_a_sparse_resnet20_step_on_eight_devices():
 @pytest.mark.cifar10
 @pytest.mark.parametrize("model", ["cnn1", "cnn2"])
 def test_a_budget_in_seconds_is_met(model, tmp_path):
-    budget = {"cnn1": 0.15, "cnn2": 0.6}[model]
+    # About half of it is left for coordinates after the base pass.
+    budget = {"cnn1": 0.25, "cnn2": 0.6}[model]
     arguments = ["--config", str(ROOT / "configs/cnn_cifar10.py"), f"--workdir={tmp_path}/run"]
     changes = {
         "model.name": model,

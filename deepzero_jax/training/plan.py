@@ -154,17 +154,22 @@ def coordinate_seconds(
         counts = [count if i == position else 0 for i in range(len(valid))]
         return _seconds(run, first_coordinates(params, coordinates, counts))
 
+    def added_seconds(position: int, count: int, repeats: int) -> float:
+        pairs = [(measure(0, 0), measure(position, count)) for _ in range(repeats)]
+        return float(np.median([with_leaf - without for without, with_leaf in pairs]))
+
     measure(0, 0)
-    empty = float(np.median([measure(0, 0) for _ in range(5)]))
+    empty = float(np.median([measure(0, 0) for _ in range(9)]))
     seconds = {}
     for position, (path, size) in enumerate(valid.items()):
         count = min(size, 16)
         while True:
-            pairs = [(measure(0, 0), measure(position, count)) for _ in range(3)]
-            added = float(np.median([with_leaf - without for without, with_leaf in pairs]))
+            added = added_seconds(position, count, repeats=3)
             if count == size or added > max(0.05, empty):
                 break
             count = min(size, 4 * count)
+        if added < 2 * empty:  # it hardly stands out: look more often
+            added = added_seconds(position, count, repeats=9)
         seconds[path] = max(added, 1e-9) / count
     return empty, seconds
 

@@ -1,0 +1,1 @@
+"""Problems that zeroth-order training solves, built on the library."""

@@ -1,0 +1,82 @@
+"""What samples of a smoothed classifier prove: randomized smoothing (Cohen et al. 2019)."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import beta, norm
+
+
+class Certificate(NamedTuple):
+    """What is certified at one image.
+
+    Attributes:
+      label: class of the smoothed classifier, None where it abstains.
+      radius: in L2 within which that class is certain, in units of the pixels; 0 where it
+        abstains.
+      num_agreeing: answers, of ``num_samples``, that gave the class.
+      num_samples: n.
+    """
+
+    label: int | None
+    radius: float
+    num_agreeing: int
+    num_samples: int
+
+
+def lower_bound(count: int, num_samples: int, alpha: float) -> float:
+    """One-sided Clopper–Pearson bound: below the true probability but for a chance of alpha.
+
+    Args:
+      count: successes k.
+      num_samples: trials n.
+      alpha: chance that the bound is above the probability.
+    """
+    if count == 0:
+        return 0.0
+    return float(beta.ppf(alpha, count, num_samples - count + 1))
+
+
+def certify_counts(
+    selection: np.ndarray, estimation: np.ndarray, sigma: float, alpha: float
+) -> Certificate:
+    """The certificate that two sets of answers give.
+
+    Args:
+      selection: int [classes], answers among the samples that choose the class.
+      estimation: int [classes], answers among fresh samples.
+      sigma: standard deviation of the noise, in units of the pixels.
+      alpha: chance that the certificate is wrong.
+
+    Source: Cohen et al. 2019 (arXiv 1902.02918), algorithm CERTIFY.
+    """
+    label = int(np.argmax(selection))
+    count, num_samples = int(estimation[label]), int(np.sum(estimation))
+    probability = lower_bound(count, num_samples, alpha)
+    if probability < 0.5:
+        return Certificate(None, 0.0, count, num_samples)
+    return Certificate(label, sigma * float(norm.ppf(probability)), count, num_samples)
+
+
+def largest_radius(num_samples: int, sigma: float, alpha: float) -> float:
+    """The radius that n samples certify when all of them agree."""
+    return max(0.0, sigma * float(norm.ppf(lower_bound(num_samples, num_samples, alpha))))
+
+
+def samples_needed(radius: float, sigma: float, alpha: float) -> int:
+    """The least n whose agreement certifies a radius."""
+    # All n agree: the bound is alpha^(1/n).
+    return math.ceil(math.log(alpha) / float(norm.logcdf(radius / sigma)))
+
+
+def check_radii(radii: tuple[float, ...], num_samples: int, sigma: float, alpha: float) -> None:
+    """Raises ValueError for a radius that the samples cannot certify, and says how many could."""
+    for radius in radii:
+        if radius < 0:
+            raise ValueError(f"a radius must not be negative, got {radius:g}")
+        if radius > largest_radius(num_samples, sigma, alpha):
+            raise ValueError(
+                f"{num_samples:,} samples cannot certify radius {radius:g} at sigma {sigma:g} and "
+                f"alpha {alpha:g}, only {largest_radius(num_samples, sigma, alpha):.3f}; "
+                f"{samples_needed(radius, sigma, alpha):,} could"
+            )

@@ -1,0 +1,242 @@
+"""The five defenses: what each trains, how its gradient is made, how it answers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from deepzero_jax.applications.blackbox_defense.denoiser import AutoEncoder, DnCNN
+from deepzero_jax.applications.blackbox_defense.stability import (
+    Classifier,
+    Examples,
+    before_box,
+    counted_first_order,
+    estimated_head,
+    noisy_task,
+    restoration,
+    through_box,
+)
+from deepzero_jax.estimators import Estimator, cge, first_order, rge
+from deepzero_jax.training.task import Task
+
+PyTree = Any
+METHODS = ("deepzero", "zo_ae_ds", "zo_ds", "fo_ds", "none")
+
+
+class Defense(NamedTuple):
+    """What all methods share.
+
+    Attributes:
+      examples: images and the box's answers to them.
+      box: the classifier, which can only be queried.
+      twin: the same as a white box, for ``fo_ds`` alone.
+      denoiser: the network in front of it.
+      autoencoder: of ``zo_ae_ds``.
+      sigma: standard deviation of the noise, in units of the pixels.
+      batch_size: images a step.
+    """
+
+    examples: Examples
+    box: Classifier
+    twin: Classifier
+    denoiser: DnCNN
+    autoencoder: AutoEncoder
+    sigma: float
+    batch_size: int
+
+
+class Method(NamedTuple):
+    """One defense, ready for the training loop.
+
+    Attributes:
+      task: what it trains.
+      estimator: of the gradient, and of what a step costs in queries.
+      respond: ``(params, model_state, images) -> logits``, once trained.
+    """
+
+    task: Task
+    estimator: Estimator
+    respond: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+
+
+class Start(NamedTuple):
+    """Where training starts; variables have ``params`` and perhaps ``batch_stats``.
+
+    Attributes:
+      denoiser: variables of the denoiser.
+      autoencoder: variables of the auto-encoder; None for other methods than ``zo_ae_ds``.
+    """
+
+    denoiser: PyTree
+    autoencoder: PyTree | None = None
+
+
+def denoise(
+    denoiser: DnCNN, params: PyTree, model_state: PyTree, images: jax.Array, train: bool
+) -> tuple[jax.Array, PyTree]:
+    """Denoised images and, when training, the new running statistics."""
+    variables = {"params": params, **model_state}
+    if not train:
+        return denoiser.apply(variables, images), model_state  # pyright: ignore[reportReturnType]
+    cleaned, moved = denoiser.apply(variables, images, train=True, mutable=["batch_stats"])
+    return cleaned, {**model_state, **moved}
+
+
+def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:
+    """Variables as parameters and the rest."""
+    rest = dict(variables)
+    return rest.pop("params"), rest
+
+
+def denoiser_pretraining(defense: Defense, key: jax.Array) -> Task:
+    """Mean squared error of the denoised image to the clean one; the box is not asked."""
+    denoiser = defense.denoiser
+    shape = (1, *defense.examples.images.shape[1:])
+
+    def prepare(params: PyTree, model_state: PyTree, images: jax.Array) -> Any:
+        return denoise(denoiser, params, model_state, images, train=True)
+
+    return noisy_task(
+        defense.examples,
+        defense.batch_size,
+        defense.sigma,
+        lambda _: split_variables(denoiser.init(key, jnp.zeros(shape))),
+        restoration(prepare),
+        lambda p, s, x: defense.box(denoise(denoiser, p, s, x, train=False)[0]),
+    )
+
+
+def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
+    """Mean squared error of clean images through the bottleneck; the box is not asked."""
+    network = defense.autoencoder
+    shape = (1, *defense.examples.images.shape[1:])
+
+    def prepare(params: PyTree, model_state: PyTree, images: jax.Array) -> Any:
+        return network.apply({"params": params}, images), model_state
+
+    def respond(params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
+        return defense.box(prepare(params, model_state, images)[0])
+
+    return noisy_task(
+        defense.examples,
+        defense.batch_size,
+        0.0,
+        lambda _: split_variables(network.init(key, jnp.zeros(shape))),
+        restoration(prepare),
+        respond,
+    )
+
+
+def make_method(name: str, defense: Defense, start: Start, estimator: Estimator) -> Method:
+    """Builds a trained defense.
+
+    Args:
+      name: one of ``METHODS`` but ``"none"``, which trains nothing.
+      defense: what all share.
+      start: variables to start from.
+      estimator: ``deepzero``: of the gradient of the parameters; ``zo_ds`` and
+        ``zo_ae_ds``: of the gradient at the box's, or the decoder's, input, image by image;
+        ``fo_ds``: autodiff.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    if name in ("deepzero", "fo_ds"):
+        return _whole(
+            defense, start, defense.box if name == "deepzero" else defense.twin, estimator
+        )
+    if name == "zo_ds":
+        return _at_input(defense, start, estimator)
+    if name == "zo_ae_ds":
+        return _at_code(defense, start, estimator)
+    raise ValueError(f"method must be one of {list(METHODS[:-1])}, got {name!r}")
+
+
+def _whole(defense: Defense, start: Start, classifier: Classifier, estimator: Estimator) -> Method:
+    run = lambda p, s, x: denoise(defense.denoiser, p, s, x, train=True)
+    respond = lambda p, s, x: defense.box(denoise(defense.denoiser, p, s, x, train=False)[0])
+    task = noisy_task(
+        defense.examples,
+        defense.batch_size,
+        defense.sigma,
+        lambda _: split_variables(start.denoiser),
+        through_box(run, classifier),
+        respond,
+    )
+    return Method(task, estimator, respond)
+
+
+def _at_input(defense: Defense, start: Start, estimator: Estimator) -> Method:
+    head = estimated_head(defense.box, estimator)
+    run = lambda p, s, x: denoise(defense.denoiser, p, s, x, train=True)
+    respond = lambda p, s, x: defense.box(denoise(defense.denoiser, p, s, x, train=False)[0])
+    task = noisy_task(
+        defense.examples,
+        defense.batch_size,
+        defense.sigma,
+        lambda _: split_variables(start.denoiser),
+        before_box(run, head),
+        respond,
+    )
+    pixels = int(jnp.size(defense.examples.images[0]))
+    return Method(task, counted_first_order(estimator, pixels), respond)
+
+
+def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
+    network, frozen = defense.autoencoder, start.autoencoder
+    if frozen is None:
+        raise ValueError("zo_ae_ds needs the variables of an auto-encoder to start from")
+
+    def behind(code: jax.Array) -> jax.Array:
+        decoded: Any = network.apply(frozen, code, method=network.decode)
+        return defense.box(decoded)
+
+    def encode(params: PyTree, model_state: PyTree, images: jax.Array, train: bool) -> Any:
+        cleaned, model_state = denoise(
+            defense.denoiser, params["denoiser"], model_state, images, train
+        )
+        variables = {"params": params["encoder"]}
+        code: Any = network.apply(variables, cleaned, method=network.encode)
+        return code, model_state
+
+    def respond(params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
+        return behind(encode(params, model_state, images, train=False)[0])
+
+    def init(key: jax.Array) -> tuple[PyTree, PyTree]:
+        params, model_state = split_variables(start.denoiser)
+        encoder = {
+            layer: leaves
+            for layer, leaves in frozen["params"].items()
+            if layer.startswith(("down", "code"))
+        }
+        return {"denoiser": params, "encoder": encoder}, model_state
+
+    task = noisy_task(
+        defense.examples,
+        defense.batch_size,
+        defense.sigma,
+        init,
+        before_box(lambda p, s, x: encode(p, s, x, train=True), estimated_head(behind, estimator)),
+        respond,
+    )
+    return Method(task, counted_first_order(estimator, network.latent), respond)
+
+
+def default_estimator(name: str, smoothing: float, num_directions: int, chunk: int) -> Estimator:
+    """The estimator of a method, as published: coordinates, or directions for ``zo_ds``.
+
+    Args:
+      name: of the method.
+      smoothing: μ, of parameters, pixels or code.
+      num_directions: of ``zo_ds``.
+      chunk: perturbed passes side by side; a box wants many in one call.
+    """
+    if name == "fo_ds":
+        return first_order()
+    if name == "zo_ds":
+        return rge(
+            smoothing=smoothing, num_directions=num_directions, reuse="none", batch_size=chunk
+        )
+    reuse = "difference" if name == "deepzero" else "none"
+    return cge(smoothing=smoothing, reuse=reuse, batch_size=chunk)

@@ -1,0 +1,204 @@
+"""Training a denoiser in front of a classifier: the stability objective and its trainers.
+
+The defended classifier must answer to a noisy image as the bare one answers to the clean
+image: cross-entropy of ``f(D(x + noise))`` against ``argmax f(x)``. The trainers differ in
+how the gradient passes the box f, which can only be queried:
+
+- DeepZero: differences of the denoiser's parameters; the box is asked at perturbed outputs.
+- ZO-DS: random directions at the box's input, then back-propagation through the denoiser.
+- ZO-AE-DS: an encoder behind the denoiser; coordinates of its code, through a frozen decoder.
+- FO-DS: autodiff through a white-box twin of the box, the upper bound.
+
+Source: Zhang et al., ICLR 2022 (ZO-AE-DS); DeepZero, section 6 (arXiv 2310.02025).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.data import epoch_indices
+from deepzero_jax.estimators import Estimator, first_order, value_and_grad
+from deepzero_jax.training.task import Task, cross_entropy
+
+PyTree = Any
+# Images [b, h, w, c] in [0, 1] → logits [b, classes].
+Classifier = Callable[[jax.Array], jax.Array]
+
+
+class Examples(NamedTuple):
+    """What the denoiser learns from; n images for training, m held out.
+
+    Attributes:
+      images: uint8 [n, h, w, c].
+      labels: int32 [n], the box's own answers to them.
+      held_images: uint8 [m, h, w, c].
+      held_labels: int32 [m], likewise.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    held_images: np.ndarray
+    held_labels: np.ndarray
+
+
+def scaled(images: jax.Array) -> jax.Array:
+    """uint8 → float32 in [0, 1]."""
+    return jnp.asarray(images, jnp.float32) / 255.0
+
+
+def noisy_task(
+    examples: Examples,
+    batch_size: int,
+    sigma: float,
+    init: Callable[[jax.Array], tuple[PyTree, PyTree]],
+    loss: Callable[..., Any],
+    respond: Callable[[PyTree, PyTree, jax.Array], jax.Array],
+) -> Task:
+    """A ``Task`` whose batches are ``(clean, noisy, labels, key)``.
+
+    Args:
+      examples: images and the box's answers.
+      batch_size: images a step.
+      sigma: standard deviation of the noise, in units of the pixels.
+      init: ``(key) -> (params, model_state)``.
+      loss: ``(params, model_state, clean, noisy, labels, key) -> (loss, (state, metrics))``.
+      respond: ``(params, model_state, noisy) -> logits``, for the score ``stability``: how
+        often the answer to a noisy held-out image is the box's answer to the clean one.
+    """
+
+    def batch(data: PyTree, key: jax.Array, step: jax.Array) -> tuple[Any, ...]:
+        order_key, noise_key = jax.random.split(key)
+        indices = epoch_indices(order_key, step, len(examples.images), batch_size)
+        clean = scaled(data["images"][indices])
+        noise_key, own_key = jax.random.split(jax.random.fold_in(noise_key, step))
+        noisy = clean + sigma * jax.random.normal(noise_key, clean.shape)
+        return clean, noisy, data["labels"][indices], own_key
+
+    answer = jax.jit(respond)
+
+    def evaluate(params: PyTree, model_state: PyTree, data: PyTree) -> dict[str, float]:
+        clean = scaled(data["held_images"])
+        noisy = clean + sigma * jax.random.normal(jax.random.key(0), clean.shape)
+        logits = answer(params, model_state, noisy)
+        return {"stability": float(jnp.mean(jnp.argmax(logits, -1) == data["held_labels"]))}
+
+    return Task(
+        init=init,
+        loss=loss,
+        data={name: jnp.asarray(value) for name, value in examples._asdict().items()},
+        batch=batch,
+        evaluate=evaluate,
+        steps_per_epoch=len(examples.images) // batch_size,
+        score="stability",
+    )
+
+
+def through_box(denoise: Any, classifier: Classifier) -> Callable[..., Any]:
+    """The stability loss as a plain function: for DeepZero (a box) and FO-DS (its twin).
+
+    Args:
+      denoise: ``(params, model_state, images) -> (images, model_state)`` in training mode.
+      classifier: f.
+    """
+
+    def loss(
+        params: PyTree,
+        model_state: PyTree,
+        clean: jax.Array,
+        noisy: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+    ) -> Any:
+        del clean, key
+        cleaned, model_state = denoise(params, model_state, noisy)
+        value, metrics = cross_entropy(classifier(cleaned), labels)
+        return value, (model_state, metrics)
+
+    return loss
+
+
+def estimated_head(
+    behind: Classifier, estimator: Estimator
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """A loss whose gradient with respect to its input is estimated, image by image.
+
+    Args:
+      behind: inputs [b, …] → logits [b, classes]; only queried.
+      estimator: of the gradient of one image's loss.
+
+    Returns:
+      ``(inputs [b, …], labels [b], key) -> loss``, which autodiff can go through: backwards
+      it hands on the estimate.
+
+    **Cost**: the estimator's queries on the batch, at every evaluation.
+    """
+
+    def one(value: jax.Array, label: jax.Array) -> jax.Array:
+        return cross_entropy(behind(value[None]), label[None])[0]
+
+    vg = value_and_grad(one, estimator)
+
+    def head(inputs: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        fixed = jax.lax.stop_gradient(inputs)
+        keys = jax.random.split(key, len(inputs))
+        values, grads = jax.vmap(lambda x, y, k: vg(x, y, key=k))(fixed, labels, keys)
+        # Zero in value; its derivative is the estimate.
+        return jnp.mean(values) + jnp.sum(grads * (inputs - fixed)) / len(inputs)
+
+    return head
+
+
+def before_box(
+    prepare: Any, head: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+) -> Callable[..., Any]:
+    """The stability loss with an estimated head: for ZO-DS and ZO-AE-DS.
+
+    Args:
+      prepare: ``(params, model_state, images) -> (head's input, model_state)``.
+      head: from ``estimated_head``.
+    """
+
+    def loss(
+        params: PyTree,
+        model_state: PyTree,
+        clean: jax.Array,
+        noisy: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+    ) -> Any:
+        del clean
+        inputs, model_state = prepare(params, model_state, noisy)
+        return head(inputs, labels, key), (model_state, {})
+
+    return loss
+
+
+def counted_first_order(inner: Estimator, num_coordinates: int) -> Estimator:
+    """Autodiff outside an estimated head, charged with the queries of the head."""
+    queries = inner.num_queries(num_coordinates)
+    return first_order()._replace(name=f"{inner.name} at the box", num_queries=lambda _: queries)
+
+
+def restoration(prepare: Any) -> Callable[..., Any]:
+    """Mean squared error to the clean image: pre-training that asks the box nothing.
+
+    Args:
+      prepare: ``(params, model_state, images) -> (images, model_state)`` in training mode.
+    """
+
+    def loss(
+        params: PyTree,
+        model_state: PyTree,
+        clean: jax.Array,
+        noisy: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+    ) -> Any:
+        del labels, key
+        found, model_state = prepare(params, model_state, noisy)
+        return jnp.mean(jnp.square(found - clean)), (model_state, {})
+
+    return loss
