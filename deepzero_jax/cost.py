@@ -5,8 +5,8 @@ their length, whatever the compiler makes of it.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,34 +81,65 @@ def multiply_adds(fun: Callable[..., Any], *args: Any) -> int:
     return jaxpr_multiply_adds(jax.make_jaxpr(fun)(*args).jaxpr)
 
 
-def _size_bytes(var: Any) -> int:
-    aval = var.aval
-    shape = getattr(aval, "shape", ())
+class Operation(NamedTuple):
+    """What the account of memory needs to know of one operation.
+
+    Attributes:
+      reads: its inputs, by any hashable names.
+      writes: ``{name: bytes}`` of its outputs.
+      inside: bytes alive inside it at its worst moment.
+    """
+
+    reads: Sequence[Any]
+    writes: Mapping[Any, int]
+    inside: int = 0
+
+
+def most_alive(operations: Sequence[Operation], results: Iterable[Any]) -> int:
+    """Largest sum of bytes alive at once when operations run in order.
+
+    Args:
+      operations: in order; what none of them wrote does not count.
+      results: names that live to the end.
+    """
+    last_use = {name: place for place, done in enumerate(operations) for name in done.reads}
+    last_use |= dict.fromkeys(results, len(operations))
+    alive: dict[Any, int] = {}
+    total = largest = 0
+    for place, (reads, writes, inside) in enumerate(operations):
+        largest = max(largest, total + max(sum(writes.values()), inside))
+        for name, size in writes.items():
+            if name in last_use:
+                alive[name] = size
+                total += size
+        for name in reads:
+            if last_use[name] == place:
+                total -= alive.pop(name, 0)
+    return largest
+
+
+def size_bytes(aval: Any) -> int:
+    """Bytes of a value of an abstract type."""
     itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 4)
-    return math.prod(shape) * itemsize
+    return math.prod(getattr(aval, "shape", ())) * itemsize
+
+
+def inner_live_bytes(params: dict[str, Any]) -> int:
+    """Bytes alive at the worst moment inside an equation with these parameters."""
+    return max((jaxpr_live_bytes(sub) for sub in _sub_jaxprs(params)), default=0)
 
 
 def jaxpr_live_bytes(jaxpr: core.Jaxpr) -> int:
     """Largest sum of intermediate values alive at once when a jaxpr runs in order."""
-    last_use: dict[Any, int] = {}
-    for position, eqn in enumerate(jaxpr.eqns):
-        for var in eqn.invars:
-            if not isinstance(var, core.Literal):
-                last_use[var] = position
-    for var in jaxpr.outvars:
-        if not isinstance(var, core.Literal):
-            last_use[var] = len(jaxpr.eqns)
-    alive: dict[Any, int] = {}
-    largest = 0
-    for position, eqn in enumerate(jaxpr.eqns):
-        inner = max((jaxpr_live_bytes(sub) for sub in _sub_jaxprs(eqn.params)), default=0)
-        produced = {var: _size_bytes(var) for var in eqn.outvars}
-        largest = max(largest, sum(alive.values()) + max(sum(produced.values()), inner))
-        alive.update({var: size for var, size in produced.items() if var in last_use})
-        for var in eqn.invars:
-            if not isinstance(var, core.Literal) and last_use.get(var) == position:
-                alive.pop(var, None)
-    return largest
+    operations = [
+        Operation(
+            [var for var in eqn.invars if not isinstance(var, core.Literal)],
+            {var: size_bytes(var.aval) for var in eqn.outvars},
+            inner_live_bytes(eqn.params),
+        )
+        for eqn in jaxpr.eqns
+    ]
+    return most_alive(operations, [v for v in jaxpr.outvars if not isinstance(v, core.Literal)])
 
 
 def live_bytes(fun: Callable[..., Any], *args: Any) -> int:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,7 @@ def staged_sum(array: jax.Array, axes: Sequence[int]) -> jax.Array:
     return _sum_rows(array.reshape(num_rows, width)).reshape(rest)
 
 
+@partial(jax.jit, inline=True)
 def _sum_rows(rows: jax.Array) -> jax.Array:
     if rows.shape[0] % _ROWS == 0 and rows.shape[0] > _ROWS:
         rows = jnp.sum(rows.reshape(-1, _ROWS, rows.shape[1]), axis=1, dtype=rows.dtype)

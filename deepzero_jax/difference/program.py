@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
+from deepzero_jax.cost import Operation, inner_live_bytes, most_alive, size_bytes
+
 # Primitives that only call another jaxpr, and the parameter that holds it.
 _CALLS = {
     "jit": "jaxpr",
@@ -40,12 +42,14 @@ class Equation(NamedTuple):
       params: what ``primitive.bind`` takes.
       inputs: variable numbers or ``Constant``.
       outputs: variable numbers.
+      output_bytes: size of each output.
     """
 
     primitive: Any
     params: dict[str, Any]
     inputs: tuple[Any, ...]
     outputs: tuple[int, ...]
+    output_bytes: tuple[int, ...]
 
 
 class Program(NamedTuple):
@@ -90,8 +94,9 @@ class _Builder:
             else:
                 results = [self.fresh() for _ in eqn.outvars]
                 params = eqn.primitive.get_bind_params(eqn.params)
+                sizes = tuple(size_bytes(var.aval) for var in eqn.outvars)
                 self.equations.append(
-                    Equation(eqn.primitive, params, tuple(operands), tuple(results))
+                    Equation(eqn.primitive, params, tuple(operands), tuple(results), sizes)
                 )
             names.update(zip(eqn.outvars, results, strict=True))
         return [operand(atom) for atom in jaxpr.outvars]
@@ -146,16 +151,34 @@ def evaluate(program: Program, inputs: Sequence[Any]) -> dict[int, Any]:
     return values
 
 
-def hoisted(fun: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-    """``fun`` for arguments like ``args``, with all that depends on none of them done now."""
-    program, treedef = trace(fun, *args)
-    rest = hoist(program)
+class Hoisted:
+    """A function for arguments like some others, all that depends on none of them done now.
 
-    def run(*inputs: Any) -> Any:
-        values = evaluate(rest, jax.tree.leaves(inputs))
-        return treedef.unflatten([read(values, item) for item in rest.outputs])
+    Args:
+      fun: the function.
+      *args: like those that it will be called with.
+    """
 
-    return run
+    def __init__(self, fun: Callable[..., Any], *args: Any) -> None:
+        program, self._treedef = trace(fun, *args)
+        self._rest = hoist(program)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The value of the function."""
+        values = evaluate(self._rest, jax.tree.leaves(inputs))
+        return self._treedef.unflatten([read(values, item) for item in self._rest.outputs])
+
+    def live_bytes(self) -> int:
+        """Bytes that one call keeps alive at its worst moment, as ``cost.live_bytes``."""
+        operations = [
+            Operation(
+                [item for item in eqn.inputs if isinstance(item, int)],
+                dict(zip(eqn.outputs, eqn.output_bytes, strict=True)),
+                inner_live_bytes(eqn.params),
+            )
+            for eqn in self._rest.equations
+        ]
+        return most_alive(operations, [v for v in self._rest.outputs if isinstance(v, int)])
 
 
 def hoist(program: Program) -> Program:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from deepzero_jax.coordinates import all_coordinates, leaf_paths, scatter
-from deepzero_jax.difference.program import hoisted
+from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.difference.values import ZERO, Delta, Point
 from deepzero_jax.estimators.base_pass import check_delta_dtype, run_base_pass
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
@@ -105,7 +105,7 @@ def cge(
             passes.slopes, leaves, treedef.flatten_up_to(coordinates), strict=True
         ):
             example = jnp.int32(0)
-            one = hoisted(slope, example) if passes.hoist and len(indices) else slope
+            one = Hoisted(slope, example) if passes.hoist and len(indices) else slope
             chunk = 1
             if len(indices) > 1:
                 chunk = min(chunk_size(batch_size, one, example), len(indices))

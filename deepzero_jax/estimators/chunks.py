@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.cost import live_bytes, memory_budget
-from deepzero_jax.difference.program import hoisted
+from deepzero_jax.difference.program import Hoisted
 
 BatchSize = int | str
 _LARGEST_CHUNK = 1024
@@ -30,13 +30,14 @@ def chunk_size(batch_size: BatchSize, fun: Callable[..., Any], *args: Any) -> in
 
     ``"auto"`` fits what one pass ``fun(*args)`` keeps alive into
     ``cost.memory_budget``, ``"auto/2"`` into half of it; both depend on shapes and device
-    alone.
+    alone. A pass that is ``Hoisted`` already is not traced again.
     """
     if isinstance(batch_size, int):
         return batch_size
     found = _AUTO.fullmatch(batch_size)
     budget = memory_budget() // int(found[1] or 1) if found else 0
-    return max(1, min(_LARGEST_CHUNK, budget // max(live_bytes(fun, *args), 1)))
+    alive = fun.live_bytes() if isinstance(fun, Hoisted) else live_bytes(fun, *args)
+    return max(1, min(_LARGEST_CHUNK, budget // max(alive, 1)))
 
 
 def map_valid(
@@ -74,7 +75,7 @@ def map_valid(
         return values.astype(dtype)
 
     if hoist:
-        evaluate = hoisted(evaluate, padded[:chunk])
+        evaluate = Hoisted(evaluate, padded[:chunk])
 
     def run_chunk(position: jax.Array, results: jax.Array) -> jax.Array:
         start = position * chunk

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.cost import multiply_adds
 from deepzero_jax.difference.cpu import plain_forms
-from deepzero_jax.difference.program import hoisted
+from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.cge import propagated_passes
 from deepzero_jax.estimators.contract import Loss
 
@@ -49,7 +49,7 @@ def coordinate_costs(
     def trace(params: PyTree, args: tuple[Any, ...]) -> jax.Array:
         passes = propagated_passes(Loss(fun, args, has_aux), params, 1e-4, False, None)
         for slope in passes.slopes:
-            one = hoisted(slope, jnp.int32(0))
+            one = Hoisted(slope, jnp.int32(0))
             costs.append(float(multiply_adds(one, jnp.int32(0))))
         return jnp.zeros(())
 

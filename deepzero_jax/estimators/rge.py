@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from deepzero_jax.coordinates import coordinate_mask
-from deepzero_jax.difference.program import hoisted
+from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
     REUSE_OF_DIRECTIONS,
     BasePass,
@@ -103,7 +103,7 @@ def rge(
             slope = jnp.where(index < num_directions, slope, 0.0)
             return jax.tree.map(lambda u: (factor * slope * u).astype(u.dtype), direction)
 
-        one = hoisted(term, jnp.int32(0)) if propagated else term
+        one = Hoisted(term, jnp.int32(0)) if propagated else term
         count = -(-num_directions // num_parts)
         chunk = min(chunk_size(batch_size, one, jnp.int32(0)), count)
         total = _sum_terms(term, params, count, chunk)
