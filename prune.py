@@ -6,6 +6,7 @@ python prune.py --config configs/resnet20_cifar10.py
 import sys
 
 from configs.loading import fail, parse_command_line
+from configs.schema import Config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,6 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     from configs import ratios
 
     try:
+        if not isinstance(config, Config):
+            raise ValueError(f"{options.config} prunes nothing: it is a {type(config).__name__}")
         experiments.use_compilation_cache()
         if config.pruning.sparsity == 0:
             raise ValueError(

@@ -3,12 +3,14 @@
 python train.py --config configs/quickstart.py
 """
 
+import argparse
 import os
 import sys
 from contextlib import ExitStack
 
 from configs import distributed
 from configs.loading import fail, identity, parse_command_line
+from configs.schema import DefenseConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         distributed.add_flags,
         plan="print the plan and stop",
     )
+    if isinstance(config, DefenseConfig):
+        return train_defense(options, config)
     from configs import experiment as experiments
     from configs import run as runs
     from deepzero_jax.sharding import agree, is_lead
@@ -64,6 +68,45 @@ def main(arguments: list[str] | None = None) -> int:
         watch.finish()
     if summary is not None:
         say(finished(summary, options.workdir))
+    return 0
+
+
+def train_defense(options: argparse.Namespace, config: DefenseConfig) -> int:
+    """The same for a comparison of defenses of a black box."""
+    import jax
+
+    from configs import defense
+    from configs.experiment import use_compilation_cache
+    from deepzero_jax.training import errors, loop
+    from deepzero_jax.training.folder import RunFolder
+
+    with ExitStack() as held:
+        try:
+            if options.plan or options.distributed or options.coordinator:
+                raise ValueError("--plan and several processes are not for a DefenseConfig")
+            use_compilation_cache()
+            folder = RunFolder(options.workdir, identity(config))
+            if folder.summary is not None:
+                print(f"already finished: see {options.workdir}/summary.json")
+                return 0
+            defense.check_fields(config)
+            held.enter_context(folder)
+            folder.claim()
+            defense.train_defenses(config, options.workdir)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            return fail("train.py", error, status=2)
+        except errors.InterruptedRunError as interruption:
+            print(f"train.py: {interruption}", file=sys.stderr)
+            return loop.exit_now(128 + interruption.signum)
+        except (errors.NonFiniteError, errors.StepFailedError) as error:
+            return fail("train.py", error, status=1)
+        except jax.errors.JaxRuntimeError as error:
+            reason = loop.black_box_failure(error)
+            if reason is None:
+                raise
+            words = f"{reason}. What is done is kept; the same command goes on from there"
+            return fail("train.py", RuntimeError(words), status=1)
+    print(f"finished: see {options.workdir}/summary.json and certified_accuracy.png")
     return 0
 
 

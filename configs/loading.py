@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs.schema import Config
+from configs.schema import SCHEMAS, AnyConfig
 from deepzero_jax.coordinates import nearest
 
 
@@ -39,7 +39,7 @@ def parse_command_line(
     arguments: list[str] | None = None,
     more: Callable[[argparse.ArgumentParser], list[str]] | None = None,
     **flags: str,
-) -> tuple[argparse.Namespace, Config]:
+) -> tuple[argparse.Namespace, Any]:
     """Parses ``--config FILE [--config.section.field=value …] [--workdir DIR]``.
 
     Args:
@@ -75,8 +75,8 @@ def parse_command_line(
     return options, config
 
 
-def load_config(path: Path) -> Config:
-    """Runs ``get_config()`` of a Python file.
+def load_config(path: Path) -> Any:
+    """Runs ``get_config()`` of a Python file: a ``Config`` or ``DefenseConfig``.
 
     Raises:
       ConfigError: no such file, a file that does not run, or one without a config.
@@ -94,8 +94,11 @@ def load_config(path: Path) -> Config:
         config = module.get_config()
     except Exception as error:
         raise ConfigError(f"{path} is broken: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        raise ConfigError(f"{path}: get_config() must return a Config, got {type(config).__name__}")
+    if not isinstance(config, SCHEMAS):
+        known = " or ".join(schema.__name__ for schema in SCHEMAS)
+        raise ConfigError(
+            f"{path}: get_config() must return a {known}, got {type(config).__name__}"
+        )
     return config
 
 
@@ -114,30 +117,28 @@ def _override_pairs(rest: list[str], known: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def override(config: Any, name: str, text: str, whole: str | None = None) -> Any:
+def override(config: Any, name: str, text: str) -> Any:
     """Returns a config in which the field at a dotted ``name`` has the value written in ``text``.
 
     Raises:
       ConfigError: no such field (the nearest is named), or text of another type.
     """
-    whole = whole or name
+    return _override(config, name, text, name, type(config))
+
+
+def _override(config: Any, name: str, text: str, whole: str, schema: Any) -> Any:
     head, _, tail = name.partition(".")
     hints = typing.get_type_hints(type(config))
-    if head not in hints:
-        raise ConfigError(f"config has no field {whole!r} ({_nearest_field(whole)})")
-    current = getattr(config, head)
+    current = getattr(config, head, None)
+    if head not in hints or (tail and not dataclasses.is_dataclass(current)):
+        near = nearest(whole, [path for path, _ in leaf_fields(schema)])
+        raise ConfigError(f"config has no field {whole!r} ({near})")
     if dataclasses.is_dataclass(current):
         if not tail:
             fields = ", ".join(f.name for f in dataclasses.fields(current))
             raise ConfigError(f"{whole!r} is a section; give one of its fields: {fields}")
-        return dataclasses.replace(config, **{head: override(current, tail, text, whole)})
-    if tail:
-        raise ConfigError(f"config has no field {whole!r} ({_nearest_field(whole)})")
+        return dataclasses.replace(config, **{head: _override(current, tail, text, whole, schema)})
     return dataclasses.replace(config, **{head: _parse(text, hints[head], whole)})
-
-
-def _nearest_field(name: str) -> str:
-    return nearest(name, [path for path, _ in leaf_fields(Config)])
 
 
 def leaf_fields(schema: Any, prefix: str = "") -> list[tuple[str, dataclasses.Field[Any]]]:
@@ -174,9 +175,9 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
-def check_config(config: Config) -> None:
+def check_config(config: AnyConfig) -> None:
     """Raises ConfigError unless every value has the type that the schema gives it."""
-    for name, _ in leaf_fields(Config):
+    for name, _ in leaf_fields(type(config)):
         owner: Any = config
         *sections, last = name.split(".")
         for section in sections:
@@ -193,10 +194,10 @@ def _words(kinds: tuple[Any, ...]) -> str:
     return " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
 
 
-def identity(config: Config) -> dict[str, Any]:
+def identity(config: AnyConfig) -> dict[str, Any]:
     """The fields that make a run what it is, as JSON can hold them; local ones left out."""
     content = dataclasses.asdict(config)
-    for name, item in leaf_fields(Config):
+    for name, item in leaf_fields(type(config)):
         if item.metadata.get("local"):
             owner = content
             *sections, last = name.split(".")

@@ -118,3 +118,83 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     training: Training = field(default_factory=Training)
     mesh: Mesh = field(default_factory=Mesh)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The black box, trained first by autodiff (Adam) and written as an ONNX file."""
+
+    model: str = "cnn2"
+    width: int | None = 12
+    num_epochs: float = 40.0
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+    augment: bool = False
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """The DnCNN in front of the box; pre-training to restore clean images asks no query."""
+
+    depth: int = 5
+    width: int = 16
+    use_norm: bool = False
+    pretraining_steps: int = 4000
+    learning_rate: float = 3e-3  # of pre-training, Adam
+
+
+@dataclass(frozen=True)
+class AutoEncoder:
+    """The bottleneck of ZO-AE-DS, trained on clean images, no query."""
+
+    latent: int = 4
+    width: int = 16
+    pretraining_steps: int = 3000
+    learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class DefenseTraining:
+    """The stability training of the methods, at equal numbers of queries."""
+
+    methods: str = "deepzero, zo_ae_ds, zo_ds, fo_ds, none"
+    num_queries: int = 100_000  # of each zeroth-order method, a query is one batch
+    batch_size: int = 64
+    held_out: int = 200  # training images kept for the score "stability"
+    chunk: int = 64  # perturbed passes in one call of the box
+    smoothing: float = 5e-3
+    learning_rate: float = 3e-3  # Adam, cosine
+    fraction: float = 0.1  # deepzero: of the coordinates of every kernel, a step
+    num_directions: int = 16  # zo_ds
+    first_order_steps: int = 3000  # fo_ds
+    checkpoint_seconds: float = _local(60.0)
+
+
+@dataclass(frozen=True)
+class Certification:
+    """Randomized smoothing."""
+
+    sigma: float = 0.25
+    num_selection: int = 100
+    num_samples: int = 10_000
+    alpha: float = 0.001
+    radii: str = "0, 0.25, 0.5, 0.75"
+    num_images: int = 200
+    batch_size: int = 10_000
+
+
+@dataclass(frozen=True)
+class DefenseConfig:
+    """A comparison of defenses of a classifier that can only be queried."""
+
+    seed: int = 0
+    data: Data = field(default_factory=lambda: Data(name="digits"))
+    classifier: Classifier = field(default_factory=Classifier)
+    denoiser: Denoiser = field(default_factory=Denoiser)
+    autoencoder: AutoEncoder = field(default_factory=AutoEncoder)
+    training: DefenseTraining = field(default_factory=DefenseTraining)
+    certification: Certification = field(default_factory=Certification)
+
+
+AnyConfig = Config | DefenseConfig
+SCHEMAS = (Config, DefenseConfig)

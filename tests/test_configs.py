@@ -1,9 +1,13 @@
+import json
+
 import pytest
 
+import train
+from configs import defense
 from configs import experiment as experiments
 from configs.loading import check_config, leaf_fields, load_config, override
 from configs.run import prepare_run
-from configs.schema import Config
+from configs.schema import Config, DefenseConfig
 from deepzero_jax.training.loop import run
 from tests.conftest import ROOT
 
@@ -18,10 +22,14 @@ CONFIGS = [
 def test_every_config_loads_and_its_fields_are_right(path):
     config = load_config(path)
     check_config(config)
-    experiments.check_fields(config)
+    (defense if isinstance(config, DefenseConfig) else experiments).check_fields(config)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if "DefenseConfig" not in path.read_text()],
+    ids=lambda path: path.stem,
+)
 def test_a_shrunken_copy_of_every_config_trains_one_step(path, tmp_path):
     config = load_config(path)
     small = {
@@ -92,3 +100,58 @@ def test_budgets_are_read(text, budget):
 def test_other_budgets_are_refused(text):
     with pytest.raises(ValueError, match="must read like"):
         experiments.parse_budget(text)
+
+
+def test_a_shrunken_defense_trains_certifies_and_is_finished(tmp_path, capsys):
+    small = {
+        "classifier.width": "2",
+        "classifier.num_epochs": "1",
+        "denoiser.depth": "2",
+        "denoiser.width": "2",
+        "denoiser.pretraining_steps": "2",
+        "autoencoder.width": "2",
+        "autoencoder.pretraining_steps": "2",
+        "training.num_queries": "40",
+        "training.first_order_steps": "2",
+        "certification.num_samples": "200",
+        "certification.num_images": "3",
+        "certification.radii": "0, 0.25",
+    }
+    command = ["--config", str(ROOT / "configs/defense_digits.py"), f"--workdir={tmp_path}/run"]
+    command += [f"--config.{name}={value}" for name, value in small.items()]
+    assert train.main(command) == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert list(summary["certified_accuracy"]) == ["deepzero", "zo_ae_ds", "zo_ds", "fo_ds", "none"]
+    for accuracies in summary["certified_accuracy"].values():
+        assert set(accuracies) == {"0", "0.25"}
+    queries = summary["num_queries"]
+    assert queries["none"] == queries["fo_ds"] == 0
+    assert all(0 < queries[name] <= 40 for name in ("deepzero", "zo_ae_ds", "zo_ds"))
+    assert (tmp_path / "run/certified_accuracy.png").exists()
+    assert len((tmp_path / "run/none/certificates.jsonl").read_text().splitlines()) == 3
+    capsys.readouterr()
+    assert train.main(command) == 0
+    assert "already finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("certification.num_samples=1000", "cannot certify radius 0.75"),
+        ("training.methods=deepzero,zo", "unknown method 'zo'"),
+        ("certification.radii=a", "certification.radii must read like"),
+        ("training.fraction=0", r"training.fraction must lie in (0, 1]"),
+        ("classifier.modle=cnn1", "classifier.model"),
+    ],
+)
+def test_bad_fields_of_a_defense_are_one_line(change, message, tmp_path, capsys):
+    arguments = ["--config", str(ROOT / "configs/defense_digits.py"), f"--workdir={tmp_path}/run"]
+    try:
+        status = train.main([*arguments, f"--config.{change}"])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    captured = capsys.readouterr().err
+    assert message in captured
+    assert captured.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -74,13 +74,12 @@ def map_valid(
         values = fun(part[0])[None] if chunk == 1 else jax.vmap(fun)(part)
         return values.astype(dtype)
 
-    if hoist:
-        evaluate = Hoisted(evaluate, padded[:chunk])
+    run_part = Hoisted(evaluate, padded[:chunk]) if hoist else evaluate
 
     def run_chunk(position: jax.Array, results: jax.Array) -> jax.Array:
         start = position * chunk
         part = lax.dynamic_slice(padded, (start,), (chunk,))
-        return lax.dynamic_update_slice(results, evaluate(part), (start,))
+        return lax.dynamic_update_slice(results, run_part(part), (start,))
 
     num_chunks = (num_valid + chunk - 1) // chunk
     return lax.fori_loop(0, num_chunks, run_chunk, jnp.zeros(padded_count, dtype))[:count]

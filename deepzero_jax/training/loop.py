@@ -207,12 +207,12 @@ class _Trainer:
                 self._leave(state, checkpointer, stop.signum or 0)
             finite = bool(metrics.pop("finite"))
         except jax.errors.JaxRuntimeError as error:
-            found = re.search(r"BlackBoxError: (.*)", str(error))
-            if found is None:
+            reason = black_box_failure(error)
+            if reason is None:
                 raise
             checkpointer.save(int(state.step), state, self.progress.dump())
             raise StepFailedError(
-                f"step {int(state.step) + 1} failed: {found[1]}. The state before it is kept in "
+                f"step {int(state.step) + 1} failed: {reason}. The state before it is kept in "
                 f"{self.folder}; the same command goes on from there"
             ) from error
         done = int(moved.step)
@@ -298,6 +298,12 @@ class _Trainer:
             "num_devices": jax.device_count(),
             "jax_version": jax.__version__,
         }
+
+
+def black_box_failure(error: BaseException) -> str | None:
+    """What a black box said, if it is what made a computation fail."""
+    found = re.search(r"BlackBoxError: (.*)", str(error))
+    return found[1] if found else None
 
 
 def exit_now(status: int) -> NoReturn:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,7 +139,7 @@ def num_abstentions(records: Sequence[dict[str, Any]]) -> int:
 
 
 def plot_certified(
-    records: dict[str, Sequence[dict[str, Any]]], smoothing: Smoothing, picture: Path
+    records: Mapping[str, Sequence[dict[str, Any]]], smoothing: Smoothing, picture: Path
 ) -> None:
     """Certified accuracy against radius, a curve for each method."""
     import matplotlib

@@ -1,0 +1,316 @@
+"""From a DefenseConfig to trained and certified defenses, each stage a run of the loop."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import deepzero_jax as dz
+from configs.experiment import choose
+from configs.schema import DefenseConfig
+from deepzero_jax.applications.blackbox_defense.certificate import check_radii
+from deepzero_jax.applications.blackbox_defense.certification import (
+    Smoothing,
+    certified_accuracy,
+    certify_images,
+    num_abstentions,
+    plot_certified,
+)
+from deepzero_jax.applications.blackbox_defense.denoiser import AutoEncoder, DnCNN
+from deepzero_jax.applications.blackbox_defense.methods import (
+    METHODS,
+    Defense,
+    Start,
+    autoencoder_pretraining,
+    default_estimator,
+    denoiser_pretraining,
+    make_method,
+)
+from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
+from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
+from deepzero_jax.blackbox import onnx_model
+from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.data import DATASETS, Dataset
+from deepzero_jax.estimators import Estimator, first_order
+from deepzero_jax.models import MODELS
+from deepzero_jax.sampling import Sampler, dense_sampler, layer_ratio_sampler
+from deepzero_jax.training import loop
+from deepzero_jax.training.checkpoint import Checkpointer
+from deepzero_jax.training.folder import read_json, write_json
+from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from deepzero_jax.training.step import make_step
+from deepzero_jax.training.task import Task, classification_task
+
+PyTree = Any
+# Each has a key of its own.
+_STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
+
+
+def smoothing_of(config: DefenseConfig) -> Smoothing:
+    """How the defenses are certified."""
+    chosen = config.certification
+    try:
+        radii = tuple(float(text) for text in chosen.radii.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f'certification.radii must read like "0, 0.25", got {chosen.radii!r}'
+        ) from error
+    return Smoothing(
+        chosen.sigma,
+        chosen.num_selection,
+        chosen.num_samples,
+        chosen.alpha,
+        radii,
+        chosen.batch_size,
+    )
+
+
+def methods_of(config: DefenseConfig) -> list[str]:
+    """The methods that a config compares."""
+    names = [name.strip() for name in config.training.methods.split(",")]
+    for name in names:
+        choose("method", name, dict.fromkeys(METHODS))
+    return names
+
+
+def check_fields(config: DefenseConfig) -> None:
+    """Checks what costs nothing to check, before any data is read."""
+    choose("data set", config.data.name, DATASETS)
+    choose("model", config.classifier.model, MODELS)
+    methods_of(config)
+    smoothing = smoothing_of(config)
+    if not smoothing.sigma > 0 or not 0 < smoothing.alpha < 1:
+        raise ValueError(
+            "certification.sigma must be positive and certification.alpha lie in (0, 1), got "
+            f"{smoothing.sigma} and {smoothing.alpha}"
+        )
+    check_radii(smoothing.radii, smoothing.num_samples, smoothing.sigma, smoothing.alpha)
+    if not 0 < config.training.fraction <= 1:
+        raise ValueError(f"training.fraction must lie in (0, 1], got {config.training.fraction}")
+    if config.data.name == "cifar10" and config.denoiser.depth < 2:
+        raise ValueError(f"denoiser.depth must be at least 2, got {config.denoiser.depth}")
+
+
+class _Stages:
+    """Runs of the loop in subfolders of one run folder; finished ones are read back."""
+
+    def __init__(self, config: DefenseConfig, workdir: Path, say: Callable[[str], None]) -> None:
+        self.config, self.workdir, self.say = config, workdir, say
+
+    def key(self, name: str) -> jax.Array:
+        """The key of a stage."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), _STAGES.index(name))
+
+    def run(
+        self,
+        name: str,
+        task: Task,
+        estimator: Estimator,
+        num_steps: int,
+        learning_rate: float,
+        sampler: Sampler | None = None,
+    ) -> tuple[PyTree, PyTree, dict[str, Any]]:
+        """Trains a stage by Adam; its parameters, running statistics and summary."""
+        folder = self.workdir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        init_key, run_key = jax.random.split(self.key(name))
+        params, model_state = task.init(init_key)
+        schedule = learning_rate_schedule("cosine", learning_rate, num_steps, 0)
+        optimizer = make_optimizer("adam", schedule)
+        step = make_step(task, estimator, optimizer, sampler or dense_sampler(params))
+        state = step.init(run_key, params, model_state)
+        if not (folder / "summary.json").exists():
+            self.say(f"\n{name}: {num_steps:,} steps")
+            seconds = self.config.training.checkpoint_seconds
+            settings = loop.Settings(name, num_steps, max(1, num_steps // 4), seconds)
+            loop.run(task, estimator, step, schedule, state, folder, settings, self.say)
+        checkpoints = Checkpointer(folder / "checkpoints", self.say)
+        restored = checkpoints.restore(state)
+        checkpoints.close()
+        if restored is None:
+            raise ValueError(
+                f"{folder} is finished but holds no checkpoint; remove the folder to train it again"
+            )
+        return restored[0].params, restored[0].model_state, read_json(folder / "summary.json")
+
+
+def train_classifier(stages: _Stages, dataset: Dataset) -> tuple[Path, Classifier, dict[str, Any]]:
+    """The box: an ONNX file, its white-box twin on images in [0, 1], and its summary."""
+    chosen = stages.config.classifier
+    options: dict[str, Any] = {"num_classes": dataset.num_classes}
+    if chosen.width is not None:
+        options["width"] = chosen.width
+    model = MODELS[chosen.model](**options)
+    task = classification_task(model, dataset, chosen.batch_size, chosen.augment)
+    num_steps = max(1, round(chosen.num_epochs * task.steps_per_epoch))
+    params, model_state, summary = stages.run(
+        "classifier", task, first_order(), num_steps, chosen.learning_rate
+    )
+    variables = {"params": params, **model_state}
+    mean, std = (np.asarray(values, np.float32) for values in (dataset.mean, dataset.std))
+
+    def twin(images: jax.Array) -> jax.Array:
+        return model.apply(variables, (images - mean) / std)  # pyright: ignore[reportReturnType]
+
+    path = stages.workdir / "classifier.onnx"
+    height, width, channels = dataset.train_images.shape[1:]
+    shape = (height, width, channels)
+    export_onnx(model, variables, shape, dataset.mean, dataset.std, path)
+    images = np.asarray(dataset.train_images[:64], np.float32) / 255
+    gap = float(
+        np.max(np.abs(onnx_model(path)(images) - np.asarray(twin(jax.numpy.asarray(images)))))
+    )
+    if gap > 1e-3:
+        raise ValueError(f"{path} answers otherwise than the network it was made from, by {gap:g}")
+    return path, twin, summary
+
+
+def train_defenses(
+    config: DefenseConfig, workdir: Path, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Trains the box and the methods, certifies them, writes ``summary.json`` and the curve.
+
+    Raises:
+      ValueError: a value that is not allowed; the message names the field.
+      InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
+    """
+    check_fields(config)
+    started = time.perf_counter()
+    training = config.training
+    where = {"directory": config.data.dir, "archive": config.data.archive}
+    dataset = DATASETS[config.data.name](**where if config.data.name == "cifar10" else {})
+    stages = _Stages(config, workdir, say)
+    path, twin, box_summary = train_classifier(stages, dataset)
+    host = onnx_model(path, num_threads=os.cpu_count() or 1)
+    box = dz.black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
+    held = training.held_out
+    images = np.asarray(dataset.train_images)
+    height, width, channels = images.shape[1:]
+    answers = _answers(host, images)
+    examples = Examples(images[held:], answers[held:], images[:held], answers[:held])
+    defense = Defense(
+        examples,
+        box,
+        twin,
+        DnCNN(config.denoiser.depth, config.denoiser.width, config.denoiser.use_norm),
+        AutoEncoder(config.autoencoder.latent, config.autoencoder.width, (height, width, channels)),
+        config.certification.sigma,
+        training.batch_size,
+    )
+    names = methods_of(config)
+    start = _starts(stages, defense, names)
+    responses: dict[str, Any] = {}
+    num_queries: dict[str, int] = {}
+    for name in names:
+        if name == "none":
+            responses[name], num_queries[name] = box, 0
+            continue
+        responses[name], num_queries[name] = _train_method(name, stages, defense, start)
+    smoothing = smoothing_of(config)
+    records = _certify(stages, dataset, responses, smoothing)
+    plot_certified(records, smoothing, workdir / "certified_accuracy.png")
+    summary = {
+        "name": workdir.name,
+        "certified_accuracy": {
+            name: {f"{r:g}": certified_accuracy(found, r) for r in smoothing.radii}
+            for name, found in records.items()
+        },
+        "abstained": {name: num_abstentions(found) for name, found in records.items()},
+        "num_queries": num_queries,
+        "box_test_accuracy": box_summary["test_accuracy"],
+        "num_images": len(next(iter(records.values()))),
+        "sigma": smoothing.sigma,
+        "num_samples": smoothing.num_samples,
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+    }
+    write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def _answers(host: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    parts = np.array_split(images, max(1, len(images) // 1000))
+    answers = [host((part / 255.0).astype(np.float32)).argmax(-1) for part in parts]
+    return np.concatenate(answers).astype(np.int32)
+
+
+def _starts(stages: _Stages, defense: Defense, names: list[str]) -> Start:
+    """Pre-trained denoiser and, where it is wanted, auto-encoder."""
+    config = stages.config
+    kinds: dict[str, Any] = {"denoiser": (denoiser_pretraining, config.denoiser)}
+    if "zo_ae_ds" in names:
+        kinds["autoencoder"] = (autoencoder_pretraining, config.autoencoder)
+    found = {}
+    for name, (pretraining, chosen) in kinds.items():
+        key = stages.key(f"{name}_pretraining")
+        task = pretraining(defense, key)
+        params, model_state = task.init(key)
+        if chosen.pretraining_steps:
+            params, model_state, _ = stages.run(
+                f"{name}_pretraining",
+                task,
+                first_order(),
+                chosen.pretraining_steps,
+                chosen.learning_rate,
+            )
+        found[name] = {"params": params, **model_state}
+    return Start(**found)
+
+
+def _train_method(name: str, stages: _Stages, defense: Defense, start: Start) -> tuple[Any, int]:
+    """How a trained method answers, and the queries that it has spent."""
+    training = stages.config.training
+    estimator = default_estimator(name, training.smoothing, training.num_directions, training.chunk)
+    method = make_method(name, defense, start, estimator)
+    params, _ = method.task.init(stages.key(name))
+    sampler = None
+    per_step = method.estimator.num_queries(0)
+    if name == "deepzero":
+        pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
+        sampler = layer_ratio_sampler(params, pruned, interval=1)
+        drawn = sampler.sample(sampler.init(stages.key(name)), jax.numpy.int32(0)).coordinates
+        per_step = dz.num_queries(estimator, params, drawn)
+    steps = training.num_queries // per_step
+    if name == "fo_ds":
+        steps = training.first_order_steps
+    if steps < 1:
+        raise ValueError(
+            f"training.num_queries {training.num_queries:,} is less than the {per_step:,} of one "
+            f"step of {name}"
+        )
+    params, model_state, summary = stages.run(
+        name, method.task, method.estimator, steps, training.learning_rate, sampler
+    )
+    respond = lambda images: method.respond(params, model_state, images)
+    return respond, 0 if name == "fo_ds" else summary["num_queries"]
+
+
+def _certify(
+    stages: _Stages, dataset: Dataset, responses: dict[str, Any], smoothing: Smoothing
+) -> dict[str, list[dict[str, Any]]]:
+    count = min(stages.config.certification.num_images, len(dataset.test_labels))
+    images = (np.asarray(dataset.test_images[:count]) / 255.0).astype(np.float32)
+    labels = np.asarray(dataset.test_labels[:count])
+    records = {}
+    stages.say(f"\ncertified accuracy of {count} test images, sigma {smoothing.sigma:g}")
+    stages.say("method      " + "".join(f"{f'r = {r:g}':>10}" for r in smoothing.radii))
+    for name, respond in responses.items():
+        answer = jax.jit(lambda x, respond=respond: jax.numpy.argmax(respond(x), -1))
+        path = stages.workdir / name / "certificates.jsonl"
+        records[name] = certify_images(
+            lambda x, answer=answer: np.asarray(answer(x)),
+            images,
+            labels,
+            smoothing,
+            path,
+            dataset.num_classes,
+            stages.config.seed,
+        )
+        values = [certified_accuracy(records[name], radius) for radius in smoothing.radii]
+        stages.say(f"{name:<12}" + "".join(f"{100 * value:>8.1f} %" for value in values))
+    return records
