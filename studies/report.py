@@ -61,7 +61,14 @@ def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
     import matplotlib.pyplot as plt
 
     parts = [p for p in price_aware.PARTS if any(run["labels"]["part"] == p for run in found)]
-    figure, axes = plt.subplots(1, len(parts), figsize=(4 * len(parts), 4), layout="constrained")
+    widths = [len(price_aware.PARTS[part].arms) for part in parts]
+    figure, axes = plt.subplots(
+        1,
+        len(parts),
+        figsize=(0.75 * sum(widths) + 1, 4),
+        width_ratios=widths,
+        layout="constrained",
+    )
     for axis, part in zip([axes] if len(parts) == 1 else axes, parts, strict=True):
         arms = price_aware.PARTS[part].arms
         for position, arm in enumerate(arms):
@@ -72,6 +79,7 @@ def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
                 axis.plot([position] * len(values), values, "k.", markersize=5)
         names = [arm.replace("_", "\n") for arm in arms]
         axis.set_xticks(range(len(names)), names, fontsize=8)
+        axis.set_xlim(-0.6, len(names) - 0.4)
         axis.set_title(price_aware.PARTS[part].title, fontsize=9)
         lowest = min(min(scores(found, part, a), default=1.0) for a in arms)
         axis.set_ylim(bottom=max(0.0, 100 * lowest - 10))
