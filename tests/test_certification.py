@@ -113,3 +113,21 @@ def test_certification_goes_on_where_it_was_stopped(tmp_path):
     assert json.loads(text.splitlines()[0])["num_samples"] == 500
     with pytest.raises(ValueError, match="certificates of other images"):
         certify_images(predict, images, labels + 1, smoothing, tmp_path / "whole.jsonl", 2)
+
+
+def test_every_image_has_noise_of_its_own_and_the_right_size(tmp_path):
+    seen = []
+
+    def predict(batch):
+        seen.append(batch)
+        return np.zeros(len(batch), int)
+
+    smoothing = Smoothing(sigma=0.5, num_samples=2000, num_selection=2000, radii=(0.0,))
+    certify_images(
+        predict, np.zeros((2, 2, 2, 1), np.float32), np.zeros(2, int), smoothing, tmp_path / "a", 1
+    )
+    assert len(seen) == 4
+    for first in range(4):
+        assert np.std(seen[first]) == pytest.approx(0.5, rel=0.03)
+        for second in range(first):
+            assert abs(np.corrcoef(seen[first].ravel(), seen[second].ravel())[0, 1]) < 0.05
