@@ -27,7 +27,12 @@ def test_every_config_loads_and_its_fields_are_right(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in CONFIGS if "DefenseConfig" not in path.read_text()],
+    [
+        # More than a minute to compile.
+        pytest.param(path, marks=pytest.mark.slow if path.stem == "resnet20_cifar10" else ())
+        for path in CONFIGS
+        if "DefenseConfig" not in path.read_text()
+    ],
     ids=lambda path: path.stem,
 )
 def test_a_shrunken_copy_of_every_config_trains_one_step(path, tmp_path):

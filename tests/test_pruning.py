@@ -97,6 +97,7 @@ def test_zo_grasp_follows_its_formula(variant):
     assert np.allclose(flatten(scores), flatten(expected), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_shared_directions_correlate_with_grasp_and_independent_ones_do_not():
     fun, params, args = network_loss("cnn1", width=4, batch=16)
