@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import deepzero_jax as dz
-from configs.experiment import choose
+from configs.experiment import choose, load_dataset, make_model
 from configs.schema import DefenseConfig
 from deepzero_jax.applications.blackbox_defense.certificate import check_radii
 from deepzero_jax.applications.blackbox_defense.certification import (
@@ -33,7 +33,7 @@ from deepzero_jax.applications.blackbox_defense.methods import (
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
 from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
 from deepzero_jax.blackbox import onnx_model
-from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import DATASETS, Dataset
 from deepzero_jax.estimators import Estimator, first_order
 from deepzero_jax.models import MODELS
@@ -91,7 +91,7 @@ def check_fields(config: DefenseConfig) -> None:
     check_radii(smoothing.radii, smoothing.num_samples, smoothing.sigma, smoothing.alpha)
     if not 0 < config.training.fraction <= 1:
         raise ValueError(f"training.fraction must lie in (0, 1], got {config.training.fraction}")
-    if config.data.name == "cifar10" and config.denoiser.depth < 2:
+    if config.denoiser.depth < 2:
         raise ValueError(f"denoiser.depth must be at least 2, got {config.denoiser.depth}")
 
 
@@ -141,10 +141,7 @@ class _Stages:
 def train_classifier(stages: _Stages, dataset: Dataset) -> tuple[Path, Classifier, dict[str, Any]]:
     """The box: an ONNX file, its white-box twin on images in [0, 1], and its summary."""
     chosen = stages.config.classifier
-    options: dict[str, Any] = {"num_classes": dataset.num_classes}
-    if chosen.width is not None:
-        options["width"] = chosen.width
-    model = MODELS[chosen.model](**options)
+    model = make_model(chosen.model, chosen.width, dataset.num_classes)
     task = classification_task(model, dataset, chosen.batch_size, chosen.augment)
     num_steps = max(1, round(chosen.num_epochs * task.steps_per_epoch))
     params, model_state, summary = stages.run(
@@ -174,15 +171,18 @@ def train_defenses(
 ) -> dict[str, Any]:
     """Trains the box and the methods, certifies them, writes ``summary.json`` and the curve.
 
+    Args:
+      config: whose fields ``check_fields`` has found right.
+      workdir: the run folder.
+      say: prints a line.
+
     Raises:
-      ValueError: a value that is not allowed; the message names the field.
+      ValueError: fewer queries than one step takes, or a stage that cannot be read back.
       InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
     """
-    check_fields(config)
     started = time.perf_counter()
     training = config.training
-    where = {"directory": config.data.dir, "archive": config.data.archive}
-    dataset = DATASETS[config.data.name](**where if config.data.name == "cifar10" else {})
+    dataset = load_dataset(config.data)
     stages = _Stages(config, workdir, say)
     path, twin, box_summary = train_classifier(stages, dataset)
     host = onnx_model(path, num_threads=os.cpu_count() or 1)
@@ -273,8 +273,7 @@ def _train_method(name: str, stages: _Stages, defense: Defense, start: Start) ->
     if name == "deepzero":
         pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
         sampler = layer_ratio_sampler(params, pruned, interval=1)
-        drawn = sampler.sample(sampler.init(stages.key(name)), jax.numpy.int32(0)).coordinates
-        per_step = dz.num_queries(estimator, params, drawn)
+        per_step = estimator.num_queries(sum(kept_per_leaf(params, pruned).values()))
     steps = training.num_queries // per_step
     if name == "fo_ds":
         steps = training.first_order_steps

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from configs.schema import Config
+from configs.schema import Config, Data
 from deepzero_jax.coordinates import nearest
 from deepzero_jax.data import DATASETS, Dataset
 from deepzero_jax.estimators import Estimator, cge, first_order, rge, sharded
@@ -138,6 +138,18 @@ def _check_sampling(config: Config) -> None:
         )
 
 
+def load_dataset(data: Data) -> Dataset:
+    """Reads the data set that a config names."""
+    where = {"directory": data.dir, "archive": data.archive}
+    return DATASETS[data.name](**where if data.name == "cifar10" else {})
+
+
+def make_model(name: str, width: int | None, num_classes: int) -> LayeredModel:
+    """Builds a network; width None: its own."""
+    options = {} if width is None else {"width": width}
+    return MODELS[name](num_classes=num_classes, **options)
+
+
 def build(config: Config) -> Experiment:
     """Builds everything but the choice of coordinates; reads the data.
 
@@ -152,12 +164,8 @@ def build(config: Config) -> Experiment:
             f"data.batch_size {config.data.batch_size} does not divide evenly over mesh.data="
             f"{config.mesh.data} devices"
         )
-    where = {"directory": config.data.dir, "archive": config.data.archive}
-    dataset = DATASETS[config.data.name](**where if config.data.name == "cifar10" else {})
-    options: dict[str, Any] = {"num_classes": dataset.num_classes}
-    if config.model.width is not None:
-        options["width"] = config.model.width
-    model = MODELS[config.model.name](**options)
+    dataset = load_dataset(config.data)
+    model = make_model(config.model.name, config.model.width, dataset.num_classes)
     task = classification_task(model, dataset, config.data.batch_size, config.data.augment)
     params, model_state = task.init(run_key(config, "init"))
     estimator = sharded(make_estimator(config), mesh)

@@ -92,13 +92,10 @@ def measure_prices(
 
     def run(part: PyTree) -> PyTree:
         # Drawing the coordinates is part of a step too.
-        return select(state), advance(state, selection._replace(coordinates=part), data)
+        moved = selection._replace(coordinates=step.place(part))
+        return select(state), advance(state, moved, data)
 
-    empty, seconds = coordinate_seconds(
-        lambda part: run(step.place(part)),
-        state.params,
-        all_coordinates(state.params),
-    )
+    empty, seconds = coordinate_seconds(run, state.params, all_coordinates(state.params))
     if budget <= empty:
         raise ValueError(
             f"sampling.budget {sampling.budget!r} is used up by the base pass, which takes "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from studies.runner import Cell, run_study
+from studies.runner import Cell, length_overrides, run_study
 
 STUDY = "cge_vs_rge"
 SIZES = {1: 730, 2: 3_700, 3: 6_670, 4: 9_640, 5: 12_610}
@@ -47,8 +47,7 @@ def cells(depths: list[int], methods: list[str], seeds: list[int], epochs: float
                 overrides = {
                     "seed": seed,
                     "model.name": f"cnn{depth}",
-                    "training.num_epochs": f"{epochs:g}",
-                    "optimizer.warmup_epochs": f"{min(3.0, epochs / 6):g}",
+                    **length_overrides(epochs),
                     **method_overrides(method, depth),
                 }
                 labels = {"depth": depth, "method": method, "seed": seed, "epochs": epochs}

@@ -21,7 +21,7 @@ from configs.loading import load_config
 from configs.ratios import compute_scores
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.pruning import layer_ratios
-from studies.runner import ROOT, Cell, Measurement, run_measurements, run_study
+from studies.runner import ROOT, Cell, Measurement, length_overrides, run_measurements, run_study
 
 STUDY = "pruning"
 SCORES = ("zo_grasp", "grasp", "random")
@@ -36,8 +36,7 @@ def cells(scores: list[str], seeds: list[int], epochs: float) -> Iterator[Cell]:
                 "seed": seed,
                 "estimator.name": "first_order",
                 "pruning.scores": name,
-                "training.num_epochs": f"{epochs:g}",
-                "optimizer.warmup_epochs": f"{min(3.0, epochs / 6):g}",
+                **length_overrides(epochs),
             }
             labels = {"scores": name, "seed": seed, "epochs": epochs}
             yield Cell(f"{name}-{epochs:g}-{seed}", _CONFIG, overrides, labels)

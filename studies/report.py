@@ -4,7 +4,6 @@ python -m studies.report
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from studies import (
@@ -15,7 +14,8 @@ from studies import (
     sparsity,
     trajectory,
 )
-from studies.runner import ROOT, mean_and_spread, results
+from studies.figures import FIGURES
+from studies.runner import ROOT, chosen, final_accuracies, mean_and_spread, results
 
 _HEAD = """# Results
 
@@ -39,53 +39,15 @@ def price_aware_section(found: list[dict[str, Any]]) -> str:
     lines += [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for arm, title in price_aware.ARMS.items():
         row = [
-            mean_and_spread(scores(found, name, arm)) if arm in part.arms else "–"
+            mean_and_spread(final_accuracies(chosen(found, part=name, arm=arm)))
+            if arm in part.arms
+            else "–"
             for name, part in price_aware.PARTS.items()
         ]
         lines.append(f"| {title} | {' | '.join(row)} |")
     if found:
         lines += ["", "![Accuracy at equal price](price_aware.png)"]
     return "\n".join(lines)
-
-
-def scores(found: list[dict[str, Any]], part: str, arm: str) -> list[float]:
-    """Final test accuracies of the runs of one arm."""
-    return [run["summary"]["test_accuracy"] for run in chosen(found, part=part, arm=arm)]
-
-
-def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
-    """A bar for each arm, a panel for each part, a dot for each seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    parts = [p for p in price_aware.PARTS if any(run["labels"]["part"] == p for run in found)]
-    widths = [len(price_aware.PARTS[part].arms) for part in parts]
-    figure, axes = plt.subplots(
-        1,
-        len(parts),
-        figsize=(0.75 * sum(widths) + 1, 4),
-        width_ratios=widths,
-        layout="constrained",
-    )
-    for axis, part in zip([axes] if len(parts) == 1 else axes, parts, strict=True):
-        arms = price_aware.PARTS[part].arms
-        for position, arm in enumerate(arms):
-            values = [100 * value for value in scores(found, part, arm)]
-            if values:
-                colour = "tab:gray" if arm == "dense" else "tab:blue"
-                axis.bar(position, sum(values) / len(values), color=colour, alpha=0.6)
-                axis.plot([position] * len(values), values, "k.", markersize=5)
-        names = [arm.replace("_", "\n") for arm in arms]
-        axis.set_xticks(range(len(names)), names, fontsize=8)
-        axis.set_xlim(-0.6, len(names) - 0.4)
-        axis.set_title(price_aware.PARTS[part].title, fontsize=9)
-        lowest = min(min(scores(found, part, a), default=1.0) for a in arms)
-        axis.set_ylim(bottom=max(0.0, 100 * lowest - 10))
-        axis.set_ylabel("test accuracy, %")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
 
 
 def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
@@ -105,7 +67,7 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
             paper = _PAPER[method][depth - 1] if method in _PAPER else "–"
             for epochs in sorted({run["labels"]["epochs"] for run in runs}) or [None]:
                 same = chosen(runs, epochs=epochs)
-                accuracy = mean_and_spread([run["summary"]["test_accuracy"] for run in same])
+                accuracy = mean_and_spread(final_accuracies(same))
                 spent = [run["summary"]["wall_seconds"] / run["labels"]["epochs"] for run in same]
                 time = f"{sum(spent) / len(spent):.1f}" if spent else "–"
                 shown = f"{epochs:g}" if epochs else "–"
@@ -113,17 +75,12 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def chosen(found: list[dict[str, Any]], **labels: Any) -> list[dict[str, Any]]:
-    """The results that carry these labels."""
-    return [run for run in found if all(run["labels"].get(name) == v for name, v in labels.items())]
-
-
 def accuracies(found: list[dict[str, Any]]) -> str:
     """Test accuracies as mean and spread; runs of different length kept apart."""
     parts = []
     for epochs in sorted({run["labels"]["epochs"] for run in found}):
         runs = chosen(found, epochs=epochs)
-        text = mean_and_spread([run["summary"]["test_accuracy"] for run in runs])
+        text = mean_and_spread(final_accuracies(runs))
         parts.append(f"{text}, {epochs:g} epochs")
     return "; ".join(parts) or "not run"
 
@@ -250,49 +207,6 @@ def gradient_quality_section(found: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "![Estimates against autodiff](gradient_quality.png)"])
 
 
-def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
-    """Relative error against smoothing; cosine of RGE against directions."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    models = list(dict.fromkeys(run["labels"]["model"] for run in found))
-    for model, style in zip(models, ("-", "--", ":"), strict=False):
-        for colour, way in enumerate(gradient_quality.WAYS):
-            runs = sorted(
-                chosen(found, model=model, way=way), key=lambda r: r["labels"]["smoothing"]
-            )
-            left.plot(
-                [run["labels"]["smoothing"] for run in runs],
-                [run["summary"]["relative_error"] for run in runs],
-                style,
-                color=f"C{colour}",
-                marker=".",
-                label=f"{model}, {way.replace('_', ' ')}",
-            )
-        runs = sorted(
-            chosen(found, model=model, way="rge"), key=lambda r: r["labels"]["num_directions"]
-        )
-        right.plot(
-            [run["labels"]["num_directions"] for run in runs],
-            [run["summary"]["cosine"] for run in runs],
-            style,
-            color="C3",
-            marker=".",
-            label=f"{model}, RGE",
-        )
-    left.set(xscale="log", yscale="log", xlabel="smoothing", ylabel="relative error of CGE")
-    right.set(xscale="log", xlabel="directions", ylabel="cosine to autodiff")
-    right.axhline(1.0, color="C0", linewidth=1, label="CGE, smoothing 1e-4")
-    right.set_ylim(0, 1.05)
-    left.legend(fontsize=7)
-    right.legend(fontsize=7)
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
-
-
 _PAPER = {
     "first_order": (42.09, 60.47, 70.69, 76.64, 77.01),
     "cge": (41.65, 59.66, 70.04, 76.07, 76.95),
@@ -306,10 +220,6 @@ _SECTIONS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     pruning.STUDY: pruning_section,
     gradient_quality.STUDY: gradient_quality_section,
 }
-_FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
-    price_aware.STUDY: plot_price_aware,
-    gradient_quality.STUDY: plot_gradient_quality,
-}
 
 
 def report() -> str:
@@ -322,7 +232,7 @@ def main() -> None:
     """Writes text and figures."""
     docs = ROOT / "docs"
     (docs / "results.md").write_text(report())
-    for study, plot in _FIGURES.items():
+    for study, plot in FIGURES.items():
         found = results(study)
         if found:
             plot(found, docs / f"{study}.png")

@@ -36,6 +36,14 @@ class Cell(NamedTuple):
         return ["--config", f"configs/{self.config}.py", *fields]
 
 
+def length_overrides(epochs: float) -> dict[str, Any]:
+    """Fields for a run of so many epochs; at most a sixth of them warm up."""
+    return {
+        "training.num_epochs": f"{epochs:g}",
+        "optimizer.warmup_epochs": f"{min(3.0, epochs / 6):g}",
+    }
+
+
 def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
     """Runs what is missing, one cell after the other; finished ones are skipped.
 
@@ -128,6 +136,16 @@ def results(study: str) -> list[dict[str, Any]]:
         {"name": path.stem, **json.loads(path.read_text())}
         for path in sorted((RESULTS / study).glob("*.json"))
     ]
+
+
+def chosen(found: list[dict[str, Any]], **labels: Any) -> list[dict[str, Any]]:
+    """The results that carry these labels."""
+    return [run for run in found if all(run["labels"].get(name) == v for name, v in labels.items())]
+
+
+def final_accuracies(found: list[dict[str, Any]]) -> list[float]:
+    """Final test accuracies of runs."""
+    return [run["summary"]["test_accuracy"] for run in found]
 
 
 def mean_and_spread(values: list[float]) -> str:

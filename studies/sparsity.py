@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from studies.runner import Cell, run_study
+from studies.runner import Cell, length_overrides, run_study
 
 STUDY = "sparsity"
 SPARSITIES = (0.8, 0.9, 0.95, 0.99)
@@ -40,8 +40,7 @@ def cells(
                 overrides = {
                     "seed": seed,
                     "pruning.sparsity": sparsity,
-                    "training.num_epochs": f"{epochs:g}",
-                    "optimizer.warmup_epochs": f"{min(3.0, epochs / 6):g}",
+                    **length_overrides(epochs),
                     **METHODS[method],
                 }
                 labels = {"method": method, "sparsity": sparsity, "seed": seed, "epochs": epochs}

@@ -74,6 +74,13 @@ def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) ->
     # Below the axes: inside them it would lie on one of the curves.
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axis.set_ylim(bottom=0)
+    save_figure(figure, picture)
+
+
+def save_figure(figure: Any, picture: Path) -> None:
+    """Writes a figure as PNG in one move, and closes it."""
+    import matplotlib.pyplot as plt
+
     temporary = picture.with_name("." + picture.name)
     figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deepzero_jax.applications.blackbox_defense.certificate import certify_counts, check_radii
+from deepzero_jax.training.metrics import read_metrics, save_figure
 
 # Images [n, h, w, c] in [0, 1] plus noise → labels [n]; the defended classifier.
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -86,7 +87,7 @@ def certify_images(
     **Cost**: ``num_selection + num_samples`` samples an image.
     """
     check_radii(smoothing.radii, smoothing.num_samples, smoothing.sigma, smoothing.alpha)
-    records = read_records(path)[: len(images)]
+    records = read_metrics(path)[: len(images)]
     for record in records:
         if record["label"] != int(labels[record["index"]]):
             raise ValueError(f"{path} holds certificates of other images; move it away")
@@ -112,18 +113,6 @@ def certify_images(
             file.write(json.dumps(record) + "\n")
             file.flush()
             records.append(record)
-    return records
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of certificates; a last one cut by a kill is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
     return records
 
 
@@ -161,7 +150,4 @@ def plot_certified(
         xlim=(0, grid[-1]),
     )
     axis.legend()
-    temporary = picture.with_name("." + picture.name)
-    figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-    temporary.replace(picture)
+    save_figure(figure, picture)

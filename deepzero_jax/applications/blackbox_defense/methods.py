@@ -10,12 +10,13 @@ from deepzero_jax.applications.blackbox_defense.denoiser import AutoEncoder, DnC
 from deepzero_jax.applications.blackbox_defense.stability import (
     Classifier,
     Examples,
-    before_box,
+    Objective,
+    answers,
     counted_first_order,
-    estimated_head,
+    estimated_answers,
     noisy_task,
+    prepared_loss,
     restoration,
-    through_box,
 )
 from deepzero_jax.estimators import Estimator, cge, first_order, rge
 from deepzero_jax.training.task import Task
@@ -102,7 +103,7 @@ def denoiser_pretraining(defense: Defense, key: jax.Array) -> Task:
         defense.batch_size,
         defense.sigma,
         lambda _: split_variables(denoiser.init(key, jnp.zeros(shape))),
-        restoration(prepare),
+        prepared_loss(prepare, restoration),
         lambda p, s, x: defense.box(denoise(denoiser, p, s, x, train=False)[0]),
     )
 
@@ -123,7 +124,7 @@ def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
         defense.batch_size,
         0.0,
         lambda _: split_variables(network.init(key, jnp.zeros(shape))),
-        restoration(prepare),
+        prepared_loss(prepare, restoration),
         respond,
     )
 
@@ -143,17 +144,18 @@ def make_method(name: str, defense: Defense, start: Start, estimator: Estimator)
       ValueError: an unknown method.
     """
     if name in ("deepzero", "fo_ds"):
-        return _whole(
-            defense, start, defense.box if name == "deepzero" else defense.twin, estimator
-        )
+        classifier = defense.box if name == "deepzero" else defense.twin
+        return _at_image(defense, start, answers(classifier), estimator)
     if name == "zo_ds":
-        return _at_input(defense, start, estimator)
+        pixels = int(jnp.size(defense.examples.images[0]))
+        objective = estimated_answers(defense.box, estimator)
+        return _at_image(defense, start, objective, counted_first_order(estimator, pixels))
     if name == "zo_ae_ds":
         return _at_code(defense, start, estimator)
     raise ValueError(f"method must be one of {list(METHODS[:-1])}, got {name!r}")
 
 
-def _whole(defense: Defense, start: Start, classifier: Classifier, estimator: Estimator) -> Method:
+def _at_image(defense: Defense, start: Start, objective: Objective, estimator: Estimator) -> Method:
     run = lambda p, s, x: denoise(defense.denoiser, p, s, x, train=True)
     respond = lambda p, s, x: defense.box(denoise(defense.denoiser, p, s, x, train=False)[0])
     task = noisy_task(
@@ -161,26 +163,10 @@ def _whole(defense: Defense, start: Start, classifier: Classifier, estimator: Es
         defense.batch_size,
         defense.sigma,
         lambda _: split_variables(start.denoiser),
-        through_box(run, classifier),
+        prepared_loss(run, objective),
         respond,
     )
     return Method(task, estimator, respond)
-
-
-def _at_input(defense: Defense, start: Start, estimator: Estimator) -> Method:
-    head = estimated_head(defense.box, estimator)
-    run = lambda p, s, x: denoise(defense.denoiser, p, s, x, train=True)
-    respond = lambda p, s, x: defense.box(denoise(defense.denoiser, p, s, x, train=False)[0])
-    task = noisy_task(
-        defense.examples,
-        defense.batch_size,
-        defense.sigma,
-        lambda _: split_variables(start.denoiser),
-        before_box(run, head),
-        respond,
-    )
-    pixels = int(jnp.size(defense.examples.images[0]))
-    return Method(task, counted_first_order(estimator, pixels), respond)
 
 
 def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
@@ -217,7 +203,9 @@ def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
         defense.batch_size,
         defense.sigma,
         init,
-        before_box(lambda p, s, x: encode(p, s, x, train=True), estimated_head(behind, estimator)),
+        prepared_loss(
+            lambda p, s, x: encode(p, s, x, train=True), estimated_answers(behind, estimator)
+        ),
         respond,
     )
     return Method(task, counted_first_order(estimator, network.latent), respond)

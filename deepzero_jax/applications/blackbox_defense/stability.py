@@ -26,6 +26,8 @@ from deepzero_jax.training.task import Task, cross_entropy
 PyTree = Any
 # Images [b, h, w, c] in [0, 1] → logits [b, classes].
 Classifier = Callable[[jax.Array], jax.Array]
+# (prepared images, clean images, labels, key) -> (loss, metrics).
+Objective = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Any]
 
 
 class Examples(NamedTuple):
@@ -96,12 +98,14 @@ def noisy_task(
     )
 
 
-def through_box(denoise: Any, classifier: Classifier) -> Callable[..., Any]:
-    """The stability loss as a plain function: for DeepZero (a box) and FO-DS (its twin).
+def prepared_loss(
+    prepare: Callable[..., tuple[jax.Array, PyTree]], objective: Objective
+) -> Callable[..., Any]:
+    """The loss of a ``noisy_task``: an objective of what a network makes of the noisy images.
 
     Args:
-      denoise: ``(params, model_state, images) -> (images, model_state)`` in training mode.
-      classifier: f.
+      prepare: ``(params, model_state, images) -> (prepared, model_state)`` in training mode.
+      objective: ``(prepared, clean, labels, key) -> (loss, metrics)``.
     """
 
     def loss(
@@ -112,12 +116,28 @@ def through_box(denoise: Any, classifier: Classifier) -> Callable[..., Any]:
         labels: jax.Array,
         key: jax.Array,
     ) -> Any:
-        del clean, key
-        cleaned, model_state = denoise(params, model_state, noisy)
-        value, metrics = cross_entropy(classifier(cleaned), labels)
+        prepared, model_state = prepare(params, model_state, noisy)
+        value, metrics = objective(prepared, clean, labels, key)
         return value, (model_state, metrics)
 
     return loss
+
+
+def answers(classifier: Classifier) -> Objective:
+    """Cross-entropy of a classifier's answers: for DeepZero (a box) and FO-DS (its twin)."""
+    return lambda cleaned, clean, labels, key: cross_entropy(classifier(cleaned), labels)
+
+
+def restoration(found: jax.Array, clean: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+    """Mean squared error to the clean image: pre-training that asks the box nothing."""
+    del labels, key
+    return jnp.mean(jnp.square(found - clean)), {}
+
+
+def estimated_answers(behind: Classifier, estimator: Estimator) -> Objective:
+    """The same by an ``estimated_head``: for ZO-DS and ZO-AE-DS."""
+    head = estimated_head(behind, estimator)
+    return lambda inputs, clean, labels, key: (head(inputs, labels, key), {})
 
 
 def estimated_head(
@@ -151,54 +171,7 @@ def estimated_head(
     return head
 
 
-def before_box(
-    prepare: Any, head: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-) -> Callable[..., Any]:
-    """The stability loss with an estimated head: for ZO-DS and ZO-AE-DS.
-
-    Args:
-      prepare: ``(params, model_state, images) -> (head's input, model_state)``.
-      head: from ``estimated_head``.
-    """
-
-    def loss(
-        params: PyTree,
-        model_state: PyTree,
-        clean: jax.Array,
-        noisy: jax.Array,
-        labels: jax.Array,
-        key: jax.Array,
-    ) -> Any:
-        del clean
-        inputs, model_state = prepare(params, model_state, noisy)
-        return head(inputs, labels, key), (model_state, {})
-
-    return loss
-
-
 def counted_first_order(inner: Estimator, num_coordinates: int) -> Estimator:
     """Autodiff outside an estimated head, charged with the queries of the head."""
     queries = inner.num_queries(num_coordinates)
     return first_order()._replace(name=f"{inner.name} at the box", num_queries=lambda _: queries)
-
-
-def restoration(prepare: Any) -> Callable[..., Any]:
-    """Mean squared error to the clean image: pre-training that asks the box nothing.
-
-    Args:
-      prepare: ``(params, model_state, images) -> (images, model_state)`` in training mode.
-    """
-
-    def loss(
-        params: PyTree,
-        model_state: PyTree,
-        clean: jax.Array,
-        noisy: jax.Array,
-        labels: jax.Array,
-        key: jax.Array,
-    ) -> Any:
-        del labels, key
-        found, model_state = prepare(params, model_state, noisy)
-        return jnp.mean(jnp.square(found - clean)), (model_state, {})
-
-    return loss
