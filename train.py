@@ -7,10 +7,11 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
+from typing import Any
 
 from configs import distributed
 from configs.loading import fail, identity, parse_command_line
-from configs.schema import DefenseConfig
+from configs.schema import DefenseConfig, SolverConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         distributed.add_flags,
         plan="print the plan and stop",
     )
-    if isinstance(config, DefenseConfig):
-        return train_defense(options, config)
+    if isinstance(config, DefenseConfig | SolverConfig):
+        return train_application(options, config)
     from configs import experiment as experiments
     from configs import run as runs
     from deepzero_jax.sharding import agree, is_lead
@@ -71,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def train_defense(options: argparse.Namespace, config: DefenseConfig) -> int:
-    """The same for a comparison of defenses of a black box."""
+def train_application(options: argparse.Namespace, config: DefenseConfig | SolverConfig) -> int:
+    """The same for a comparison of methods, in which every method is a run of its own."""
     import jax
 
-    from configs import defense
+    from configs import defense, solver
     from configs.experiment import use_compilation_cache
     from deepzero_jax.training import errors, loop
     from deepzero_jax.training.folder import RunFolder
@@ -83,16 +84,23 @@ def train_defense(options: argparse.Namespace, config: DefenseConfig) -> int:
     with ExitStack() as held:
         try:
             if options.plan or options.distributed or options.coordinator:
-                raise ValueError("--plan and several processes are not for a DefenseConfig")
+                raise ValueError(
+                    f"--plan and several processes are not for a {type(config).__name__}"
+                )
             use_compilation_cache()
             folder = RunFolder(options.workdir, identity(config))
             if folder.summary is not None:
                 print(f"already finished: see {options.workdir}/summary.json")
                 return 0
-            defense.check_fields(config)
+            programs: dict[type, Any] = {
+                DefenseConfig: (defense.check_fields, defense.train_defenses),
+                SolverConfig: (solver.check_fields, solver.train_corrections),
+            }
+            check_fields, train_methods = programs[type(config)]
+            check_fields(config)
             held.enter_context(folder)
             folder.claim()
-            defense.train_defenses(config, options.workdir)
+            train_methods(config, options.workdir)
         except (ValueError, TypeError, OSError, ImportError) as error:
             return fail("train.py", error, status=2)
         except errors.InterruptedRunError as interruption:
@@ -106,7 +114,7 @@ def train_defense(options: argparse.Namespace, config: DefenseConfig) -> int:
                 raise
             words = f"{reason}. What is done is kept; the same command goes on from there"
             return fail("train.py", RuntimeError(words), status=1)
-    print(f"finished: see {options.workdir}/summary.json and certified_accuracy.png")
+    print(f"finished: see {options.workdir}/summary.json and its pictures")
     return 0
 
 

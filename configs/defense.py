@@ -12,6 +12,7 @@ import numpy as np
 import deepzero_jax as dz
 from configs.experiment import choose, load_dataset, make_model
 from configs.schema import DefenseConfig
+from configs.stages import Stages
 from deepzero_jax.applications.blackbox_defense.certificate import check_radii
 from deepzero_jax.applications.blackbox_defense.certification import (
     Smoothing,
@@ -35,19 +36,14 @@ from deepzero_jax.applications.blackbox_defense.stability import Classifier, Exa
 from deepzero_jax.blackbox import onnx_model
 from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import DATASETS, Dataset
-from deepzero_jax.estimators import Estimator, first_order
+from deepzero_jax.estimators import first_order
 from deepzero_jax.models import MODELS
-from deepzero_jax.sampling import Sampler, dense_sampler, layer_ratio_sampler
-from deepzero_jax.training import loop
-from deepzero_jax.training.checkpoint import Checkpointer
-from deepzero_jax.training.folder import read_json, write_json
-from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from deepzero_jax.training.step import make_step
-from deepzero_jax.training.task import Task, classification_task
+from deepzero_jax.sampling import layer_ratio_sampler
+from deepzero_jax.training.folder import write_json
+from deepzero_jax.training.task import classification_task
 
 PyTree = Any
-# Each has a key of its own.
-_STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
+STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
 
 
 def smoothing_of(config: DefenseConfig) -> Smoothing:
@@ -95,52 +91,11 @@ def check_fields(config: DefenseConfig) -> None:
         raise ValueError(f"denoiser.depth must be at least 2, got {config.denoiser.depth}")
 
 
-class _Stages:
-    """Runs of the loop in subfolders of one run folder; finished ones are read back."""
-
-    def __init__(self, config: DefenseConfig, workdir: Path, say: Callable[[str], None]) -> None:
-        self.config, self.workdir, self.say = config, workdir, say
-
-    def key(self, name: str) -> jax.Array:
-        """The key of a stage."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), _STAGES.index(name))
-
-    def run(
-        self,
-        name: str,
-        task: Task,
-        estimator: Estimator,
-        num_steps: int,
-        learning_rate: float,
-        sampler: Sampler | None = None,
-    ) -> tuple[PyTree, PyTree, dict[str, Any]]:
-        """Trains a stage by Adam; its parameters, running statistics and summary."""
-        folder = self.workdir / name
-        folder.mkdir(parents=True, exist_ok=True)
-        init_key, run_key = jax.random.split(self.key(name))
-        params, model_state = task.init(init_key)
-        schedule = learning_rate_schedule("cosine", learning_rate, num_steps, 0)
-        optimizer = make_optimizer("adam", schedule)
-        step = make_step(task, estimator, optimizer, sampler or dense_sampler(params))
-        state = step.init(run_key, params, model_state)
-        if not (folder / "summary.json").exists():
-            self.say(f"\n{name}: {num_steps:,} steps")
-            seconds = self.config.training.checkpoint_seconds
-            settings = loop.Settings(name, num_steps, max(1, num_steps // 4), seconds)
-            loop.run(task, estimator, step, schedule, state, folder, settings, self.say)
-        checkpoints = Checkpointer(folder / "checkpoints", self.say)
-        restored = checkpoints.restore(state)
-        checkpoints.close()
-        if restored is None:
-            raise ValueError(
-                f"{folder} is finished but holds no checkpoint; remove the folder to train it again"
-            )
-        return restored[0].params, restored[0].model_state, read_json(folder / "summary.json")
-
-
-def train_classifier(stages: _Stages, dataset: Dataset) -> tuple[Path, Classifier, dict[str, Any]]:
+def train_classifier(
+    config: DefenseConfig, stages: Stages, dataset: Dataset
+) -> tuple[Path, Classifier, dict[str, Any]]:
     """The box: an ONNX file, its white-box twin on images in [0, 1], and its summary."""
-    chosen = stages.config.classifier
+    chosen = config.classifier
     model = make_model(chosen.model, chosen.width, dataset.num_classes)
     task = classification_task(model, dataset, chosen.batch_size, chosen.augment)
     num_steps = max(1, round(chosen.num_epochs * task.steps_per_epoch))
@@ -183,8 +138,8 @@ def train_defenses(
     started = time.perf_counter()
     training = config.training
     dataset = load_dataset(config.data)
-    stages = _Stages(config, workdir, say)
-    path, twin, box_summary = train_classifier(stages, dataset)
+    stages = Stages(config.seed, STAGES, workdir, training.checkpoint_seconds, say)
+    path, twin, box_summary = train_classifier(config, stages, dataset)
     host = onnx_model(path, num_threads=os.cpu_count() or 1)
     box = dz.black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
     held = training.held_out
@@ -202,16 +157,16 @@ def train_defenses(
         training.batch_size,
     )
     names = methods_of(config)
-    start = _starts(stages, defense, names)
+    start = _starts(config, stages, defense, names)
     responses: dict[str, Any] = {}
     num_queries: dict[str, int] = {}
     for name in names:
         if name == "none":
             responses[name], num_queries[name] = box, 0
             continue
-        responses[name], num_queries[name] = _train_method(name, stages, defense, start)
+        responses[name], num_queries[name] = _train_method(name, config, stages, defense, start)
     smoothing = smoothing_of(config)
-    records = _certify(stages, dataset, responses, smoothing)
+    records = _certify(config, stages, dataset, responses, smoothing)
     plot_certified(records, smoothing, workdir / "certified_accuracy.png")
     summary = {
         "name": workdir.name,
@@ -239,9 +194,8 @@ def _answers(host: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np
     return np.concatenate(answers).astype(np.int32)
 
 
-def _starts(stages: _Stages, defense: Defense, names: list[str]) -> Start:
+def _starts(config: DefenseConfig, stages: Stages, defense: Defense, names: list[str]) -> Start:
     """Pre-trained denoiser and, where it is wanted, auto-encoder."""
-    config = stages.config
     kinds: dict[str, Any] = {"denoiser": (denoiser_pretraining, config.denoiser)}
     if "zo_ae_ds" in names:
         kinds["autoencoder"] = (autoencoder_pretraining, config.autoencoder)
@@ -262,9 +216,11 @@ def _starts(stages: _Stages, defense: Defense, names: list[str]) -> Start:
     return Start(**found)
 
 
-def _train_method(name: str, stages: _Stages, defense: Defense, start: Start) -> tuple[Any, int]:
+def _train_method(
+    name: str, config: DefenseConfig, stages: Stages, defense: Defense, start: Start
+) -> tuple[Any, int]:
     """How a trained method answers, and the queries that it has spent."""
-    training = stages.config.training
+    training = config.training
     estimator = default_estimator(name, training.smoothing, training.num_directions, training.chunk)
     method = make_method(name, defense, start, estimator)
     params, _ = method.task.init(stages.key(name))
@@ -290,9 +246,13 @@ def _train_method(name: str, stages: _Stages, defense: Defense, start: Start) ->
 
 
 def _certify(
-    stages: _Stages, dataset: Dataset, responses: dict[str, Any], smoothing: Smoothing
+    config: DefenseConfig,
+    stages: Stages,
+    dataset: Dataset,
+    responses: dict[str, Any],
+    smoothing: Smoothing,
 ) -> dict[str, list[dict[str, Any]]]:
-    count = min(stages.config.certification.num_images, len(dataset.test_labels))
+    count = min(config.certification.num_images, len(dataset.test_labels))
     images = (np.asarray(dataset.test_images[:count]) / 255.0).astype(np.float32)
     labels = np.asarray(dataset.test_labels[:count])
     records = {}
@@ -308,7 +268,7 @@ def _certify(
             smoothing,
             path,
             dataset.num_classes,
-            stages.config.seed,
+            config.seed,
         )
         values = [certified_accuracy(records[name], radius) for radius in smoothing.radii]
         stages.say(f"{name:<12}" + "".join(f"{100 * value:>8.1f} %" for value in values))

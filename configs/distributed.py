@@ -1,6 +1,8 @@
 """Joining the processes of a run, and making sure that they run the same thing."""
 
 import argparse
+import atexit
+import contextlib
 import json
 import socket
 import time
@@ -13,6 +15,7 @@ from jax.experimental import multihost_utils
 from deepzero_jax.training.folder import differences
 
 _PATIENCE = 50.0  # seconds for the coordinator to answer
+_LAST_WAIT = 10.0  # seconds that a process which ends waits for the others to end
 _LONGEST = 2**14  # bytes of a config as JSON
 
 
@@ -72,6 +75,27 @@ def join(options: argparse.Namespace) -> None:
             f"not all {options.num_processes} processes came together at {options.coordinator} "
             f"within {_PATIENCE:.0f} s; start the missing ones ({str(error).splitlines()[0]})"
         ) from error
+    _leave_in_order()
+
+
+def _leave_in_order() -> None:
+    """At exit, lets the coordinator end last: JAX aborts a process that it leaves behind."""
+    # Here and not in leave(): too late for an import there.
+    from orbax.checkpoint import multihost
+
+    def leave() -> None:
+        if jax.process_count() == 1:
+            return
+        with contextlib.suppress(RuntimeError):  # the others are lost, or go on without this one
+            meet = multihost.get_barrier_sync_fn()
+            meet(key="leave", timeout_ms=int(1000 * _LAST_WAIT))
+        if jax.process_index() == 0:
+            time.sleep(1.0)
+        else:
+            jax.distributed.shutdown()
+
+    # What is registered last is called first, so before JAX's own.
+    atexit.register(leave)
 
 
 def _wait_for(host: str, port: int) -> None:

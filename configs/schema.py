@@ -196,5 +196,54 @@ class DefenseConfig:
     certification: Certification = field(default_factory=Certification)
 
 
-AnyConfig = Config | DefenseConfig
-SCHEMAS = (Config, DefenseConfig)
+@dataclass(frozen=True)
+class Simulation:
+    """The Kuramoto–Sivashinsky equation, coarse and fine."""
+
+    domain_length: float = 22.0
+    num_points: int = 24  # coarse grid
+    dt: float = 0.2  # coarse step
+    refinement: int = 8  # the fine grid has so many times the points and the steps
+    num_train_runs: int = 16
+    num_train_frames: int = 200  # of each, one coarse step apart
+    num_validation_runs: int = 8
+    num_test_runs: int = 8
+    num_test_frames: int = 60
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The network that corrects the coarse state after every step."""
+
+    width: int = 8
+    depth: int = 3
+    kernel: int = 5
+
+
+@dataclass(frozen=True)
+class SolverTraining:
+    """The training of the corrections."""
+
+    methods: str = "src, non, zo_sol, fo_sol"
+    num_seeds: int = 3  # trainings of each method
+    num_steps: int = 2000  # of each training
+    unroll: int = 4  # solver steps in a row that a loss looks at (non: 1)
+    batch_size: int = 16
+    learning_rate: float = 3e-3  # Adam, cosine
+    smoothing: float = 1e-3  # zo_sol
+    chunk: int = 64  # zo_sol: coordinates in one call of the solver
+    checkpoint_seconds: float = _local(60.0)
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """A comparison of corrections of a solver that can only be queried."""
+
+    seed: int = 0
+    simulation: Simulation = field(default_factory=Simulation)
+    correction: Correction = field(default_factory=Correction)
+    training: SolverTraining = field(default_factory=SolverTraining)
+
+
+AnyConfig = Config | DefenseConfig | SolverConfig
+SCHEMAS = (Config, DefenseConfig, SolverConfig)

@@ -18,6 +18,14 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
+def pytest_configure(config):
+    # Nearly all of the default tests' time is LLVM's. What XLA does to a program before that,
+    # and all slow tests, are as users have them.
+    if config.option.markexpr == "not slow":
+        level = "--xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {level}".strip()
+
+
 def prepared_cifar10() -> bool:
     directory = os.environ.get("TFDS_DATA_DIR")
     return bool(directory) and any(Path(directory).glob("cifar10/*/dataset_info.json"))

@@ -84,7 +84,10 @@ def test_bad_input_is_one_line_and_status_2(case, capsys, tmp_path, monkeypatch)
         ("def get_config():\n    return Confg()\n", "is broken: NameError: name 'Confg'"),
         ("def get_config(:\n", "is broken: SyntaxError"),
         ("x = 1\n", "is broken: AttributeError"),
-        ("def get_config():\n    return 3\n", "must return a Config or DefenseConfig, got int"),
+        (
+            "def get_config():\n    return 3\n",
+            "must return a Config or DefenseConfig or SolverConfig, got int",
+        ),
         (
             "from configs.schema import *\ndef get_config():\n    return Config(seed='a')\n",
             "seed must be of type int, got 'a'",

@@ -1,0 +1,1 @@
+"""Learning to correct a coarse solver that nobody can differentiate."""

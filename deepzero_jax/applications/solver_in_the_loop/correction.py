@@ -1,0 +1,68 @@
+"""The network that corrects a solver's state after each of its steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+# (params, states [n, *grid, channels]) → corrected states.
+Correct = Callable[[PyTree, jax.Array], jax.Array]
+
+
+class CorrectionNet(nn.Module):
+    """Convolutions over the grid; the last one starts at zero, so the solver is unchanged at first.
+
+    Attributes:
+      num_outputs: channels that it corrects.
+      width: hidden channels.
+      depth: convolutions.
+      kernel: their extent along every axis of the grid.
+      padding: "CIRCULAR" for a periodic grid, else "SAME".
+    """
+
+    num_outputs: int = 1
+    width: int = 8
+    depth: int = 3
+    kernel: int = 5
+    padding: str = "CIRCULAR"
+
+    @nn.compact
+    def __call__(self, states: jax.Array) -> jax.Array:
+        """Change of the states: [n, *grid, channels] to [n, *grid, num_outputs]."""
+        size = (self.kernel,) * (states.ndim - 2)
+        values = states
+        for layer in range(self.depth - 1):
+            convolve = nn.Conv(self.width, size, padding=self.padding, name=f"conv{layer + 1}")
+            values = nn.silu(convolve(values))
+        last = nn.Conv(
+            self.num_outputs,
+            size,
+            padding=self.padding,
+            kernel_init=nn.initializers.zeros,
+            name="output",
+        )
+        return last(values)
+
+
+def additive_correction(
+    network: CorrectionNet, shift: jax.Array, scale: jax.Array, unit: jax.Array
+) -> Correct:
+    """Adds what the network says to the leading channels of a state.
+
+    Args:
+      network: of normalised states.
+      shift: mean of each channel of the states.
+      scale: their standard deviation.
+      unit: what an output of 1 means, in units of the state: the solver's own error.
+    """
+
+    def correct(params: PyTree, states: jax.Array) -> jax.Array:
+        change: Any = network.apply({"params": params}, (states - shift) / scale)
+        missing = states.shape[-1] - change.shape[-1]
+        padding = [(0, 0)] * (states.ndim - 1) + [(0, missing)]
+        return states + jnp.pad(unit * change, padding)
+
+    return correct

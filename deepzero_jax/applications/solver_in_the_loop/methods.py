@@ -1,0 +1,147 @@
+"""The four methods: no correction, trained without the solver, through its twin, by queries.
+
+Source: Um et al., NeurIPS 2020 (SRC, NON, SOL); DeepZero, section 6 (arXiv 2310.02025).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.applications.solver_in_the_loop.correction import (
+    Correct,
+    CorrectionNet,
+    additive_correction,
+)
+from deepzero_jax.applications.solver_in_the_loop.rollout import (
+    Frames,
+    Step,
+    mean_absolute_errors,
+    one_step_loss,
+    rollout,
+    rollout_loss,
+    window_task,
+)
+from deepzero_jax.estimators import Estimator, cge, first_order
+from deepzero_jax.training.task import Task
+
+PyTree = Any
+METHODS = ("src", "non", "zo_sol", "fo_sol")
+
+
+class Correction(NamedTuple):
+    """What all methods share.
+
+    Attributes:
+      frames: to learn from, to choose by, to be judged by.
+      box: the coarse solver, which can only be queried.
+      twin: the same, differentiable, for ``fo_sol`` alone.
+      network: of the correction.
+      unroll: steps in a row that a loss looks at.
+      batch_size: windows a step.
+      correct: ``(params, states) -> states``.
+      step_error: mean square of the solver's error after one step.
+      unrolled_error: the mean over ``unroll`` steps in a row.
+    """
+
+    frames: Frames
+    box: Step
+    twin: Step
+    network: CorrectionNet
+    unroll: int
+    batch_size: int
+    correct: Correct
+    step_error: float
+    unrolled_error: float
+
+
+def make_correction(
+    frames: Frames, box: Step, twin: Step, network: CorrectionNet, unroll: int, batch_size: int
+) -> Correction:
+    """Measures the units of a problem on its training frames.
+
+    Raises:
+      ValueError: fewer frames than a window wants.
+    """
+    train = frames.train
+    if train.shape[1] <= unroll:
+        raise ValueError(
+            f"training.unroll {unroll} needs runs of at least {unroll + 1} frames, "
+            f"got {train.shape[1]}"
+        )
+    axes = tuple(range(train.ndim - 1))
+    scale = np.maximum(train.std(axes), 1e-6)
+    # Rollouts from frames that are apart, so that each counts once.
+    starts = range(0, train.shape[1] - unroll, unroll)
+    first = np.concatenate([train[:, i] for i in starts])
+    true = np.concatenate([train[:, i + 1 : i + 1 + unroll] for i in starts])
+    found = np.asarray(jax.jit(lambda states: rollout(box, states, unroll))(first))
+    squares = (np.swapaxes(found, 0, 1) - true)[..., : network.num_outputs] ** 2
+    step_error, unrolled_error = float(squares[:, 0].mean()), float(squares.mean())
+    correct = additive_correction(
+        network,
+        jnp.asarray(train.mean(axes)),
+        jnp.asarray(scale),
+        jnp.asarray(np.sqrt(step_error), jnp.float32),
+    )
+    return Correction(
+        frames, box, twin, network, unroll, batch_size, correct, step_error, unrolled_error
+    )
+
+
+def make_task(name: str, correction: Correction) -> Task:
+    """What a method trains.
+
+    Args:
+      name: one of ``METHODS`` but ``"src"``, which trains nothing.
+      correction: what all share.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    frames, length = correction.frames.train, correction.unroll + 1
+    if name == "non":
+        loss, length = one_step_loss(correction.correct, correction.step_error), 2
+        answers = np.asarray(jax.jit(correction.box)(frames[:, :-1].reshape(-1, *frames.shape[2:])))
+        later = frames[:, 1:].reshape(answers.shape)
+        sequences = np.stack([answers, later], axis=1)
+    elif name in ("zo_sol", "fo_sol"):
+        solver = correction.box if name == "zo_sol" else correction.twin
+        loss = rollout_loss(
+            solver, correction.correct, correction.unroll, correction.unrolled_error
+        )
+        sequences = frames
+    else:
+        raise ValueError(f"method must be one of {list(METHODS[1:])}, got {name!r}")
+    shape = (1, *frames.shape[2:])
+    validation = jnp.asarray(correction.frames.validation)
+    judge = jax.jit(
+        lambda params: jnp.mean(mean_absolute_errors(corrected(correction, params), validation))
+    )
+    return window_task(
+        loss,
+        lambda key: correction.network.init(key, jnp.zeros(shape))["params"],
+        sequences,
+        length,
+        correction.batch_size,
+        lambda params: float(judge(params)),
+    )
+
+
+def default_estimator(name: str, smoothing: float, chunk: int) -> Estimator:
+    """How a method makes its gradient: by coordinates for ``zo_sol``, else by autodiff.
+
+    ``non`` needs no more: the solver's answers are made beforehand, and only the network is
+    differentiated.
+    """
+    if name == "zo_sol":
+        return cge(smoothing=smoothing, batch_size=chunk)
+    return first_order()
+
+
+def corrected(correction: Correction, params: PyTree | None) -> Step:
+    """Solver and network as one step; the solver alone without parameters."""
+    if params is None:
+        return correction.box
+    return lambda states: correction.correct(params, correction.box(states))

@@ -1,0 +1,91 @@
+"""Pictures of corrected rollouts: error against time, and a state against time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from deepzero_jax.training.metrics import save_figure
+
+_NAMES = {
+    "src": "SRC, no correction",
+    "non": "NON, trained without the solver",
+    "zo_sol": "ZO-SOL, solver queried",
+    "fo_sol": "FO-SOL, solver differentiated",
+}
+_COLOURS = {"src": "gray", "non": "tab:orange", "zo_sol": "tab:blue", "fo_sol": "black"}
+
+
+def plot_errors(errors: Mapping[str, np.ndarray], dt: float, picture: Path) -> None:
+    """Mean absolute error against time.
+
+    Args:
+      errors: of each method, [seeds, runs, frames].
+      dt: time between frames.
+      picture: where it goes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    for method, values in errors.items():
+        times = dt * np.arange(1, values.shape[-1] + 1)
+        of_seeds = values.mean(1)
+        style = "--" if method == "fo_sol" else "-"
+        axis.plot(
+            times, of_seeds.mean(0), style, color=_COLOURS[method], label=_NAMES[method], zorder=3
+        )
+        axis.fill_between(
+            times, of_seeds.min(0), of_seeds.max(0), color=_COLOURS[method], alpha=0.2, linewidth=0
+        )
+    runs = next(iter(errors.values())).shape[1]
+    axis.set(
+        xlabel="time",
+        ylabel="mean absolute error",
+        yscale="log",
+        title=f"{runs} test runs; bands: all seeds",
+    )
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, picture)
+
+
+def plot_states(
+    truth: np.ndarray, found: Mapping[str, np.ndarray], dt: float, length: float, picture: Path
+) -> None:
+    """One test run on a line, state against time, and how far each method is from it.
+
+    Args:
+      truth: [frames, points].
+      found: rollouts of the methods, likewise.
+      dt: time between frames.
+      length: of the domain.
+      picture: where it goes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    extent = (0, dt * (len(truth) - 1), 0, length)
+    figure, axes = plt.subplots(
+        1 + len(found), 1, figsize=(7, 1.5 * (1 + len(found))), sharex=True, layout="constrained"
+    )
+    options = {"aspect": "auto", "origin": "lower", "extent": extent}
+    top = np.abs(truth).max()
+    shown = axes[0].imshow(truth.T, cmap="RdBu_r", vmin=-top, vmax=top, **options)
+    axes[0].set_title("high fidelity", fontsize=9, loc="left")
+    figure.colorbar(shown, ax=axes[0], label="u")
+    largest = max(np.abs(frames - truth).max() for frames in found.values())
+    for axis, (method, frames) in zip(axes[1:], found.items(), strict=True):
+        error = np.abs(frames - truth)
+        shown = axis.imshow(error.T, cmap="magma", vmin=0, vmax=largest, **options)
+        title = f"{_NAMES[method]}: mean absolute error {error[1:].mean():.4f}"
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_ylabel("x")
+    axes[0].set_ylabel("x")
+    axes[-1].set_xlabel("time")
+    figure.colorbar(shown, ax=axes[1:], label="error of u")
+    save_figure(figure, picture)
