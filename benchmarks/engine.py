@@ -62,7 +62,7 @@ def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> dict[str, Any
     """Compiles the whole step with ``per_leaf`` coordinates of every leaf; times leaf by leaf."""
     fun, params, args = problem(name)
     pytorch = forward_pass(name, BATCH)
-    pytorch_times = [pytorch() for _ in range(5)]
+    pytorch_times = []
     # A large leaf weighs much; a few of its coordinates would vanish beside the base's jitter.
     coordinates = sampled(params, per_leaf, share=1 / 72)
     smoothing = 1e-4 if reuse == "difference" else 5e-3
@@ -85,8 +85,9 @@ def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> dict[str, Any
         count = chosen.size
         # Each against a baseline of its own: the machine's pace drifts by more than a leaf costs.
         pairs = [(seconds(None, 0), seconds(position, count)) for _ in range(repeats)]
-        # The yardstick too: measured once at the end, it would be of another hour.
-        pytorch_times.append(pytorch())
+        # The yardstick too: measured once at the end, it would be of another hour. The first
+        # pass after JAX's work finds cold caches and does not count.
+        pytorch_times += [pytorch() for _ in range(4)][1:]
         added = [with_leaf - without for without, with_leaf in pairs]
         each = float(np.median(added)) / count
         noise = float(np.ptp([without for without, _ in pairs])) / count

@@ -1,6 +1,6 @@
 from configs.experiment import check_fields
 from configs.loading import load_config, override
-from studies import cge_vs_rge, pruning, sparsity, trajectory
+from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
 from studies.price_aware import ARMS, PARTS
 from studies.report import report
 from studies.runner import Cell, Measurement, mean_and_spread, run_measurements, run_study
@@ -48,6 +48,13 @@ def test_every_cell_of_every_study_is_a_valid_command():
         for name, value in cell.overrides.items():
             config = override(config, name, str(value))
         check_fields(config)
+
+
+def test_both_applications_have_a_config():
+    for part in (*applications.DEFENSES, *applications.SOLVERS):
+        load_config(ROOT / f"configs/{part}.py")
+    names = [cell.name for cell in applications.cells(["defense_digits", "sol_ks"], [0, 1])]
+    assert names == ["defense_digits-0", "defense_digits-1", "sol_ks-0"]
 
 
 def test_measurements_are_kept_and_not_made_again(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,8 @@
-"""Products: Δ(x·w) = x·Δw + Δx·(w + Δw), with channels read and written one at a time."""
+"""Products: Δ(x·w) = x·Δw + Δx·(w + Δw), with channels read and written one at a time.
+
+Or (x + Δx)·Δw + Δx·w, which is as exact: where a single weight moves, every coordinate then
+multiplies by the same w.
+"""
 
 from typing import Any
 
@@ -48,10 +52,13 @@ def _bilinear(at: Application, deltas: list[Delta], one_sided: Any) -> list[Delt
         return [one_sided(at, 1, d_rhs, lhs)]
     if isinstance(d_rhs, Zero):
         return [one_sided(at, 0, d_lhs, rhs)]
+    if isinstance(d_rhs, Point):
+        lhs = lhs + dense(d_lhs, lhs)
+    else:
+        rhs = rhs + dense(d_rhs, rhs)
     output = at.outputs[0]
     first = dense(one_sided(at, 1, d_rhs, lhs), output)
-    second = dense(one_sided(at, 0, d_lhs, rhs + dense(d_rhs, rhs)), output)
-    return [first + second]
+    return [first + dense(one_sided(at, 0, d_lhs, rhs), output)]
 
 
 @rule("dot_general")

@@ -1,0 +1,268 @@
+"""Two-dimensional unsteady flow past a cylinder: one scheme, in NumPy and as a JAX twin.
+
+Incompressible Navier–Stokes in a channel, on a staggered grid: MacCormack advection (Selle et
+al., 2008), explicit diffusion, projection onto fields without divergence. The set-up is that of
+Um et al., NeurIPS 2020: a domain of 200 by 100, a cylinder of radius 10 at (50, 50), inflow of
+speed 1, free-slip walls, an open end.
+
+A state is float [n, along, across, 3]: the velocity along the channel on the downstream face of
+each cell, the velocity across it on the upper face, and the Reynolds number in thousands, which
+no step changes. The face of the inflow, and those of the walls, are known and not stored.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = Any
+# Right-hand sides [n, cells] → pressures [n, cells].
+Poisson = Callable[[Array], Array]
+
+
+class Wake(NamedTuple):
+    """The channel as a solver sees it.
+
+    Attributes:
+      num_along: cells along the channel.
+      num_across: cells across it; cells are squares.
+      dt: time of one step.
+      length: of the channel.
+      radius: of the cylinder, whose centre lies at a quarter of the length, halfway across.
+    """
+
+    num_along: int = 64
+    num_across: int = 32
+    dt: float = 1.0
+    length: float = 200.0
+    radius: float = 10.0
+
+    @property
+    def cell(self) -> float:
+        """Edge of a cell."""
+        return self.length / self.num_along
+
+    @property
+    def solid(self) -> np.ndarray:
+        """Cells whose centre lies in the cylinder: bool [along, across]."""
+        along, across = (self.cell * (np.arange(n) + 0.5) for n in self[:2])
+        middle = self.cell * self.num_across / 2
+        distance = np.hypot(along[:, None] - self.length / 4, across - middle)
+        return distance < self.radius
+
+
+def _open_faces(problem: Wake) -> tuple[np.ndarray, np.ndarray]:
+    """Stored faces through which fluid flows: bool [along, across], along and across."""
+    fluid = ~problem.solid
+    beyond = np.ones((1, problem.num_across), bool)  # the open end
+    along = fluid & np.concatenate([fluid[1:], beyond])
+    across = fluid & np.concatenate([fluid[:, 1:], np.zeros((problem.num_along, 1), bool)], 1)
+    return along, across
+
+
+def _laplacian(problem: Wake) -> Any:
+    """Of pressures, in units of one over the squared cell; sparse [cells, cells]."""
+    from scipy import sparse
+
+    number = np.arange(problem.num_along * problem.num_across).reshape(problem[:2])
+    along, across = _open_faces(problem)
+    pairs = [
+        (number[:-1][along[:-1]], number[1:][along[:-1]]),
+        (number[:, :-1][across[:, :-1]], number[:, 1:][across[:, :-1]]),
+    ]
+    first, second = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+    links = sparse.coo_array((np.ones(len(first)), (first, second)), (number.size,) * 2)
+    links = links + links.T
+    diagonal = np.asarray(links.sum(1)).ravel()
+    diagonal[number[-1]] += 1  # the pressure beyond the open end is zero
+    diagonal[diagonal == 0] = 1  # inside the cylinder
+    return (links - sparse.diags_array(diagonal)).tocsc()
+
+
+def _factorised(problem: Wake) -> Poisson:
+    """By a sparse LU factorisation, in float64."""
+    from scipy.sparse.linalg import splu
+
+    factors = splu(_laplacian(problem))
+    return lambda sources: factors.solve(sources.T.astype(np.float64)).T.astype(sources.dtype)
+
+
+def _inverted(problem: Wake) -> np.ndarray:
+    """The dense inverse of the Laplacian, float64 [cells, cells]."""
+    return np.linalg.inv(_laplacian(problem).toarray())
+
+
+def _sampled(xp: Any, field: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """A field [n, p, q] at fractional indices, bilinear, with the least and largest neighbour."""
+    n, p, q = field.shape
+    x, y = xp.clip(x, 0, p - 1), xp.clip(y, 0, q - 1)
+    i, j = xp.clip(xp.floor(x), 0, p - 2), xp.clip(xp.floor(y), 0, q - 2)
+    fx, fy = x - i, y - j
+    flat = field.reshape(n, -1)
+    start = (i.astype(np.int32) * q + j.astype(np.int32)).reshape(n, -1)
+    corner = [
+        xp.take_along_axis(flat, start + step, axis=1).reshape(x.shape) for step in (0, 1, q, q + 1)
+    ]
+    value = (1 - fx) * ((1 - fy) * corner[0] + fy * corner[1])
+    value = value + fx * ((1 - fy) * corner[2] + fy * corner[3])
+    least = xp.minimum(xp.minimum(corner[0], corner[1]), xp.minimum(corner[2], corner[3]))
+    largest = xp.maximum(xp.maximum(corner[0], corner[1]), xp.maximum(corner[2], corner[3]))
+    return value, least, largest
+
+
+def _advected(xp: Any, field: Array, along: Array, across: Array) -> Array:
+    """Moved with velocities, in cells a step, that are given on the field's own faces."""
+    rows, columns = np.indices(field.shape[1:]).astype(field.dtype)
+    moved, least, largest = _sampled(xp, field, rows - along, columns - across)
+    back, _, _ = _sampled(xp, moved, rows + along, columns + across)
+    return xp.clip(moved + 0.5 * (field - back), least, largest)
+
+
+def _diffused(xp: Any, field: Array, number: Array, wall: str) -> Array:
+    """One explicit step; ``number`` [n, 1, 1] is viscosity × time / cell²."""
+    padded = xp.pad(field, ((0, 0), (1, 1), (0, 0)), mode="edge")
+    change = padded[:, 2:] + padded[:, :-2] - 2 * field
+    if wall == "slip":
+        padded = xp.pad(field, ((0, 0), (0, 0), (1, 1)), mode="edge")
+    else:
+        padded = xp.pad(field, ((0, 0), (0, 0), (1, 1)))
+    return field + number * (change + padded[:, :, 2:] + padded[:, :, :-2] - 2 * field)
+
+
+def _step(problem: Wake, xp: Any, solve: Poisson, states: Array, substeps: int) -> Array:
+    """One step of states in ``xp``, which is NumPy or jax.numpy."""
+    along_open, across_open = _open_faces(problem)
+    along, across, thousands = (states[..., i] for i in range(3))
+    courant = problem.dt / problem.cell
+    # With the faces that are not stored: inflow before, wall before.
+    full_along = xp.concatenate([xp.ones_like(along[:, :1]), along], axis=1)
+    full_across = xp.concatenate([xp.zeros_like(across[:, :, :1]), across], axis=2)
+
+    # Each velocity on the faces of the other.
+    across_there = 0.5 * (full_across[:, :, 1:] + full_across[:, :, :-1])
+    across_there = xp.concatenate([across_there[:, :1], across_there, across_there[:, -1:]], axis=1)
+    across_there = 0.5 * (across_there[:, 1:] + across_there[:, :-1])
+    along_there = 0.5 * (full_along[:, 1:] + full_along[:, :-1])
+    along_there = xp.concatenate(
+        [along_there[:, :, :1], along_there, along_there[:, :, -1:]], axis=2
+    )
+    along_there = 0.5 * (along_there[:, :, 1:] + along_there[:, :, :-1])
+
+    new_along = _advected(xp, full_along, courant * full_along, courant * across_there)
+    new_across = _advected(xp, full_across, courant * along_there, courant * full_across)
+
+    viscosity = 2 * problem.radius / (1000 * thousands[:, :1, :1])
+    number = viscosity * problem.dt / (substeps * problem.cell**2)
+    for _ in range(substeps):
+        new_along = _diffused(xp, new_along, number, "slip")
+        new_across = _diffused(xp, new_across, number, "none")
+        new_along = xp.concatenate(
+            [xp.ones_like(along[:, :1]), new_along[:, 1:] * along_open], axis=1
+        )
+        new_across = xp.concatenate(
+            [xp.zeros_like(across[:, :, :1]), new_across[:, :, 1:] * across_open], axis=2
+        )
+
+    divergence = new_along[:, 1:] - new_along[:, :-1] + new_across[:, :, 1:] - new_across[:, :, :-1]
+    pressure = solve((divergence * ~problem.solid).reshape(len(states), -1))
+    pressure = pressure.reshape(divergence.shape)
+    beyond = xp.zeros_like(pressure[:, :1])
+    slope_along = xp.concatenate([pressure[:, 1:], beyond], axis=1) - pressure
+    beyond = xp.zeros_like(pressure[:, :, :1])
+    slope_across = xp.concatenate([pressure[:, :, 1:], beyond], axis=2) - pressure
+    return xp.stack(
+        [
+            new_along[:, 1:] - slope_along * along_open,
+            new_across[:, :, 1:] - slope_across * across_open,
+            thousands,
+        ],
+        axis=-1,
+    )
+
+
+def _substeps(problem: Wake, lowest_reynolds: float) -> int:
+    """Steps of diffusion that keep it stable."""
+    number = 2 * problem.radius / lowest_reynolds * problem.dt / problem.cell**2
+    return max(1, int(np.ceil(number / 0.2)))
+
+
+def numpy_solver(
+    problem: Wake, lowest_reynolds: float = 90.0, chunk: int = 64
+) -> Callable[[np.ndarray], np.ndarray]:
+    """One step of float states [n, along, across, 3].
+
+    Args:
+      problem: the channel. Up to 4,096 cells the pressure comes from a dense inverse, which
+        suits batches; beyond, from a sparse factorisation.
+      lowest_reynolds: for which diffusion must be stable.
+      chunk: states at a time, to stay in cache.
+    """
+    if problem.num_along * problem.num_across <= 4096:
+        inverse = _inverted(problem).T
+        by_type = {np.dtype(kind): inverse.astype(kind) for kind in (np.float32, np.float64)}
+        solve = lambda sources: sources @ by_type[sources.dtype]
+    else:
+        solve = _factorised(problem)
+    substeps = _substeps(problem, lowest_reynolds)
+
+    def run(states: np.ndarray) -> np.ndarray:
+        parts = [states[i : i + chunk] for i in range(0, len(states), chunk)]
+        return np.concatenate([_step(problem, np, solve, part, substeps) for part in parts])
+
+    return run
+
+
+def twin(problem: Wake, lowest_reynolds: float = 90.0) -> Callable[[jax.Array], jax.Array]:
+    """The same step as a JAX function, which autodiff passes through; for small grids."""
+    inverse = _inverted(problem).T
+    substeps = _substeps(problem, lowest_reynolds)
+
+    def run(states: jax.Array) -> jax.Array:
+        solve = lambda sources: jnp.dot(
+            sources, jnp.asarray(inverse, sources.dtype), precision="highest"
+        )
+        return _step(problem, jnp, solve, states, substeps)
+
+    return run
+
+
+def divergence(problem: Wake, states: np.ndarray) -> np.ndarray:
+    """Net outflow of every fluid cell, in units of inflow × cell: [n, along, across]."""
+    along = np.concatenate([np.ones_like(states[:, :1, :, 0]), states[..., 0]], axis=1)
+    across = np.concatenate([np.zeros_like(states[:, :, :1, 1]), states[..., 1]], axis=2)
+    return (np.diff(along, axis=1) + np.diff(across, axis=2)) * ~problem.solid
+
+
+def vorticity(problem: Wake, states: np.ndarray) -> np.ndarray:
+    """On the inner corners of the grid: [n, along − 1, across − 1]."""
+    along, across = states[..., 0], states[..., 1]
+    turned = np.diff(across, axis=1)[:, :, :-1] - np.diff(along, axis=2)[:, :-1]
+    return turned / problem.cell
+
+
+def coarsened(states: np.ndarray, factor: int) -> np.ndarray:
+    """States of a grid ``factor`` times finer: the mean flow through each coarse face."""
+    n, along, across, _ = states.shape
+    blocks = states.reshape(n, along // factor, factor, across // factor, factor, 3)
+    return np.stack(
+        [
+            blocks[:, :, -1, :, :, 0].mean(-1),
+            blocks[:, :, :, :, -1, 1].mean(2),
+            blocks[:, :, 0, :, 0, 2],
+        ],
+        axis=-1,
+    )
+
+
+def resting_start(problem: Wake, reynolds: np.ndarray) -> np.ndarray:
+    """Uniform flow with a slight bend, so that shedding sets in: float32 [n, along, across, 3]."""
+    along = np.ones(problem[:2])
+    middle = problem.cell * (np.arange(problem.num_along) + 0.5) / problem.length
+    across = 0.1 * np.sin(2 * np.pi * middle)[:, None] * np.ones(problem.num_across)
+    across[:, -1] = 0
+    flow = np.stack(np.broadcast_arrays(along, across), axis=-1)
+    states = np.broadcast_to(flow, (len(reynolds), *flow.shape))
+    thousands = np.broadcast_to((reynolds / 1000)[:, None, None, None], (*states.shape[:-1], 1))
+    return np.concatenate([states, thousands], axis=-1).astype(np.float32)

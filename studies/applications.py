@@ -1,0 +1,38 @@
+"""The two applications, seed by seed: certified accuracy of defenses, errors of corrections.
+
+python -m studies.applications --parts defense_digits,sol_ks --seeds 0,1,2
+
+A run of ``sol_ks`` trains from three seeds itself.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from studies.runner import Cell, run_study
+
+STUDY = "applications"
+DEFENSES = ("defense_digits", "defense_cifar10")
+SOLVERS = ("sol_ks",)
+
+
+def cells(parts: list[str], seeds: list[int]) -> Iterator[Cell]:
+    """One run for each seed of a defense, one for a solver."""
+    for part in parts:
+        for seed in seeds if part in DEFENSES else [0]:
+            yield Cell(f"{part}-{seed}", part, {"seed": seed}, {"part": part, "seed": seed})
+
+
+def main() -> None:
+    """Runs what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="defense_digits,sol_ks")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    run_study(STUDY, cells(options.parts.split(","), seeds), options.runs)
+
+
+if __name__ == "__main__":
+    main()

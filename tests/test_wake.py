@@ -1,0 +1,107 @@
+import jax
+import numpy as np
+import pytest
+
+from deepzero_jax.applications.solver_in_the_loop.wake import (
+    Wake,
+    coarsened,
+    divergence,
+    numpy_solver,
+    resting_start,
+    twin,
+    vorticity,
+)
+
+PROBLEM = Wake()
+REYNOLDS = np.array([100.0, 300.0, 1200.0])
+
+
+def after(problem, reynolds, steps, dtype=np.float32):
+    solve, states = numpy_solver(problem), resting_start(problem, reynolds).astype(dtype)
+    for _ in range(steps):
+        states = solve(states)
+    return states
+
+
+@pytest.fixture(scope="module")
+def states():
+    return after(PROBLEM, REYNOLDS, 150)
+
+
+def test_flow_has_no_divergence_and_does_not_enter_the_cylinder(states):
+    assert np.all(np.isfinite(states))
+    assert np.abs(divergence(PROBLEM, states)).max() < 1e-5
+    solid = PROBLEM.solid
+    assert solid.sum() * PROBLEM.cell**2 == pytest.approx(np.pi * PROBLEM.radius**2, rel=0.1)
+    assert not np.any(states[:, solid, :2])
+    assert not np.any(states[:, :, -1, 1])
+    # What comes in leaves.
+    np.testing.assert_allclose(states[:, -1, :, 0].mean(-1), 1, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_divergence_falls_to_rounding_in_float64():
+    states = after(PROBLEM, REYNOLDS[:1], 5, np.float64)
+    assert np.abs(divergence(PROBLEM, states)).max() < 1e-12
+
+
+def test_sparse_and_dense_pressures_agree():
+    fine = Wake(num_along=128, num_across=64)
+    dense = Wake(num_along=64, num_across=32)
+    assert np.abs(divergence(fine, after(fine, REYNOLDS[:1], 3))).max() < 1e-5
+    assert np.abs(divergence(dense, after(dense, REYNOLDS[:1], 3))).max() < 1e-5
+
+
+def test_uniform_flow_past_nothing_stays():
+    empty = Wake(radius=1.0)  # smaller than half a cell: no cell's centre lies in it
+    assert not empty.solid.any()
+    states = resting_start(empty, REYNOLDS)
+    states[..., 1] = 0
+    np.testing.assert_allclose(numpy_solver(empty)(states), states, atol=1e-6)
+
+
+def test_twin_makes_the_same_step(states):
+    mine, theirs = numpy_solver(PROBLEM)(states), np.asarray(jax.jit(twin(PROBLEM))(states))
+    assert np.max(np.abs(mine - states)) > 0.01
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_states_of_a_batch_do_not_mix(states):
+    solve = numpy_solver(PROBLEM, chunk=2)
+    together, alone = solve(states), [solve(states[i : i + 1]) for i in range(3)]
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+
+
+def test_a_coarsened_flow_has_no_divergence_either():
+    fine = Wake(num_along=128, num_across=64)
+    coarse = coarsened(after(fine, REYNOLDS, 20), 2)
+    assert coarse.shape == (3, 64, 32, 3)
+    found = divergence(PROBLEM, coarse)
+    # Coarse cells that the fine cylinder's edge cuts are solid in part.
+    away = ~PROBLEM.solid & (np.abs(found).max(0) < 1)
+    assert np.abs(found[:, away]).max() < 1e-5
+    np.testing.assert_array_equal(coarse[:, 0, 0, 2], np.float32(REYNOLDS / 1000))
+
+
+def strouhal(problem, reynolds, settle, steps):
+    solve, states = numpy_solver(problem), after(problem, np.array([reynolds]), settle)
+    probe = []
+    place = (round(80 / problem.cell), problem.num_across // 2)
+    for _ in range(steps):
+        states = solve(states)
+        probe.append(float(states[0, place[0], place[1], 1]))
+    signal = np.array(probe) - np.mean(probe)
+    crossings = np.flatnonzero((signal[:-1] < 0) & (signal[1:] >= 0))
+    period = problem.dt * np.diff(crossings).mean()
+    return 2 * problem.radius / period, signal, states
+
+
+@pytest.mark.slow
+def test_shedding_has_the_strouhal_number_of_a_channel():
+    problem = Wake(num_along=256, num_across=128)
+    number, signal, states = strouhal(problem, 150.0, 900, 500)
+    assert 0.16 < number < 0.26
+    assert np.abs(signal).max() > 0.2
+    behind = vorticity(problem, states)[0, problem.num_along // 2 :]
+    assert behind.min() < -0.05 < 0.05 < behind.max()
