@@ -212,6 +212,21 @@ class Simulation:
 
 
 @dataclass(frozen=True)
+class Channel:
+    """Flow past a cylinder in a channel, coarse and fine."""
+
+    num_along: int = 64  # coarse cells along the channel
+    num_across: int = 32
+    dt: float = 1.0
+    refinement: int = 4  # the fine grid has so many times the cells, along and across
+    warm_up: int = 1000  # steps before the first frame
+    num_frames: int = 500
+    train_reynolds: str = "98, 195, 391, 781, 1563, 3125"
+    validation_reynolds: str = "240, 960"
+    test_reynolds: str = "146, 293, 586, 1172, 2344"
+
+
+@dataclass(frozen=True)
 class Correction:
     """The network that corrects the coarse state after every step."""
 
@@ -240,7 +255,9 @@ class SolverConfig:
     """A comparison of corrections of a solver that can only be queried."""
 
     seed: int = 0
-    simulation: Simulation = field(default_factory=Simulation)
+    case: str = "ks"  # Kuramoto–Sivashinsky, or "wake"
+    simulation: Simulation = field(default_factory=Simulation)  # ks
+    channel: Channel = field(default_factory=Channel)  # wake
     correction: Correction = field(default_factory=Correction)
     training: SolverTraining = field(default_factory=SolverTraining)
 

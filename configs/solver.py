@@ -12,14 +12,8 @@ import numpy as np
 import deepzero_jax as dz
 from configs.experiment import choose
 from configs.schema import SolverConfig
+from configs.solver_cases import CASES, Case, reynolds_numbers
 from configs.stages import Stages
-from deepzero_jax.applications.solver_in_the_loop.correction import CorrectionNet
-from deepzero_jax.applications.solver_in_the_loop.kuramoto_sivashinsky import (
-    KuramotoSivashinsky,
-    fine_frames,
-    numpy_solver,
-    twin,
-)
 from deepzero_jax.applications.solver_in_the_loop.methods import (
     METHODS,
     Correction,
@@ -28,12 +22,8 @@ from deepzero_jax.applications.solver_in_the_loop.methods import (
     make_correction,
     make_task,
 )
-from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors, plot_states
-from deepzero_jax.applications.solver_in_the_loop.rollout import (
-    Frames,
-    mean_absolute_errors,
-    rollout,
-)
+from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
+from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
 from deepzero_jax.training.folder import write_json
 
 PyTree = Any
@@ -50,10 +40,13 @@ def methods_of(config: SolverConfig) -> list[str]:
 def check_fields(config: SolverConfig) -> None:
     """Checks what costs nothing to check, before any solver runs."""
     methods_of(config)
-    for section in ("simulation", "correction", "training"):
+    choose("case", config.case, CASES)
+    for section in ("simulation", "channel", "correction", "training"):
         for name, value in vars(getattr(config, section)).items():
             if isinstance(value, int | float) and not value > 0:
                 raise ValueError(f"{section}.{name} must be positive, got {value}")
+    for name in ("train_reynolds", "validation_reynolds", "test_reynolds"):
+        reynolds_numbers(config, name)
     if config.correction.kernel % 2 == 0:
         raise ValueError(f"correction.kernel must be odd, got {config.correction.kernel}")
     if config.simulation.num_points < 8:
@@ -62,34 +55,28 @@ def check_fields(config: SolverConfig) -> None:
         )
 
 
-def build_correction(config: SolverConfig, host: Any = None) -> Correction:
-    """Solves the equation finely, and measures what the coarse solver makes of it.
+def build_correction(config: SolverConfig, workdir: Path, host: Any = None) -> Correction:
+    """Solves the equations finely, and measures what the coarse solver makes of them.
 
     Args:
       config: whose fields ``check_fields`` has found right.
-      host: in place of the coarse NumPy solver, ``(numpy [n, points, 1]) -> the same``.
+      workdir: the run folder, where long solutions are kept.
+      host: in place of the coarse NumPy solver, states [n, …] to the same.
     """
-    chosen = config.simulation
-    problem = KuramotoSivashinsky(chosen.domain_length, chosen.num_points, chosen.dt)
-    host = host or numpy_solver(problem)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
-    sizes = (
-        (chosen.num_train_runs, chosen.num_train_frames),
-        (chosen.num_validation_runs, chosen.num_test_frames),
-        (chosen.num_test_runs, chosen.num_test_frames),
-    )
-    frames = Frames(
-        *(
-            fine_frames(key, problem, *size, chosen.refinement)
-            for key, size in zip(keys, sizes, strict=True)
-        )
-    )
-    shape = config.correction
-    network = CorrectionNet(1, shape.width, shape.depth, shape.kernel)
-    box = dz.black_box(host, (chosen.num_points, 1), retries=0)
+    return _correction(config, CASES[config.case](config, workdir), host)
+
+
+def _correction(config: SolverConfig, case: Case, host: Any) -> Correction:
+    state = case.frames.train.shape[2:]
     training = config.training
     return make_correction(
-        frames, box, twin(problem), network, training.unroll, training.batch_size
+        case.frames,
+        dz.black_box(host or case.host, state, retries=0),
+        case.twin,
+        case.network,
+        training.unroll,
+        training.batch_size,
+        case.mask,
     )
 
 
@@ -114,7 +101,8 @@ def train_corrections(
     """
     started = time.perf_counter()
     training = config.training
-    correction = build_correction(config, host)
+    case = CASES[config.case](config, workdir)
+    correction = _correction(config, case, host)
     say(
         f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
         f"{correction.unrolled_error**0.5:.3g} over {training.unroll} steps (root mean square)"
@@ -138,7 +126,8 @@ def train_corrections(
         params[name] = [of_seed[0] for of_seed in found]
         runs[name] = [of_seed[2] for of_seed in found]
     errors = {name: _test_errors(correction, params[name]) for name in names}
-    _draw(config, correction, params, errors, workdir)
+    plot_errors(errors, case.dt, workdir / "error_against_time.png")
+    case.draw(correction.frames.test[0], _first_test_run(correction, params), workdir)
     of_seeds = {name: values.mean((1, 2)) for name, values in errors.items()}
     of_runs = {name: values.mean((0, 2)) for name, values in errors.items()}
     summary = {
@@ -177,22 +166,14 @@ def _test_errors(correction: Correction, params: list[PyTree]) -> np.ndarray:
     return np.stack([np.asarray(judge(p)) for p in params])
 
 
-def _draw(
-    config: SolverConfig,
-    correction: Correction,
-    params: dict[str, list[PyTree]],
-    errors: dict[str, np.ndarray],
-    workdir: Path,
-) -> None:
-    chosen = config.simulation
-    plot_errors(errors, chosen.dt, workdir / "error_against_time.png")
-    truth = correction.frames.test[0]
-    found = {}
+def _first_test_run(correction: Correction, params: dict[str, list[PyTree]]) -> dict[str, Any]:
+    """Rollouts of every method, of its first seed: [frames, …], the true first frame included."""
+    truth, found = correction.frames.test[0], {}
     for name, of_seeds in params.items():
         step = corrected(correction, of_seeds[0])
         frames = jax.jit(lambda state, step=step: rollout(step, state, len(truth) - 1))(truth[:1])
-        found[name] = np.concatenate([truth[:1], np.asarray(frames)[:, 0]])[..., 0]
-    plot_states(truth[..., 0], found, chosen.dt, chosen.domain_length, workdir / "states.png")
+        found[name] = np.concatenate([truth[:1], np.asarray(frames)[:, 0]])
+    return found
 
 
 def _report(summary: dict[str, Any], say: Callable[[str], None]) -> None:

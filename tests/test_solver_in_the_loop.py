@@ -10,6 +10,7 @@ import train
 from configs import solver as solvers
 from configs.schema import Correction, Simulation, SolverConfig, SolverTraining
 from deepzero_jax.applications.solver_in_the_loop import methods
+from deepzero_jax.applications.solver_in_the_loop.correction import CorrectionNet
 from deepzero_jax.applications.solver_in_the_loop.kuramoto_sivashinsky import (
     KuramotoSivashinsky,
     fine_frames,
@@ -93,8 +94,8 @@ def test_frames_are_one_coarse_step_apart():
 
 
 @pytest.fixture(scope="module")
-def correction():
-    return solvers.build_correction(TINY)
+def correction(tmp_path_factory):
+    return solvers.build_correction(TINY, tmp_path_factory.mktemp("correction"))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,19 @@ def test_an_untrained_correction_leaves_the_solver_as_it_is(correction):
     np.testing.assert_array_equal(alone, both)
 
 
+@pytest.mark.parametrize("grid", [(12,), (10, 7)])
+def test_a_periodic_correction_moves_with_the_grid(grid):
+    network = CorrectionNet(num_outputs=2, width=3, depth=3, kernel=5)
+    states = jax.random.normal(jax.random.key(0), (4, *grid, 1))
+    params = network.init(jax.random.key(1), states)
+    assert not np.any(network.apply(params, states))  # the last layer starts at zero
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    moved = network.apply(params, jnp.roll(states, 3, axis=1))
+    expected = network.apply(params, states)
+    assert expected.shape == (4, *grid, 2)
+    np.testing.assert_allclose(moved, jnp.roll(expected, 3, axis=1), atol=1e-5)
+
+
 def test_loss_of_the_solver_alone_is_about_one(correction):
     task = methods.make_task("fo_sol", correction)
     params, _ = task.init(jax.random.key(0))
@@ -164,15 +178,15 @@ def test_windows_cover_every_run_and_stay_inside():
     ]
 
 
-def test_what_is_too_short_is_named():
+def test_what_is_too_short_is_named(tmp_path):
     short = dataclasses.replace(
         TINY, training=dataclasses.replace(TINY.training, unroll=20, batch_size=4)
     )
     with pytest.raises(ValueError, match=r"training\.unroll 20 needs runs of at least 21 frames"):
-        solvers.build_correction(short)
+        solvers.build_correction(short, tmp_path)
     large = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, batch_size=99))
     with pytest.raises(ValueError, match=r"fewer than training\.batch_size 99"):
-        methods.make_task("zo_sol", solvers.build_correction(large))
+        methods.make_task("zo_sol", solvers.build_correction(large, tmp_path))
 
 
 # The whole.

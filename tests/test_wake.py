@@ -1,7 +1,13 @@
+import json
+
 import jax
 import numpy as np
 import pytest
 
+import train
+from configs import solver as solvers
+from configs.schema import Channel, Correction, SolverConfig, SolverTraining
+from deepzero_jax.applications.solver_in_the_loop import methods
 from deepzero_jax.applications.solver_in_the_loop.wake import (
     Wake,
     coarsened,
@@ -11,6 +17,9 @@ from deepzero_jax.applications.solver_in_the_loop.wake import (
     twin,
     vorticity,
 )
+from deepzero_jax.estimators import value_and_grad
+from tests.conftest import ROOT
+from tests.networks import relative_error
 
 PROBLEM = Wake()
 REYNOLDS = np.array([100.0, 300.0, 1200.0])
@@ -105,3 +114,52 @@ def test_shedding_has_the_strouhal_number_of_a_channel():
     assert np.abs(signal).max() > 0.2
     behind = vorticity(problem, states)[0, problem.num_along // 2 :]
     assert behind.min() < -0.05 < 0.05 < behind.max()
+
+
+def test_a_shrunken_comparison_on_the_wake(tmp_path):
+    small = {
+        "channel.num_along": 16,
+        "channel.num_across": 8,
+        "channel.refinement": 2,
+        "channel.warm_up": 5,
+        "channel.num_frames": 6,
+        "channel.train_reynolds": "100, 200",
+        "channel.validation_reynolds": "150",
+        "channel.test_reynolds": "120, 180",
+        "correction.width": 2,
+        "correction.kernel": 3,
+        "training.num_steps": 2,
+        "training.unroll": 2,
+        "training.methods": "src, zo_sol",
+    }
+    command = ["--config", str(ROOT / "configs/sol_wake.py"), f"--workdir={tmp_path}"]
+    command += [f"--config.{name}={value}" for name, value in small.items()]
+    assert train.main(command) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["mae"]) == ["src", "zo_sol"]
+    assert len(summary["mae_of_test_runs"]["src"]) == 2
+    frames = np.load(tmp_path / "frames.npy")
+    assert frames.shape == (5, 7, 16, 8, 3)
+    assert (tmp_path / "vorticity.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_gradients_by_queries_agree_with_autodiff_through_the_twin(tmp_path):
+    config = SolverConfig(
+        case="wake",
+        channel=Channel(16, 8, 1.0, 2, 5, 6, "100, 200", "150", "120"),
+        correction=Correction(width=2, depth=2, kernel=3),
+        training=SolverTraining(unroll=3, batch_size=2),
+    )
+    correction = solvers.build_correction(config, tmp_path)
+    tasks = {name: methods.make_task(name, correction) for name in ("zo_sol", "fo_sol")}
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jax.numpy.float32(leaf + 0.1 * rng.normal(size=leaf.shape)),
+        tasks["zo_sol"].init(jax.random.key(0))[0],
+    )
+    grads = []
+    for name, task in tasks.items():
+        batch = task.batch(task.data, jax.random.key(3), jax.numpy.int32(0))
+        vg = value_and_grad(task.loss, methods.default_estimator(name, 1e-3, 64), has_aux=True)
+        grads.append(jax.jit(vg)(params, {}, *batch)[1])
+    assert relative_error(*grads) < 0.01

@@ -57,9 +57,24 @@ class Correction(NamedTuple):
 
 
 def make_correction(
-    frames: Frames, box: Step, twin: Step, network: CorrectionNet, unroll: int, batch_size: int
+    frames: Frames,
+    box: Step,
+    twin: Step,
+    network: CorrectionNet,
+    unroll: int,
+    batch_size: int,
+    mask: np.ndarray | None = None,
 ) -> Correction:
     """Measures the units of a problem on its training frames.
+
+    Args:
+      frames: to learn from, to choose by, to be judged by.
+      box: the coarse solver, which can only be queried.
+      twin: the same, differentiable.
+      network: of the correction.
+      unroll: steps in a row that a loss looks at.
+      batch_size: windows a step.
+      mask: where the network may change a state; None: everywhere.
 
     Raises:
       ValueError: fewer frames than a window wants.
@@ -84,6 +99,7 @@ def make_correction(
         jnp.asarray(train.mean(axes)),
         jnp.asarray(scale),
         jnp.asarray(np.sqrt(step_error), jnp.float32),
+        None if mask is None else jnp.asarray(mask),
     )
     return Correction(
         frames, box, twin, network, unroll, batch_size, correct, step_error, unrolled_error

@@ -89,3 +89,34 @@ def plot_states(
     axes[-1].set_xlabel("time")
     figure.colorbar(shown, ax=axes[1:], label="error of u")
     save_figure(figure, picture)
+
+
+def plot_vorticity(
+    curls: Mapping[str, np.ndarray], solid: np.ndarray, time: float, picture: Path
+) -> None:
+    """The wake at the end of a test run: the true one, and that of each method.
+
+    Args:
+      curls: vorticity [along − 1, across − 1]; ``"truth"`` and methods.
+      solid: bool [along, across], the cylinder.
+      time: since the start of the run.
+      picture: where it goes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        len(curls), 1, figsize=(5.5, 2.4 * len(curls)), sharex=True, layout="constrained"
+    )
+    top = 0.6 * np.abs(curls["truth"]).max()
+    names = {"truth": f"high fidelity, time {time:g}", **_NAMES}
+    images = []
+    for axis, (name, curl) in zip(np.atleast_1d(axes), curls.items(), strict=True):
+        images.append(axis.imshow(curl.T, cmap="RdBu_r", vmin=-top, vmax=top, origin="lower"))
+        axis.contourf(solid.T, levels=[0.5, 1], colors="gray")
+        axis.set_title(names[name], fontsize=9, loc="left")
+        axis.set(xticks=[], yticks=[])
+    figure.colorbar(images[0], ax=axes, label="vorticity", shrink=0.5)
+    save_figure(figure, picture)

@@ -266,3 +266,37 @@ def resting_start(problem: Wake, reynolds: np.ndarray) -> np.ndarray:
     states = np.broadcast_to(flow, (len(reynolds), *flow.shape))
     thousands = np.broadcast_to((reynolds / 1000)[:, None, None, None], (*states.shape[:-1], 1))
     return np.concatenate([states, thousands], axis=-1).astype(np.float32)
+
+
+def open_mask(problem: Wake) -> np.ndarray:
+    """Stored faces that are neither wall nor in the cylinder: float32 [along, across, 2]."""
+    return np.stack(_open_faces(problem), axis=-1).astype(np.float32)
+
+
+def fine_frames(
+    problem: Wake, reynolds: np.ndarray, num_frames: int, refinement: int = 4, warm_up: int = 1000
+) -> np.ndarray:
+    """Solutions on a finer grid with the same steps, as the coarse grid sees them.
+
+    Args:
+      problem: the coarse one.
+      reynolds: a solution for each number.
+      num_frames: after the first, one step apart.
+      refinement: of the cells, along and across.
+      warm_up: steps before the first frame, for shedding to set in.
+
+    Returns:
+      float32 [solutions, frames + 1, along, across, 3].
+    """
+    fine = problem._replace(
+        num_along=refinement * problem.num_along, num_across=refinement * problem.num_across
+    )
+    solve, states = numpy_solver(fine, float(reynolds.min())), resting_start(fine, reynolds)
+    for _ in range(warm_up):
+        states = solve(states)
+    mask = np.concatenate([open_mask(problem), np.ones((*problem[:2], 1), np.float32)], axis=-1)
+    frames = [coarsened(states, refinement) * mask]
+    for _ in range(num_frames):
+        states = solve(states)
+        frames.append(coarsened(states, refinement) * mask)
+    return np.stack(frames, axis=1)
