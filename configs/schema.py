@@ -242,9 +242,9 @@ class SolverTraining:
     methods: str = "src, non, zo_sol, fo_sol"
     num_seeds: int = 3  # trainings of each method
     num_steps: int = 2000  # of each training
-    unroll: int = 4  # solver steps in a row that a loss looks at (non: 1)
+    unroll: int = 8  # solver steps in a row that a loss looks at (non: 1)
     batch_size: int = 16
-    learning_rate: float = 3e-3  # Adam, cosine
+    learning_rate: float = 1e-2  # Adam, cosine
     smoothing: float = 1e-3  # zo_sol
     chunk: int = 64  # zo_sol: coordinates in one call of the solver
     checkpoint_seconds: float = _local(60.0)

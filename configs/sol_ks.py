@@ -10,5 +10,5 @@ from configs.schema import SolverConfig
 
 
 def get_config() -> SolverConfig:
-    """A correction of 417 parameters, trained through rollouts of 4 steps."""
+    """A correction of 417 parameters, trained through rollouts of 8 steps."""
     return SolverConfig()

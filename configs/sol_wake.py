@@ -14,5 +14,5 @@ def get_config() -> SolverConfig:
     return SolverConfig(
         case="wake",
         correction=Correction(width=6, depth=2, kernel=5),
-        training=SolverTraining(num_seeds=1, num_steps=1000, batch_size=3, chunk=32),
+        training=SolverTraining(num_seeds=1, num_steps=1000, unroll=4, batch_size=3, chunk=32),
     )
