@@ -259,6 +259,7 @@ def solver_section(found: list[dict[str, Any]]) -> str:
         "|---" * (len(_CORRECTIONS) + 1) + "|",
         "| wake flow, paper | " + " | ".join(f"{p:.3f}" for _, p in _CORRECTIONS.values()) + " |",
     ]
+    notes: list[str] = []
     for part, title in _SOLVERS.items():
         runs = [run["summary"] for run in chosen(found, part=part)]
         row = []
@@ -270,7 +271,7 @@ def solver_section(found: list[dict[str, Any]]) -> str:
             errors = run["mae"]
             closed = (errors["src"] - errors["zo_sol"]) / (errors["src"] - errors["fo_sol"])
             worst = {m: max(values) for m, values in run["mae_of_test_runs"].items()}
-            lines += [
+            notes += [
                 "",
                 f"{title}: ZO-SOL closes {100 * closed:.0f} % of the gap between no correction and "
                 f"FO-SOL (paper, on the wake: 58 %). Worst of {run['num_test_runs']} test runs: "
@@ -279,8 +280,9 @@ def solver_section(found: list[dict[str, Any]]) -> str:
                 f"{run['training_seconds']['zo_sol']:.0f} s, of FO-SOL "
                 f"{run['training_seconds']['fo_sol']:.0f} s; {run['num_parameters']} parameters.",
                 "",
+                f"![Error against time]({part}_errors.png) ![One test run]({part}_states.png)",
             ]
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, *notes])
 
 
 def absolute(values: list[float]) -> str:
