@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import deepzero_jax as dz
-from configs.experiment import choose, load_dataset, make_model
+from configs.experiment import choose, choose_all, load_dataset, make_model
 from configs.schema import DefenseConfig
 from configs.stages import Stages
 from deepzero_jax.applications.blackbox_defense.certificate import check_radii
@@ -65,19 +65,11 @@ def smoothing_of(config: DefenseConfig) -> Smoothing:
     )
 
 
-def methods_of(config: DefenseConfig) -> list[str]:
-    """The methods that a config compares."""
-    names = [name.strip() for name in config.training.methods.split(",")]
-    for name in names:
-        choose("method", name, dict.fromkeys(METHODS))
-    return names
-
-
 def check_fields(config: DefenseConfig) -> None:
     """Checks what costs nothing to check, before any data is read."""
     choose("data set", config.data.name, DATASETS)
     choose("model", config.classifier.model, MODELS)
-    methods_of(config)
+    choose_all("method", config.training.methods, METHODS)
     smoothing = smoothing_of(config)
     if not smoothing.sigma > 0 or not 0 < smoothing.alpha < 1:
         raise ValueError(
@@ -156,7 +148,7 @@ def train_defenses(
         config.certification.sigma,
         training.batch_size,
     )
-    names = methods_of(config)
+    names = choose_all("method", training.methods, METHODS)
     start = _starts(config, stages, defense, names)
     responses: dict[str, Any] = {}
     num_queries: dict[str, int] = {}

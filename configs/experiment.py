@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,14 @@ def choose(kind: str, name: str, known: Any) -> Any:
             f"unknown {kind} {name!r}, {nearest(name, list(known))}; known: {', '.join(known)}"
         )
     return known[name]
+
+
+def choose_all(kind: str, text: str, known: Sequence[str]) -> list[str]:
+    """The names in a comma-separated list; ValueError, as from ``choose``, if one is unknown."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        choose(kind, name, dict.fromkeys(known))
+    return names
 
 
 def make_estimator(config: Config) -> Estimator:

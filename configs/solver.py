@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import deepzero_jax as dz
-from configs.experiment import choose
+from configs.experiment import choose, choose_all
 from configs.schema import SolverConfig
 from configs.solver_cases import CASES, Case, reynolds_numbers
 from configs.stages import Stages
@@ -29,17 +29,9 @@ from deepzero_jax.training.folder import write_json
 PyTree = Any
 
 
-def methods_of(config: SolverConfig) -> list[str]:
-    """The methods that a config compares."""
-    names = [name.strip() for name in config.training.methods.split(",")]
-    for name in names:
-        choose("method", name, dict.fromkeys(METHODS))
-    return names
-
-
 def check_fields(config: SolverConfig) -> None:
     """Checks what costs nothing to check, before any solver runs."""
-    methods_of(config)
+    choose_all("method", config.training.methods, METHODS)
     choose("case", config.case, CASES)
     for section in ("simulation", "channel", "correction", "training"):
         for name, value in vars(getattr(config, section)).items():
@@ -107,7 +99,7 @@ def train_corrections(
         f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
         f"{correction.unrolled_error**0.5:.3g} over {training.unroll} steps (root mean square)"
     )
-    names = methods_of(config)
+    names = choose_all("method", training.methods, METHODS)
     trained = [name for name in names if name != "src"]
     seeds = range(training.num_seeds)
     stage_names = [f"{name}_{seed}" for name in METHODS[1:] for seed in seeds]

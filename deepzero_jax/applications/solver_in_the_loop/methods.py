@@ -18,7 +18,6 @@ from deepzero_jax.applications.solver_in_the_loop.rollout import (
     Frames,
     Step,
     mean_absolute_errors,
-    one_step_loss,
     rollout,
     rollout_loss,
     window_task,
@@ -118,7 +117,9 @@ def make_task(name: str, correction: Correction) -> Task:
     """
     frames, length = correction.frames.train, correction.unroll + 1
     if name == "non":
-        loss, length = one_step_loss(correction.correct, correction.step_error), 2
+        # Of pairs: what the solver answers, and the fine frame. It has run already.
+        already = lambda states: states
+        loss, length = rollout_loss(already, correction.correct, 1, correction.step_error), 2
         answers = np.asarray(jax.jit(correction.box)(frames[:, :-1].reshape(-1, *frames.shape[2:])))
         later = frames[:, 1:].reshape(answers.shape)
         sequences = np.stack([answers, later], axis=1)

@@ -70,16 +70,6 @@ def rollout_loss(solver: Step, correct: Correct, unroll: int, unit: float) -> Ca
     return loss
 
 
-def one_step_loss(correct: Correct, unit: float) -> Callable[..., Any]:
-    """The same for pairs made beforehand, ``[b, 2, …]``: the solver's answer and the fine frame."""
-
-    def loss(params: PyTree, model_state: PyTree, pairs: jax.Array) -> Any:
-        error = correct(params, pairs[:, 0]) - pairs[:, 1]
-        return jnp.mean(error**2) / unit, (model_state, {})
-
-    return loss
-
-
 def windows(frames: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Where windows of so many frames begin: run and first frame, int32 [windows] each."""
     starts = np.arange(frames.shape[1] - length + 1)

@@ -10,6 +10,7 @@ each cell, the velocity across it on the upper face, and the Reynolds number in 
 no step changes. The face of the inflow, and those of the walls, are known and not stored.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class Wake(NamedTuple):
         return distance < self.radius
 
 
+@functools.cache
 def _open_faces(problem: Wake) -> tuple[np.ndarray, np.ndarray]:
     """Stored faces through which fluid flows: bool [along, across], along and across."""
     fluid = ~problem.solid
