@@ -101,19 +101,20 @@ def train_application(options: argparse.Namespace, config: DefenseConfig | Solve
             held.enter_context(folder)
             folder.claim()
             train_methods(config, options.workdir)
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            return fail("train.py", error, status=2)
         except errors.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
             return loop.exit_now(128 + interruption.signum)
         except (errors.NonFiniteError, errors.StepFailedError) as error:
             return fail("train.py", error, status=1)
-        except jax.errors.JaxRuntimeError as error:
+        except (ValueError, TypeError, OSError, ImportError, jax.errors.JaxRuntimeError) as error:
+            # What a failed callback raises depends on where its result is first looked at.
             reason = loop.black_box_failure(error)
-            if reason is None:
+            if reason is not None:
+                words = f"{reason}. What is done is kept; the same command goes on from there"
+                return fail("train.py", RuntimeError(words), status=1)
+            if isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            words = f"{reason}. What is done is kept; the same command goes on from there"
-            return fail("train.py", RuntimeError(words), status=1)
+            return fail("train.py", error, status=2)
     print(f"finished: see {options.workdir}/summary.json and its pictures")
     return 0
 

@@ -114,7 +114,10 @@ def train_classifier(
 
 
 def train_defenses(
-    config: DefenseConfig, workdir: Path, say: Callable[[str], None] = print
+    config: DefenseConfig,
+    workdir: Path,
+    say: Callable[[str], None] = print,
+    open_box: Callable[..., Callable[[np.ndarray], np.ndarray]] = onnx_model,
 ) -> dict[str, Any]:
     """Trains the box and the methods, certifies them, writes ``summary.json`` and the curve.
 
@@ -122,6 +125,7 @@ def train_defenses(
       config: whose fields ``check_fields`` has found right.
       workdir: the run folder.
       say: prints a line.
+      open_box: makes the host function of the box from its file.
 
     Raises:
       ValueError: fewer queries than one step takes, or a stage that cannot be read back.
@@ -132,7 +136,7 @@ def train_defenses(
     dataset = load_dataset(config.data)
     stages = Stages(config.seed, STAGES, workdir, training.checkpoint_seconds, say)
     path, twin, box_summary = train_classifier(config, stages, dataset)
-    host = onnx_model(path, num_threads=os.cpu_count() or 1)
+    host = open_box(path, num_threads=os.cpu_count() or 1)
     box = dz.black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
     held = training.held_out
     images = np.asarray(dataset.train_images)

@@ -1,5 +1,6 @@
 """A function that can only be queried: batching, time limits, retries, budget, accounting."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,14 @@ HostFunction = Callable[[np.ndarray], Any]
 
 class BlackBoxError(RuntimeError):
     """The box gave no usable answer; the message names the call and what to do."""
+
+
+def _not_a_black_box_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], BlackBoxError))
+
+
+# JAX logs the traceback of a failed callback, and then raises it: a user would read it twice.
+logging.getLogger("jax._src.callback").addFilter(_not_a_black_box_error)
 
 
 class BlackBox:
@@ -96,9 +105,10 @@ class BlackBox:
             else:
                 self.num_samples += len(samples)
                 return answers
+        often = f" {self._retries + 1} times in a row; the last time" if self._retries else ""
         raise BlackBoxError(
-            f"call {self.num_calls:,} of the black box, with {len(samples):,} samples, failed "
-            f"{self._retries + 1} times in a row; the last time: {reason}"
+            f"call {self.num_calls:,} of the black box, with {len(samples):,} samples, failed"
+            f"{often}: {reason}"
         )
 
     def _call(self, samples: np.ndarray) -> Any:

@@ -4,7 +4,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -95,9 +96,9 @@ def run(
             say(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
         state = trainer.train(state, checkpointer)
         checkpointer.save(int(state.step), state, trainer.progress.dump())
+        summary = trainer.summary(state, checkpointer)
     finally:
         checkpointer.close()
-    summary = trainer.summary(state)
     if is_lead():
         write_json(folder / "summary.json", summary)
     return summary
@@ -169,18 +170,14 @@ class _Trainer:
         )
         try:
             with StopRequest() as stop, bar:
+                # A box that failed while it was asked for scores is asked again.
+                self._evaluate_if_due(state, log, checkpointer)
                 while int(state.step) < settings.num_steps:
                     state = self._one_step(state, log, bar, stop, checkpointer)
-                    done = int(state.step)
-                    evaluate = (
-                        done % settings.evaluation_interval == 0 or done == settings.num_steps
-                    )
-                    if evaluate:
-                        self._evaluate(state, log)
+                    evaluated = self._evaluate_if_due(state, log, checkpointer)
                     waited = agree(time.perf_counter() - saved_at)
-                    due = waited >= settings.checkpoint_seconds
-                    if evaluate or due:
-                        checkpointer.save(done, state, self.progress.dump())
+                    if evaluated or waited >= settings.checkpoint_seconds:
+                        checkpointer.save(int(state.step), state, self.progress.dump())
                         saved_at = time.perf_counter()
                     signum = any_of(stop.signum or 0)
                     if signum:
@@ -200,21 +197,12 @@ class _Trainer:
         checkpointer: Checkpointer,
     ) -> TrainState:
         started = time.perf_counter()
-        try:
+        with self._asking(f"step {int(state.step) + 1}", state, checkpointer):
             moved, metrics = self.advance(state, self.select(state), self.data)
             # One process of several cannot leave a step that the others are in.
             if not stop.wait(metrics["loss"], whole=jax.process_count() > 1):
                 self._leave(state, checkpointer, stop.signum or 0)
             finite = bool(metrics.pop("finite"))
-        except jax.errors.JaxRuntimeError as error:
-            reason = black_box_failure(error)
-            if reason is None:
-                raise
-            checkpointer.save(int(state.step), state, self.progress.dump())
-            raise StepFailedError(
-                f"step {int(state.step) + 1} failed: {reason}. The state before it is kept in "
-                f"{self.folder}; the same command goes on from there"
-            ) from error
         done = int(moved.step)
         if not finite:
             checkpointer.save(int(state.step), state, self.progress.dump())
@@ -246,9 +234,36 @@ class _Trainer:
         bar.update()
         return moved
 
-    def _evaluate(self, state: TrainState, log: MetricsLog | None) -> None:
-        scores = self.task.evaluate(state.params, state.model_state, self.data)
-        done = int(state.step)
+    @contextmanager
+    def _asking(self, what: str, state: TrainState, checkpointer: Checkpointer) -> Iterator[None]:
+        """Keeps the state and says what failed where a black box inside gives no answer."""
+        try:
+            yield
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            # Which of the two depends on where the result is first looked at.
+            reason = black_box_failure(error)
+            if reason is None:
+                raise
+            checkpointer.save(int(state.step), state, self.progress.dump())
+            raise StepFailedError(
+                f"{what} failed: {reason}. The state before it is kept in {self.folder}; the same "
+                "command goes on from there"
+            ) from error
+
+    def _evaluate_if_due(
+        self, state: TrainState, log: MetricsLog | None, checkpointer: Checkpointer
+    ) -> bool:
+        done, settings = int(state.step), self.settings
+        due = done % settings.evaluation_interval == 0 or done == settings.num_steps
+        if not due or done <= self.progress.evaluated:
+            return False
+        with self._asking(f"the evaluation after step {done}", state, checkpointer):
+            scores = self.task.evaluate(state.params, state.model_state, self.data)
+        self.progress.evaluated = done
+        self._report(scores, done, log)
+        return True
+
+    def _report(self, scores: dict[str, float], done: int, log: MetricsLog | None) -> None:
         if log is not None:
             log.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
         score, best = scores[self.task.score], self.progress.best
@@ -279,9 +294,10 @@ class _Trainer:
             self.settings.name,
         )
 
-    def summary(self, state: TrainState) -> dict[str, Any]:
+    def summary(self, state: TrainState, checkpointer: Checkpointer) -> dict[str, Any]:
         """What ``summary.json`` holds: final and best scores, queries, steps, seconds."""
-        scores = self.task.evaluate(state.params, state.model_state, self.data)
+        with self._asking("the last evaluation", state, checkpointer):
+            scores = self.task.evaluate(state.params, state.model_state, self.data)
         progress = self.progress.dump()
         return {
             "name": self.settings.name,

@@ -71,8 +71,9 @@ def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) ->
         best = f"{label} (last {scored[-1][1]:.4g})"
         right.plot(*zip(*scored, strict=True), "o-", color="tab:blue", markersize=3, label=best)
         right.set_ylabel(label, color="tab:blue")
-    # Below the axes: inside them it would lie on one of the curves.
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    if train or scored:
+        # Below the axes: inside them it would lie on one of the curves.
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axis.set_ylim(bottom=0)
     save_figure(figure, picture)
 

@@ -11,12 +11,14 @@ class Progress:
       num_queries: evaluations of the loss on a batch, those for pruning included.
       wall_seconds: of all sessions of the run, up to the last ``dump``.
       best: ``{"value": …, "step": …}`` of the best evaluation, empty before the first.
+      evaluated: the step of the last evaluation.
     """
 
     def __init__(self, initial_queries: int) -> None:
         self.num_queries = initial_queries
         self.wall_seconds = 0.0
         self.best: dict[str, Any] = {}
+        self.evaluated = 0
         self._since = time.perf_counter()
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -24,6 +26,7 @@ class Progress:
         self.num_queries = saved["num_queries"]
         self.wall_seconds = saved["wall_seconds"]
         self.best = saved["best"]
+        self.evaluated = saved["evaluated"]
 
     def dump(self) -> dict[str, Any]:
         """What a checkpoint is to hold."""
@@ -34,4 +37,5 @@ class Progress:
             "num_queries": self.num_queries,
             "wall_seconds": self.wall_seconds,
             "best": self.best,
+            "evaluated": self.evaluated,
         }
