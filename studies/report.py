@@ -6,8 +6,6 @@ python -m studies.report
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from studies import (
     applications,
     cge_vs_rge,
@@ -17,6 +15,7 @@ from studies import (
     sparsity,
     trajectory,
 )
+from studies.application_tables import defense_section, solver_section
 from studies.figures import FIGURES
 from studies.runner import ROOT, chosen, final_accuracies, mean_and_spread, results
 
@@ -210,96 +209,6 @@ def gradient_quality_section(found: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "![Estimates against autodiff](gradient_quality.png)"])
 
 
-def defense_section(found: list[dict[str, Any]]) -> str:
-    """The tables of the black-box defense."""
-    lines = [
-        "## Black-box defense",
-        "",
-        "Certified accuracy by L2 radius, sigma 0.25, at equal numbers of queries. Paper: DnCNN in "
-        "front of a ResNet-50 on ten classes of ImageNet. `python -m studies.applications "
-        "--parts defense_digits`.",
-    ]
-    radii = ("0", "0.25", "0.5", "0.75")
-    for part in applications.DEFENSES:
-        runs = [run["summary"] for run in chosen(found, part=part)]
-        lines += ["", f"| {part} | {' | '.join(radii)} |", "|---" * (len(radii) + 1) + "|"]
-        for method, (title, paper) in _DEFENSES.items():
-            if paper:
-                lines.append(f"| {title}, paper | {' | '.join(map(str, paper))} |")
-            accuracies = [run["certified_accuracy"] for run in runs]
-            row = [
-                mean_and_spread([a[method][radius] for a in accuracies if method in a])
-                for radius in radii
-            ]
-            lines.append(f"| {title}, measured | {' | '.join(row)} |")
-        for run in runs[:1]:
-            queries = ", ".join(f"{name} {n:,}" for name, n in run["num_queries"].items())
-            lines += ["", f"{run['num_images']} test images. Queries of a run: {queries}."]
-    return "\n".join(lines)
-
-
-_DEFENSES = {
-    "fo_ds": ("FO-DS (white box)", (89.33, 81.67, 68.87, 49.80)),
-    "deepzero": ("DeepZero", (86.02, 76.61, 61.80, 43.05)),
-    "zo_ae_ds": ("ZO-AE-DS", (63.60, 52.80, 43.13, 32.73)),
-    "zo_ds": ("ZO-DS", None),
-    "none": ("no defense", None),
-}
-
-
-def solver_section(found: list[dict[str, Any]]) -> str:
-    """The table of the solver in the loop."""
-    lines = [
-        "## Solver in the loop",
-        "",
-        "Mean absolute error of corrected rollouts: mean ± standard deviation over trainings "
-        "(their number). `python -m studies.applications --parts sol_ks`.",
-        "",
-        f"| | {' | '.join(title for title, _ in _CORRECTIONS.values())} |",
-        "|---" * (len(_CORRECTIONS) + 1) + "|",
-        "| wake flow, paper | " + " | ".join(f"{p:.3f}" for _, p in _CORRECTIONS.values()) + " |",
-    ]
-    notes: list[str] = []
-    for part, title in _SOLVERS.items():
-        runs = [run["summary"] for run in chosen(found, part=part)]
-        row = []
-        for method in _CORRECTIONS:
-            values = [value for run in runs for value in run["mae_of_seeds"].get(method, [])]
-            row.append(absolute(values))
-        lines.append(f"| {title} | {' | '.join(row)} |")
-        for run in runs:
-            errors = run["mae"]
-            closed = (errors["src"] - errors["zo_sol"]) / (errors["src"] - errors["fo_sol"])
-            worst = {m: max(values) for m, values in run["mae_of_test_runs"].items()}
-            notes += [
-                "",
-                f"{title}: ZO-SOL closes {100 * closed:.0f} % of the gap between no correction and "
-                f"FO-SOL (paper, on the wake: 58 %). Worst of {run['num_test_runs']} test runs: "
-                + ", ".join(f"{m} {value:.4f}" for m, value in worst.items())
-                + f". A training of ZO-SOL takes {run['num_queries']['zo_sol']:,} queries and "
-                f"{run['training_seconds']['zo_sol']:.0f} s, of FO-SOL "
-                f"{run['training_seconds']['fo_sol']:.0f} s; {run['num_parameters']} parameters.",
-                "",
-                f"![Error against time]({part}_errors.png) ![One test run]({part}_states.png)",
-            ]
-    return "\n".join([*lines, *notes])
-
-
-def absolute(values: list[float]) -> str:
-    """Errors as ``"0.0052 ± 0.0003 (3)"``."""
-    if not values:
-        return "not run"
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread} ({len(values)})"
-
-
-_CORRECTIONS = {
-    "src": ("SRC, no correction", 0.180),
-    "non": ("NON, without the solver", 0.153),
-    "zo_sol": ("ZO-SOL, solver queried", 0.119),
-    "fo_sol": ("FO-SOL, solver differentiated", 0.074),
-}
-_SOLVERS = {"sol_ks": "Kuramoto–Sivashinsky, measured", "sol_wake": "wake flow, measured"}
 _PAPER = {
     "first_order": (42.09, 60.47, 70.69, 76.64, 77.01),
     "cge": (41.65, 59.66, 70.04, 76.07, 76.95),
