@@ -5,7 +5,10 @@ import pytest
 
 from deepzero_jax.applications.solver_in_the_loop.wake import Wake, numpy_solver, resting_start
 
-flow = pytest.importorskip("phi.flow", reason='PhiFlow is not installed: pip install -e ".[judge]"')
+REASON = 'PhiFlow is not installed: pip install -e ".[judge]"'
+flow = pytest.importorskip("phi.flow", reason=REASON)
+fields = pytest.importorskip("phi.field", reason=REASON)
+advection = pytest.importorskip("phi.physics.advect", reason=REASON)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 REYNOLDS = 150.0
 
@@ -51,12 +54,9 @@ class Judge:
         self.steps += 1
 
     def advected(self, velocity, dt):
-        from phi.field import reduce_sample
-        from phi.physics.advect import euler
-
-        before, after = euler(velocity, velocity, -dt), euler(velocity, velocity, dt)
-        forward = velocity.with_values(reduce_sample(velocity, before))
-        backward = velocity.with_values(reduce_sample(forward, after))
+        before, after = (advection.euler(velocity, velocity, time) for time in (-dt, dt))
+        forward = velocity.with_values(fields.reduce_sample(velocity, before))
+        backward = velocity.with_values(fields.reduce_sample(forward, after))
         corrected = (forward + 0.5 * (velocity - backward)).values
         parts = [
             flow.math.unstack(values, "~vector")
