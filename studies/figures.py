@@ -9,37 +9,39 @@ from studies.runner import chosen, final_accuracies
 
 
 def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
-    """A bar for each arm, a panel for each part, a dot for each seed."""
+    """A panel for each part, a dot for each seed, a line at each arm's mean."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    parts = [p for p in price_aware.PARTS if any(run["labels"]["part"] == p for run in found)]
-    widths = [len(price_aware.PARTS[part].arms) for part in parts]
+    shown = {
+        part: [arm for arm in price_aware.PARTS[part].arms if chosen(found, part=part, arm=arm)]
+        for part in price_aware.PARTS
+    }
+    shown = {part: arms for part, arms in shown.items() if arms}
+    widths = [len(arms) + 1 for arms in shown.values()]
     figure, axes = plt.subplots(
         1,
-        len(parts),
-        figsize=(0.75 * sum(widths) + 1, 4),
+        len(shown),
+        figsize=(0.8 * sum(widths) + 1, 4),
         width_ratios=widths,
         layout="constrained",
+        squeeze=False,
     )
-    for axis, part in zip([axes] if len(parts) == 1 else axes, parts, strict=True):
-        arms = price_aware.PARTS[part].arms
+    for axis, (part, arms) in zip(axes[0], shown.items(), strict=True):
         for position, arm in enumerate(arms):
             values = [100 * value for value in final_accuracies(chosen(found, part=part, arm=arm))]
-            if values:
-                colour = "tab:gray" if arm == "dense" else "tab:blue"
-                axis.bar(position, sum(values) / len(values), color=colour, alpha=0.6)
-                axis.plot([position] * len(values), values, "k.", markersize=5)
-        names = [arm.replace("_", "\n") for arm in arms]
-        axis.set_xticks(range(len(names)), names, fontsize=8)
-        axis.set_xlim(-0.6, len(names) - 0.4)
-        axis.set_title(price_aware.PARTS[part].title, fontsize=9)
-        lowest = min(
-            min(final_accuracies(chosen(found, part=part, arm=a)), default=1.0) for a in arms
-        )
-        axis.set_ylim(bottom=max(0.0, 100 * lowest - 10))
+            colour = "tab:gray" if arm == "dense" else "tab:blue"
+            mean = sum(values) / len(values)
+            axis.hlines(mean, position - 0.35, position + 0.35, color=colour, linewidth=3)
+            axis.plot([position] * len(values), values, "k.", markersize=5)
+            axis.annotate(f"{mean:.1f}", (position, mean), (6, 4), textcoords="offset points")
+        axis.set_xticks(range(len(arms)), [arm.replace("_", "\n") for arm in arms], fontsize=8)
+        axis.set_xlim(-0.6, len(arms) - 0.3)
+        axis.margins(y=0.12)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_title(price_aware.PARTS[part].title.replace(", ", "\n", 1), fontsize=9)
         axis.set_ylabel("test accuracy, %")
     figure.savefig(picture, dpi=120)
     plt.close(figure)
