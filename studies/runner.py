@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -59,12 +60,26 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
         workdir = runs / study / cell.name
         print(f"{study}/{cell.name}: python train.py {' '.join(cell.arguments())}", flush=True)
         call = [sys.executable, "train.py", *cell.arguments(), "--workdir", str(workdir)]
-        status = subprocess.run(call, cwd=ROOT, check=False).returncode
+        status = run_and_hand_on_signals(call)
+        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            raise SystemExit(f"{study}/{cell.name} stopped; the same command goes on from there")
         if status != 0:
             raise SystemExit(f"{study}/{cell.name} failed with status {status}; see above")
         summary = json.loads((workdir / "summary.json").read_text())
         command = " ".join(["python train.py", *map(_quoted, cell.arguments())])
         keep_result(study, cell.name, cell.labels, command, summary)
+
+
+def run_and_hand_on_signals(call: list[str]) -> int:
+    """Runs a program; its exit status. A SIGTERM goes to the program, which may save first."""
+    process = subprocess.Popen(call, cwd=ROOT)
+    previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return process.wait()  # the terminal has told the program as well
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class Measurement(NamedTuple):

@@ -1,9 +1,22 @@
+import os
+import signal
+import sys
+import threading
+import time
+
 from configs.experiment import check_fields
 from configs.loading import load_config, override
 from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
 from studies.price_aware import ARMS, PARTS
 from studies.report import report
-from studies.runner import Cell, Measurement, mean_and_spread, run_measurements, run_study
+from studies.runner import (
+    Cell,
+    Measurement,
+    mean_and_spread,
+    run_and_hand_on_signals,
+    run_measurements,
+    run_study,
+)
 from tests.conftest import ROOT
 
 
@@ -27,6 +40,23 @@ def test_finished_cells_are_skipped_and_missing_ones_run(tmp_path, monkeypatch, 
     assert "python train.py --config configs/quickstart.py" in content
     run_study("trial", [cell], tmp_path / "runs")
     assert "trial/tiny: done" in capsys.readouterr().out
+
+
+def test_a_stopped_study_waits_for_its_run_to_save(tmp_path):
+    program = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(0.5), "
+    program += f"open({str(tmp_path / 'saved')!r}, 'w'), sys.exit(143))); "
+    program += f"open({str(tmp_path / 'ready')!r}, 'w'); time.sleep(60)"
+
+    def stop():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert run_and_hand_on_signals([sys.executable, "-c", program]) == 143
+    thread.join()
+    assert (tmp_path / "saved").exists()
 
 
 def test_every_part_has_a_config():
