@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     from configs import experiment as experiments
     from configs import run as runs
     from deepzero_jax.sharding import agree, is_lead
-    from deepzero_jax.training import errors, loop
+    from deepzero_jax.training import errors, signals
     from deepzero_jax.training.folder import RunFolder
     from deepzero_jax.training.peers import PeerWatch
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         except errors.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
             watch.say_goodbye()
-            return loop.exit_now(128 + interruption.signum)
+            return signals.exit_now(128 + interruption.signum)
         except (errors.NonFiniteError, errors.StepFailedError) as error:
             return fail("train.py", error, status=1)
         except (RuntimeError, ValueError) as error:
@@ -78,7 +78,7 @@ def train_application(options: argparse.Namespace, config: DefenseConfig | Solve
 
     from configs import defense, solver
     from configs.experiment import use_compilation_cache
-    from deepzero_jax.training import errors, loop
+    from deepzero_jax.training import errors, signals
     from deepzero_jax.training.folder import RunFolder
 
     with ExitStack() as held:
@@ -103,12 +103,12 @@ def train_application(options: argparse.Namespace, config: DefenseConfig | Solve
             train_methods(config, options.workdir)
         except errors.InterruptedRunError as interruption:
             print(f"train.py: {interruption}", file=sys.stderr)
-            return loop.exit_now(128 + interruption.signum)
+            return signals.exit_now(128 + interruption.signum)
         except (errors.NonFiniteError, errors.StepFailedError) as error:
             return fail("train.py", error, status=1)
         except (ValueError, TypeError, OSError, ImportError, jax.errors.JaxRuntimeError) as error:
             # What a failed callback raises depends on where its result is first looked at.
-            reason = loop.black_box_failure(error)
+            reason = errors.black_box_failure(error)
             if reason is not None:
                 words = f"{reason}. What is done is kept; the same command goes on from there"
                 return fail("train.py", RuntimeError(words), status=1)

@@ -1,5 +1,7 @@
 """How a run may end before its last step."""
 
+import re
+
 
 class NonFiniteError(ArithmeticError):
     """A step gave a loss or parameters that are not finite; the last good checkpoint is kept."""
@@ -19,3 +21,9 @@ class InterruptedRunError(Exception):
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+def black_box_failure(error: BaseException) -> str | None:
+    """What a black box said, if it is what made a computation fail."""
+    found = re.search(r"BlackBoxError: (.*)", str(error))
+    return found[1] if found else None

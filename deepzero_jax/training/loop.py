@@ -1,13 +1,11 @@
 """The training loop: plan, steps, evaluation, checkpoints, exact resume."""
 
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 from tqdm import tqdm
@@ -17,7 +15,12 @@ from deepzero_jax.estimators import Estimator, num_queries
 from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
-from deepzero_jax.training.errors import InterruptedRunError, NonFiniteError, StepFailedError
+from deepzero_jax.training.errors import (
+    InterruptedRunError,
+    NonFiniteError,
+    StepFailedError,
+    black_box_failure,
+)
 from deepzero_jax.training.folder import write_json
 from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
 from deepzero_jax.training.plan import Plan, make_plan
@@ -96,9 +99,9 @@ def run(
             say(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
         state = trainer.train(state, checkpointer)
         checkpointer.save(int(state.step), state, trainer.progress.dump())
-        summary = trainer.summary(state, checkpointer)
     finally:
         checkpointer.close()
+    summary = trainer.summary(state)
     if is_lead():
         write_json(folder / "summary.json", summary)
     return summary
@@ -259,7 +262,7 @@ class _Trainer:
             return False
         with self._asking(f"the evaluation after step {done}", state, checkpointer):
             scores = self.task.evaluate(state.params, state.model_state, self.data)
-        self.progress.evaluated = done
+        self.progress.evaluated, self.progress.scores = done, scores
         self._report(scores, done, log)
         return True
 
@@ -294,14 +297,12 @@ class _Trainer:
             self.settings.name,
         )
 
-    def summary(self, state: TrainState, checkpointer: Checkpointer) -> dict[str, Any]:
+    def summary(self, state: TrainState) -> dict[str, Any]:
         """What ``summary.json`` holds: final and best scores, queries, steps, seconds."""
-        with self._asking("the last evaluation", state, checkpointer):
-            scores = self.task.evaluate(state.params, state.model_state, self.data)
         progress = self.progress.dump()
         return {
             "name": self.settings.name,
-            **scores,
+            **progress["scores"],
             f"best_{self.task.score}": self.progress.best.get("value"),
             "best_step": self.progress.best.get("step"),
             "num_queries": progress["num_queries"],
@@ -314,16 +315,3 @@ class _Trainer:
             "num_devices": jax.device_count(),
             "jax_version": jax.__version__,
         }
-
-
-def black_box_failure(error: BaseException) -> str | None:
-    """What a black box said, if it is what made a computation fail."""
-    found = re.search(r"BlackBoxError: (.*)", str(error))
-    return found[1] if found else None
-
-
-def exit_now(status: int) -> NoReturn:
-    """Ends the process without waiting for a step that is still being computed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

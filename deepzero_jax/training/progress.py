@@ -12,6 +12,7 @@ class Progress:
       wall_seconds: of all sessions of the run, up to the last ``dump``.
       best: ``{"value": …, "step": …}`` of the best evaluation, empty before the first.
       evaluated: the step of the last evaluation.
+      scores: what it found.
     """
 
     def __init__(self, initial_queries: int) -> None:
@@ -19,6 +20,7 @@ class Progress:
         self.wall_seconds = 0.0
         self.best: dict[str, Any] = {}
         self.evaluated = 0
+        self.scores: dict[str, float] = {}
         self._since = time.perf_counter()
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -27,6 +29,7 @@ class Progress:
         self.wall_seconds = saved["wall_seconds"]
         self.best = saved["best"]
         self.evaluated = saved["evaluated"]
+        self.scores = saved["scores"]
 
     def dump(self) -> dict[str, Any]:
         """What a checkpoint is to hold."""
@@ -38,4 +41,5 @@ class Progress:
             "wall_seconds": self.wall_seconds,
             "best": self.best,
             "evaluated": self.evaluated,
+            "scores": self.scores,
         }

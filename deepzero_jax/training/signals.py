@@ -1,9 +1,11 @@
 """Stopping on request: a signal is noted, the run saves and leaves."""
 
+import os
 import signal
+import sys
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -43,3 +45,10 @@ class StopRequest:
             # A tenth of the time waited so far: what is found late is little of the step.
             time.sleep(min(max(0.1 * (time.monotonic() - started), 1e-4), 0.05))
         return True
+
+
+def exit_now(status: int) -> NoReturn:
+    """Ends the process without waiting for a step that is still being computed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
