@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from studies import applications
+from studies.markdown import head, row
 from studies.runner import chosen, mean_and_spread
 
 
@@ -20,16 +21,16 @@ def defense_section(found: list[dict[str, Any]]) -> str:
     radii = ("0", "0.25", "0.5", "0.75")
     for part in applications.DEFENSES:
         runs = [run["summary"] for run in chosen(found, part=part)]
-        lines += ["", f"| {part} | {' | '.join(radii)} |", "|---" * (len(radii) + 1) + "|"]
+        lines += ["", *head(part, radii)]
         for method, (title, paper) in _DEFENSES.items():
             if paper:
-                lines.append(f"| {title}, paper | {' | '.join(map(str, paper))} |")
+                lines.append(row(f"{title}, paper", paper))
             accuracies = [run["certified_accuracy"] for run in runs]
-            row = [
+            cells = [
                 mean_and_spread([a[method][radius] for a in accuracies if method in a])
                 for radius in radii
             ]
-            lines.append(f"| {title}, measured | {' | '.join(row)} |")
+            lines.append(row(f"{title}, measured", cells))
         for run in runs[:1]:
             queries = ", ".join(f"{name} {n:,}" for name, n in run["num_queries"].items())
             lines += ["", f"{run['num_images']} test images. Queries of a run: {queries}."]
@@ -53,18 +54,17 @@ def solver_section(found: list[dict[str, Any]]) -> str:
         "Mean absolute error of corrected rollouts: mean ± standard deviation over trainings "
         "(their number). `python -m studies.applications --parts sol_ks`.",
         "",
-        f"| | {' | '.join(title for title, _ in _CORRECTIONS.values())} |",
-        "|---" * (len(_CORRECTIONS) + 1) + "|",
-        "| wake flow, paper | " + " | ".join(f"{p:.3f}" for _, p in _CORRECTIONS.values()) + " |",
+        *head("", [title for title, _ in _CORRECTIONS.values()]),
+        row("wake flow, paper", [f"{paper:.3f}" for _, paper in _CORRECTIONS.values()]),
     ]
     notes: list[str] = []
     for part, title in _SOLVERS.items():
         runs = [run["summary"] for run in chosen(found, part=part)]
-        row = []
+        cells = []
         for method in _CORRECTIONS:
             values = [value for run in runs for value in run["mae_of_seeds"].get(method, [])]
-            row.append(absolute(values))
-        lines.append(f"| {title} | {' | '.join(row)} |")
+            cells.append(absolute(values))
+        lines.append(row(title, cells))
         for run in runs:
             errors = run["mae"]
             closed = (errors["src"] - errors["zo_sol"]) / (errors["src"] - errors["fo_sol"])

@@ -17,6 +17,7 @@ from studies import (
 )
 from studies.application_tables import defense_section, solver_section
 from studies.figures import FIGURES
+from studies.markdown import head, row
 from studies.runner import ROOT, chosen, final_accuracies, mean_and_spread, results
 
 _HEAD = """# Results
@@ -38,15 +39,15 @@ def price_aware_section(found: list[dict[str, Any]]) -> str:
         "",
     ]
     titles = [part.title for part in price_aware.PARTS.values()]
-    lines += [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    lines += head("", titles)
     for arm, title in price_aware.ARMS.items():
-        row = [
+        cells = [
             mean_and_spread(final_accuracies(chosen(found, part=name, arm=arm)))
             if arm in part.arms
             else "–"
             for name, part in price_aware.PARTS.items()
         ]
-        lines.append(f"| {title} | {' | '.join(row)} |")
+        lines.append(row(title, cells))
     if found:
         lines += ["", "![Accuracy at equal price](price_aware.png)"]
     return "\n".join(lines)
@@ -60,8 +61,7 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
         "Paper: CIFAR-10, RGE with as many directions as parameters, on one RTX A6000. Ours: "
         "accuracy, epochs run, seconds an epoch. `python -m studies.cge_vs_rge`.",
         "",
-        "| parameters | method | paper | measured | epochs | s an epoch |",
-        "|---|---|---|---|---|---|",
+        *head("parameters", ["method", "paper", "measured", "epochs", "s an epoch"]),
     ]
     for depth, size in cge_vs_rge.SIZES.items():
         for method in cge_vs_rge.METHODS:
@@ -73,7 +73,7 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
                 spent = [run["summary"]["wall_seconds"] / run["labels"]["epochs"] for run in same]
                 time = f"{sum(spent) / len(spent):.1f}" if spent else "–"
                 shown = f"{epochs:g}" if epochs else "–"
-                lines.append(f"| {size:,} | {method} | {paper} | {accuracy} | {shown} | {time} |")
+                lines.append(row(f"{size:,}", [method, paper, accuracy, shown, time]))
     return "\n".join(lines)
 
 
@@ -95,14 +95,13 @@ def sparsity_section(found: list[dict[str, Any]]) -> str:
         "",
         "Paper: 50 epochs (dense first-order: 92.85). `python -m studies.sparsity`.",
         "",
-        f"| | {' | '.join(f'{100 * column:g} %' for column in columns)} |",
-        "|---" * (len(columns) + 1) + "|",
+        *head("", [f"{100 * column:g} %" for column in columns]),
     ]
     for method, (title, paper) in _SPARSITY_ROWS.items():
         if paper:
-            lines.append(f"| {title}, paper | {' | '.join(map(str, paper))} |")
+            lines.append(row(f"{title}, paper", paper))
         cells = [accuracies(chosen(found, method=method, sparsity=s)) for s in columns]
-        lines.append(f"| {title}, measured | {' | '.join(cells)} |")
+        lines.append(row(f"{title}, measured", cells))
     dense = accuracies(chosen(found, method="first_order_dense"))
     return "\n".join([*lines, "", f"Dense first-order, measured: {dense}."])
 
@@ -123,18 +122,16 @@ def trajectory_section(found: list[dict[str, Any]]) -> str:
         "Distance between the parameters and those of the first-order run under the same masks, "
         "by the distance that the latter has travelled. `python -m studies.trajectory`.",
         "",
-        "| | steps | strayed | cosine of the two paths |",
-        "|---|---|---|---|",
+        *head("", ["steps", "strayed", "cosine of the two paths"]),
     ]
     for way in [way for way in trajectory.WAYS if way != "first_order"]:
         for run in chosen(found, way=way) or [None]:
             if run is None:
-                lines.append(f"| {way} | – | not run | not run |")
+                lines.append(row(way, ["–", "not run", "not run"]))
                 continue
             strayed, cosine = run["summary"]["strayed"], run["summary"]["cosine"]
-            lines.append(
-                f"| {way} | {run['labels']['steps']} | {100 * strayed:.2f} % | {cosine:.5f} |"
-            )
+            cells = [run["labels"]["steps"], f"{100 * strayed:.2f} %", f"{cosine:.5f}"]
+            lines.append(row(way, cells))
     return "\n".join(lines)
 
 
@@ -145,27 +142,25 @@ def pruning_section(found: list[dict[str, Any]]) -> str:
         "",
         "ResNet-20, first-order, 90 % gradient sparsity, short runs. `python -m studies.pruning`.",
         "",
-        "| ratios from | accuracy |",
-        "|---|---|",
+        *head("ratios from", ["accuracy"]),
     ]
     for name in pruning.SCORES:
-        lines.append(f"| {name} | {accuracies(chosen(found, scores=name))} |")
+        lines.append(row(name, [accuracies(chosen(found, scores=name))]))
     lines += [
         "",
         "ZO-GraSP against GraSP: rank correlation (Spearman) of the scores of all parameters and "
         "of the layer ratios at 90 %, and mean distance of the ratios.",
         "",
-        "| directions q | scores | ratios | distance |",
-        "|---|---|---|---|",
+        *head("directions q", ["scores", "ratios", "distance"]),
     ]
     counts = sorted({n for run in found if (n := run["labels"].get("num_directions"))})
     for count in counts or [None]:
         runs = [run["summary"] for run in chosen(found, num_directions=count)] if count else []
-        row = [
+        cells = [
             plain_mean([run[name] for run in runs])
             for name in ("scores_spearman", "ratios_spearman", "ratios_mean_distance")
         ]
-        lines.append(f"| {count or '–'} | {' | '.join(row)} |")
+        lines.append(row(count or "–", cells))
     return "\n".join(lines)
 
 
@@ -187,19 +182,16 @@ def gradient_quality_section(found: list[dict[str, Any]]) -> str:
     if not models:
         return "\n".join([*lines, "not run"])
     for model in models:
-        lines += [
-            f"| {model}, smoothing | {' | '.join(gradient_quality.WAYS)} |",
-            "|---" * (len(gradient_quality.WAYS) + 1) + "|",
-        ]
+        lines += head(f"{model}, smoothing", gradient_quality.WAYS)
         for smoothing in gradient_quality.SMOOTHINGS:
-            row = []
+            cells = []
             for way in gradient_quality.WAYS:
                 runs = chosen(found, model=model, way=way, smoothing=smoothing)
-                row += [
+                cells += [
                     f"{run['summary']['relative_error']:.1e}, {1 - run['summary']['cosine']:.0e}"
                     for run in runs
                 ] or ["not run"]
-            lines.append(f"| {smoothing:g} | {' | '.join(row)} |")
+            lines.append(row(f"{smoothing:g}", cells))
         lines.append("")
         for count in gradient_quality.DIRECTIONS:
             for run in chosen(found, model=model, way="rge", num_directions=count):
