@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import deepzero_jax as dz
-from configs.experiment import choose, choose_all, load_dataset, make_model
+from configs.experiment import choose, choose_all, load_dataset, make_model, numbers_in
 from configs.schema import DefenseConfig
 from configs.stages import Stages
 from deepzero_jax.applications.blackbox_defense.certificate import check_radii
@@ -49,18 +49,13 @@ STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METH
 def smoothing_of(config: DefenseConfig) -> Smoothing:
     """How the defenses are certified."""
     chosen = config.certification
-    try:
-        radii = tuple(float(text) for text in chosen.radii.split(","))
-    except ValueError as error:
-        raise ValueError(
-            f'certification.radii must read like "0, 0.25", got {chosen.radii!r}'
-        ) from error
+    radii = numbers_in("certification.radii", chosen.radii, "0, 0.25")
     return Smoothing(
         chosen.sigma,
         chosen.num_selection,
         chosen.num_samples,
         chosen.alpha,
-        radii,
+        tuple(radii),
         chosen.batch_size,
     )
 

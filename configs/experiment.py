@@ -65,6 +65,14 @@ def choose_all(kind: str, text: str, known: Sequence[str]) -> list[str]:
     return names
 
 
+def numbers_in(field: str, text: str, example: str) -> list[float]:
+    """The numbers in a comma-separated list; ValueError, naming the field, if one is none."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f'{field} must read like "{example}", got {text!r}') from error
+
+
 def make_estimator(config: Config) -> Estimator:
     """Builds the estimator that a config names."""
     chosen = config.estimator

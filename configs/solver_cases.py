@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from configs.experiment import numbers_in
 from configs.schema import SolverConfig
 from deepzero_jax.applications.solver_in_the_loop import kuramoto_sivashinsky as ks
 from deepzero_jax.applications.solver_in_the_loop import wake
@@ -69,10 +70,7 @@ def reynolds_numbers(config: SolverConfig, name: str) -> np.ndarray:
       ValueError: not a list of positive numbers.
     """
     text = getattr(config.channel, name)
-    try:
-        numbers = np.array([float(part) for part in text.split(",")])
-    except ValueError as error:
-        raise ValueError(f'channel.{name} must read like "98, 195", got {text!r}') from error
+    numbers = np.array(numbers_in(f"channel.{name}", text, "98, 195"))
     if not np.all(numbers > 0):
         raise ValueError(f"channel.{name} must be positive, got {text!r}")
     return numbers
