@@ -47,18 +47,14 @@ def check_fields(config: SolverConfig) -> None:
         )
 
 
-def build_correction(config: SolverConfig, workdir: Path, host: Any = None) -> Correction:
-    """Solves the equations finely, and measures what the coarse solver makes of them.
+def build_correction(config: SolverConfig, case: Case, host: Any = None) -> Correction:
+    """Measures what the coarse solver makes of the fine solutions of a case.
 
     Args:
       config: whose fields ``check_fields`` has found right.
-      workdir: the run folder, where long solutions are kept.
+      case: of ``CASES``, built from the same config.
       host: in place of the coarse NumPy solver, states [n, …] to the same.
     """
-    return _correction(config, CASES[config.case](config, workdir), host)
-
-
-def _correction(config: SolverConfig, case: Case, host: Any) -> Correction:
     state = case.frames.train.shape[2:]
     training = config.training
     return make_correction(
@@ -94,7 +90,7 @@ def train_corrections(
     started = time.perf_counter()
     training = config.training
     case = CASES[config.case](config, workdir)
-    correction = _correction(config, case, host)
+    correction = build_correction(config, case, host)
     say(
         f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
         f"{correction.unrolled_error**0.5:.3g} over {training.unroll} steps (root mean square)"

@@ -21,6 +21,7 @@ from deepzero_jax.applications.solver_in_the_loop.rollout import rollout, window
 from deepzero_jax.estimators import value_and_grad
 from deepzero_jax.training.errors import StepFailedError
 from tests.conftest import ROOT
+from tests.corrections import correction_of
 from tests.networks import flatten, relative_error
 
 pytest.importorskip("exponax")
@@ -95,7 +96,7 @@ def test_frames_are_one_coarse_step_apart():
 
 @pytest.fixture(scope="module")
 def correction(tmp_path_factory):
-    return solvers.build_correction(TINY, tmp_path_factory.mktemp("correction"))
+    return correction_of(TINY, tmp_path_factory.mktemp("correction"))
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +184,10 @@ def test_what_is_too_short_is_named(tmp_path):
         TINY, training=dataclasses.replace(TINY.training, unroll=20, batch_size=4)
     )
     with pytest.raises(ValueError, match=r"training\.unroll 20 needs runs of at least 21 frames"):
-        solvers.build_correction(short, tmp_path)
+        correction_of(short, tmp_path)
     large = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, batch_size=99))
     with pytest.raises(ValueError, match=r"fewer than training\.batch_size 99"):
-        methods.make_task("zo_sol", solvers.build_correction(large, tmp_path))
+        methods.make_task("zo_sol", correction_of(large, tmp_path))
 
 
 # The whole.

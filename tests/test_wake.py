@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import train
-from configs import solver as solvers
 from configs.schema import Channel, Correction, SolverConfig, SolverTraining
 from deepzero_jax.applications.solver_in_the_loop import methods
 from deepzero_jax.applications.solver_in_the_loop.wake import (
@@ -19,6 +18,7 @@ from deepzero_jax.applications.solver_in_the_loop.wake import (
 )
 from deepzero_jax.estimators import value_and_grad
 from tests.conftest import ROOT
+from tests.corrections import correction_of
 from tests.networks import relative_error
 
 PROBLEM = Wake()
@@ -150,7 +150,7 @@ def test_gradients_by_queries_agree_with_autodiff_through_the_twin(tmp_path):
         correction=Correction(width=2, depth=2, kernel=3),
         training=SolverTraining(unroll=3, batch_size=2),
     )
-    correction = solvers.build_correction(config, tmp_path)
+    correction = correction_of(config, tmp_path)
     tasks = {name: methods.make_task(name, correction) for name in ("zo_sol", "fo_sol")}
     rng = np.random.default_rng(0)
     params = jax.tree.map(

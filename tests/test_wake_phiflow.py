@@ -39,7 +39,6 @@ class Judge:
         values = flow.math.stack([along, bend + 0 * across], flow.dual(vector="x,y"))
         self.cylinder = flow.Obstacle(flow.Sphere(x=length / 4, y=width / 2, radius=problem.radius))
         self.velocity = self.projected(start.with_values(values))
-        self.steps = 0
 
     def projected(self, velocity):
         solve = flow.Solve("scipy-direct")
@@ -51,7 +50,6 @@ class Judge:
         viscosity = 2 * self.problem.radius / REYNOLDS
         moved = flow.diffuse.explicit(moved, viscosity, dt, substeps=2)
         self.velocity = self.projected(moved)
-        self.steps += 1
 
     def advected(self, velocity, dt):
         before, after = (advection.euler(velocity, velocity, time) for time in (-dt, dt))
@@ -88,10 +86,12 @@ def test_the_flow_is_that_of_phiflow(num_across):
     along, across = np.indices(problem[:2])
     distance = np.hypot(along - problem.num_along / 4, across - problem.num_across / 2)
     away = distance * problem.cell > 1.5 * problem.radius
-    for num_steps in (0, 1, 20):
-        while judge.steps < num_steps:
+    for num_steps in range(21):
+        if num_steps:
             judge.step()
             states = solve(states)
+        if num_steps not in (0, 1, 20):
+            continue
         for theirs, ours in zip(judge.state(), np.moveaxis(states[0, ..., :2], -1, 0), strict=True):
             columns = theirs.shape[1]
             gap = np.abs(theirs - ours[:, :columns])[away[:, :columns]]
