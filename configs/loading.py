@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import io
 import sys
 import types
 import typing
@@ -52,6 +53,8 @@ def parse_command_line(
     Returns:
       ``(options, config)``; ``options.workdir`` is a path, ``options.name`` the config's.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file, too, shows how far a run is
     parser = CommandLine(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
     parser.add_argument("--workdir", metavar="DIR", help="run folder (default runs/<config name>)")

@@ -89,6 +89,7 @@ def train_corrections(
     """
     started = time.perf_counter()
     training = config.training
+    say(f"{config.case}: the fine solutions, and the coarse solver's answers to them …")
     case = CASES[config.case](config, workdir)
     correction = build_correction(config, case, host)
     say(

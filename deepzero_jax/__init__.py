@@ -1,9 +1,9 @@
 """Train deep networks from forward evaluations alone."""
 
 # ruff: noqa: E402 - the compiler reads its flags when JAX first computes
-from deepzero_jax.platform import avoid_wrong_cpu_fusions
+from deepzero_jax.platform import prepare_cpu
 
-avoid_wrong_cpu_fusions()
+prepare_cpu()
 
 from deepzero_jax.blackbox import black_box
 from deepzero_jax.coordinates import sample_coordinates

@@ -1,22 +1,50 @@
-"""What the compiler must be told before it starts."""
+"""What the compiler and its threads must be told before they start."""
 
 import os
 import re
 
 import jaxlib
 
-_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
+_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
+_THREADS = "PJRT_NPROC"
 
 
-def avoid_wrong_cpu_fusions() -> None:
-    """Turns off a CPU fusion of jaxlib 0.10 that computes wrong numbers.
+def prepare_cpu() -> None:
+    """Works around two faults of the CPU client of jaxlib 0.10; later ones are left alone.
+
+    Without effect in a process that has computed before this package is imported.
+    """
+    if re.match(r"0\.10\.", jaxlib.__version__) is not None:
+        _avoid_wrong_fusions()
+        _leave_a_thread_for_callbacks()
+
+
+def _avoid_wrong_fusions() -> None:
+    """Turns off a fusion that computes wrong numbers, unless XLA_FLAGS names it already.
 
     Its sums of products over more than 128 rows of a batch are wrong from row 128 on:
-    ``jnp.sum(a * jnp.expm1(x), 2)`` under jit, ``a`` [256, 10], ``x`` [180, 256, 10]. jaxlib
-    0.11 is right. The flag is left alone where XLA_FLAGS names it already, and has no
-    effect in a process that has computed before this package is imported.
+    ``jnp.sum(a * jnp.expm1(x), 2)`` under jit, ``a`` [256, 10], ``x`` [180, 256, 10].
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    affected = re.match(r"0\.10\.", jaxlib.__version__) is not None
-    if affected and "xla_cpu_experimental_ynn_fusion_type" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}".strip()
+    if "xla_cpu_experimental_ynn_fusion_type" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_FUSION}".strip()
+
+
+def _leave_a_thread_for_callbacks() -> None:
+    """Gives the client more threads than devices, unless PJRT_NPROC says how many.
+
+    A callback under ``scan`` may wait for a copy that another thread has to make. Where
+    each thread runs a callback (one core, or as many devices as cores), it waits for ever.
+    """
+    devices = _DEVICES.search(os.environ.get("XLA_FLAGS", ""))
+    wanted = 1 + (int(devices.group(1)) if devices else 1)
+    if wanted > _num_cores() and _THREADS not in os.environ:
+        os.environ[_THREADS] = str(wanted)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +13,7 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.blackbox import http_endpoint, onnx_model
+from tests.conftest import ROOT
 
 
 def squares(samples):
@@ -177,3 +181,28 @@ def test_an_onnx_file_answers(tmp_path):
     np.testing.assert_allclose(box(x), x @ weights, rtol=1e-5)
     with pytest.raises(ValueError, match="no ONNX file"):
         onnx_model(tmp_path / "other.onnx")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose the cores here")
+def test_one_core_answers_under_scan():
+    # On one core jaxlib 0.10 waits for ever, unless told otherwise (platform.py).
+    program = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import deepzero_jax as dz, jax, numpy as np
+box = dz.black_box(lambda x: 0.5 * x, (1024,))
+step = jax.jit(lambda x: jax.lax.scan(lambda s, _: (box(2 * s), s.sum()), x, length=4))
+for _ in range(10):
+    last, sums = step(np.ones((5000, 1024), np.float32))
+print(last.sum())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert float(found.stdout) == 5000 * 1024

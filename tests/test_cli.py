@@ -264,3 +264,15 @@ def test_sigterm_saves_and_leaves(tmp_path):
 
 def test_tiny_config_is_what_the_tests_think():
     assert get_config().training.num_steps == 400
+
+
+def test_a_log_file_shows_each_line_at_once(tmp_path):
+    program = (
+        "import os; from configs.loading import parse_command_line; "
+        f"parse_command_line('train.py', 'Train.', {TINY!r}); print('a line'); os._exit(0)"
+    )
+    with (tmp_path / "log").open("w") as log:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        command = [sys.executable, "-c", program]
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "a line\n"
