@@ -218,12 +218,13 @@ class Channel:
     num_along: int = 64  # coarse cells along the channel
     num_across: int = 32
     dt: float = 1.0
+    advection: str = "semi_lagrangian"  # of the coarse solver, or "maccormack"
     refinement: int = 4  # the fine grid has so many times the cells, along and across
     warm_up: int = 1000  # steps before the first frame
     num_frames: int = 500
-    train_reynolds: str = "98, 195, 391, 781, 1563, 3125"
-    validation_reynolds: str = "240, 960"
-    test_reynolds: str = "146, 293, 586, 1172, 2344"
+    train_reynolds: str = "98, 140, 195, 280, 391, 560"
+    validation_reynolds: str = "165, 470"
+    test_reynolds: str = "120, 170, 240, 340, 480"
 
 
 @dataclass(frozen=True)

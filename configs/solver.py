@@ -24,6 +24,7 @@ from deepzero_jax.applications.solver_in_the_loop.methods import (
 )
 from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
 from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
+from deepzero_jax.applications.solver_in_the_loop.wake import ADVECTIONS
 from deepzero_jax.training.folder import write_json
 
 PyTree = Any
@@ -33,6 +34,7 @@ def check_fields(config: SolverConfig) -> None:
     """Checks what costs nothing to check, before any solver runs."""
     choose_all("method", config.training.methods, METHODS)
     choose("case", config.case, CASES)
+    choose("advection", config.channel.advection, dict.fromkeys(ADVECTIONS))
     for section in ("simulation", "channel", "correction", "training"):
         for name, value in vars(getattr(config, section)).items():
             if isinstance(value, int | float) and not value > 0:

@@ -78,7 +78,7 @@ def reynolds_numbers(config: SolverConfig, name: str) -> np.ndarray:
 
 def _wake(config: SolverConfig, workdir: Path) -> Case:
     chosen = config.channel
-    problem = wake.Wake(chosen.num_along, chosen.num_across, chosen.dt)
+    problem = wake.Wake(chosen.num_along, chosen.num_across, chosen.dt, advection=chosen.advection)
     groups = [
         reynolds_numbers(config, f"{kind}_reynolds") for kind in ("train", "validation", "test")
     ]

@@ -1,6 +1,6 @@
 """The two applications, seed by seed: certified accuracy of defenses, errors of corrections.
 
-python -m studies.applications --parts defense_digits,sol_ks --seeds 0,1,2
+python -m studies.applications --parts defense_digits,sol_ks,sol_wake --seeds 0,1,2
 
 A run of ``sol_ks`` trains from three seeds itself.
 """
@@ -13,20 +13,21 @@ from studies.runner import Cell, run_study
 
 STUDY = "applications"
 DEFENSES = ("defense_digits", "defense_cifar10")
-SOLVERS = ("sol_ks",)
+SOLVERS = ("sol_ks", "sol_wake")
+_TRAINS_SEVERAL = ("sol_ks",)
 
 
 def cells(parts: list[str], seeds: list[int]) -> Iterator[Cell]:
-    """One run for each seed of a defense, one for a solver."""
+    """A run for each seed, one where a run trains from several itself."""
     for part in parts:
-        for seed in seeds if part in DEFENSES else [0]:
+        for seed in [0] if part in _TRAINS_SEVERAL else seeds:
             yield Cell(f"{part}-{seed}", part, {"seed": seed}, {"part": part, "seed": seed})
 
 
 def main() -> None:
     """Runs what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="defense_digits,sol_ks")
+    parser.add_argument("--parts", default="defense_digits,sol_ks,sol_wake")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
     options = parser.parse_args()

@@ -8,6 +8,7 @@ import train
 from configs.schema import Channel, Correction, SolverConfig, SolverTraining
 from deepzero_jax.applications.solver_in_the_loop import methods
 from deepzero_jax.applications.solver_in_the_loop.wake import (
+    ADVECTIONS,
     Wake,
     coarsened,
     divergence,
@@ -69,10 +70,20 @@ def test_uniform_flow_past_nothing_stays():
     np.testing.assert_allclose(numpy_solver(empty)(states), states, atol=1e-6)
 
 
-def test_twin_makes_the_same_step(states):
-    mine, theirs = numpy_solver(PROBLEM)(states), np.asarray(jax.jit(twin(PROBLEM))(states))
+@pytest.mark.parametrize("advection", ADVECTIONS)
+def test_twin_makes_the_same_step(states, advection):
+    problem = PROBLEM._replace(advection=advection)
+    mine, theirs = numpy_solver(problem)(states), np.asarray(jax.jit(twin(problem))(states))
     assert np.max(np.abs(mine - states)) > 0.01
     np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_the_cheaper_advection_loses_more_energy(states):
+    energy = [
+        np.sum(numpy_solver(PROBLEM._replace(advection=advection))(states)[..., :2] ** 2)
+        for advection in ("semi_lagrangian", "maccormack")
+    ]
+    assert energy[0] < energy[1] < 1.01 * np.sum(states[..., :2] ** 2)
 
 
 def test_states_of_a_batch_do_not_mix(states):
@@ -146,7 +157,16 @@ def test_a_shrunken_comparison_on_the_wake(tmp_path):
 def test_gradients_by_queries_agree_with_autodiff_through_the_twin(tmp_path):
     config = SolverConfig(
         case="wake",
-        channel=Channel(16, 8, 1.0, 2, 5, 6, "100, 200", "150", "120"),
+        channel=Channel(
+            num_along=16,
+            num_across=8,
+            refinement=2,
+            warm_up=5,
+            num_frames=6,
+            train_reynolds="100, 200",
+            validation_reynolds="150",
+            test_reynolds="120",
+        ),
         correction=Correction(width=2, depth=2, kernel=3),
         training=SolverTraining(unroll=3, batch_size=2),
     )
