@@ -11,9 +11,9 @@ from configs.schema import Correction, SolverConfig, SolverTraining
 
 
 def get_config() -> SolverConfig:
-    """A correction of 758 parameters, trained through rollouts of 8 steps."""
+    """A correction of 608 parameters, trained through rollouts of 8 steps."""
     return SolverConfig(
         case="wake",
-        correction=Correction(width=6, depth=2, kernel=5),
-        training=SolverTraining(num_seeds=1, num_steps=1000, unroll=8, batch_size=2, chunk=32),
+        correction=Correction(width=6, depth=3, kernel=3),
+        training=SolverTraining(num_seeds=1, num_steps=500, unroll=8, batch_size=2, chunk=32),
     )

@@ -110,11 +110,10 @@ def _sampled(xp: Any, field: Array, x: Array, y: Array) -> tuple[Array, Array, A
     x, y = xp.clip(x, 0, p - 1), xp.clip(y, 0, q - 1)
     i, j = xp.clip(xp.floor(x), 0, p - 2), xp.clip(xp.floor(y), 0, q - 2)
     fx, fy = x - i, y - j
-    flat = field.reshape(n, -1)
-    start = (i.astype(np.int32) * q + j.astype(np.int32)).reshape(n, -1)
-    corner = [
-        xp.take_along_axis(flat, start + step, axis=1).reshape(x.shape) for step in (0, 1, q, q + 1)
-    ]
+    own = np.arange(n, dtype=np.int32)[:, None, None] * (p * q)
+    start = own + i.astype(np.int32) * q + j.astype(np.int32)
+    flat = field.reshape(-1)
+    corner = [xp.take(flat, start + step, mode="clip") for step in (0, 1, q, q + 1)]
     value = (1 - fx) * ((1 - fy) * corner[0] + fy * corner[1])
     value = value + fx * ((1 - fy) * corner[2] + fy * corner[3])
     least = xp.minimum(xp.minimum(corner[0], corner[1]), xp.minimum(corner[2], corner[3]))
@@ -202,7 +201,7 @@ def _substeps(problem: Wake, lowest_reynolds: float) -> int:
 
 
 def numpy_solver(
-    problem: Wake, lowest_reynolds: float = 90.0, chunk: int = 64
+    problem: Wake, lowest_reynolds: float = 90.0, chunk: int | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """One step of float states [n, along, across, 3].
 
@@ -210,9 +209,12 @@ def numpy_solver(
       problem: the channel. Up to 4,096 cells the pressure comes from a dense inverse, which
         suits batches; beyond, from a sparse factorisation.
       lowest_reynolds: for which diffusion must be stable.
-      chunk: states at a time, to stay in cache; chunks run side by side on the cores.
+      chunk: states at a time; None: 131,072 cells, to stay in cache. Chunks run side by side
+        on the cores.
     """
-    if problem.num_along * problem.num_across <= 4096:
+    cells = problem.num_along * problem.num_across
+    size = chunk or max(1, 2**17 // cells)
+    if cells <= 4096:
         inverse = _inverted(problem).T
         by_type = {np.dtype(kind): inverse.astype(kind) for kind in (np.float32, np.float64)}
         solve = lambda sources: sources @ by_type[sources.dtype]
@@ -221,7 +223,7 @@ def numpy_solver(
     substeps = _substeps(problem, lowest_reynolds)
 
     def run(states: np.ndarray) -> np.ndarray:
-        parts = [states[i : i + chunk] for i in range(0, len(states), chunk)]
+        parts = [states[i : i + size] for i in range(0, len(states), size)]
         step = functools.partial(_step, problem, np, solve, substeps=substeps)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.concatenate(list(pool.map(step, parts)))
