@@ -24,6 +24,16 @@ from tests.networks import relative_error
 
 PROBLEM = Wake()
 REYNOLDS = np.array([100.0, 300.0, 1200.0])
+SMALL_CHANNEL = {
+    "num_along": 16,
+    "num_across": 8,
+    "refinement": 2,
+    "warm_up": 5,
+    "num_frames": 6,
+    "train_reynolds": "100, 200",
+    "validation_reynolds": "150",
+    "test_reynolds": "120, 180",
+}
 
 
 def after(problem, reynolds, steps, dtype=np.float32):
@@ -129,14 +139,7 @@ def test_shedding_has_the_strouhal_number_of_a_channel():
 
 def test_a_shrunken_comparison_on_the_wake(tmp_path):
     small = {
-        "channel.num_along": 16,
-        "channel.num_across": 8,
-        "channel.refinement": 2,
-        "channel.warm_up": 5,
-        "channel.num_frames": 6,
-        "channel.train_reynolds": "100, 200",
-        "channel.validation_reynolds": "150",
-        "channel.test_reynolds": "120, 180",
+        **{f"channel.{name}": value for name, value in SMALL_CHANNEL.items()},
         "correction.width": 2,
         "correction.kernel": 3,
         "training.num_steps": 2,
@@ -157,16 +160,7 @@ def test_a_shrunken_comparison_on_the_wake(tmp_path):
 def test_gradients_by_queries_agree_with_autodiff_through_the_twin(tmp_path):
     config = SolverConfig(
         case="wake",
-        channel=Channel(
-            num_along=16,
-            num_across=8,
-            refinement=2,
-            warm_up=5,
-            num_frames=6,
-            train_reynolds="100, 200",
-            validation_reynolds="150",
-            test_reynolds="120",
-        ),
+        channel=Channel(**SMALL_CHANNEL),
         correction=Correction(width=2, depth=2, kernel=3),
         training=SolverTraining(unroll=3, batch_size=2),
     )

@@ -12,9 +12,7 @@ no step changes. The face of the inflow, and those of the walls, are known and n
 """
 
 import functools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -201,7 +199,7 @@ def _substeps(problem: Wake, lowest_reynolds: float) -> int:
 
 
 def numpy_solver(
-    problem: Wake, lowest_reynolds: float = 90.0, chunk: int | None = None
+    problem: Wake, lowest_reynolds: float = 90.0, chunk: int = 64
 ) -> Callable[[np.ndarray], np.ndarray]:
     """One step of float states [n, along, across, 3].
 
@@ -209,12 +207,9 @@ def numpy_solver(
       problem: the channel. Up to 4,096 cells the pressure comes from a dense inverse, which
         suits batches; beyond, from a sparse factorisation.
       lowest_reynolds: for which diffusion must be stable.
-      chunk: states at a time; None: 131,072 cells, to stay in cache. Chunks run side by side
-        on the cores.
+      chunk: states at a time, to stay in cache.
     """
-    cells = problem.num_along * problem.num_across
-    size = chunk or max(1, 2**17 // cells)
-    if cells <= 4096:
+    if problem.num_along * problem.num_across <= 4096:
         inverse = _inverted(problem).T
         by_type = {np.dtype(kind): inverse.astype(kind) for kind in (np.float32, np.float64)}
         solve = lambda sources: sources @ by_type[sources.dtype]
@@ -223,10 +218,8 @@ def numpy_solver(
     substeps = _substeps(problem, lowest_reynolds)
 
     def run(states: np.ndarray) -> np.ndarray:
-        parts = [states[i : i + size] for i in range(0, len(states), size)]
-        step = functools.partial(_step, problem, np, solve, substeps=substeps)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return np.concatenate(list(pool.map(step, parts)))
+        parts = [states[i : i + chunk] for i in range(0, len(states), chunk)]
+        return np.concatenate([_step(problem, np, solve, part, substeps) for part in parts])
 
     return run
 
