@@ -130,30 +130,14 @@ def train_defenses(
     training = config.training
     dataset = load_dataset(config.data)
     stages = Stages(config.seed, STAGES, workdir, training.checkpoint_seconds, say)
-    path, twin, box_summary = train_classifier(config, stages, dataset)
-    host = open_box(path, num_threads=os.cpu_count() or 1)
-    box = dz.black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
-    held = training.held_out
-    images = np.asarray(dataset.train_images)
-    height, width, channels = images.shape[1:]
-    answers = _answers(host, images)
-    examples = Examples(images[held:], answers[held:], images[:held], answers[:held])
-    defense = Defense(
-        examples,
-        box,
-        twin,
-        DnCNN(config.denoiser.depth, config.denoiser.width, config.denoiser.use_norm),
-        AutoEncoder(config.autoencoder.latent, config.autoencoder.width, (height, width, channels)),
-        config.certification.sigma,
-        training.batch_size,
-    )
+    defense, box_summary = prepare_defense(config, stages, dataset, open_box)
     names = choose_all("method", training.methods, METHODS)
-    start = _starts(config, stages, defense, names)
+    start = pretrain(config, stages, defense, names)
     responses: dict[str, Any] = {}
     num_queries: dict[str, int] = {}
     for name in names:
         if name == "none":
-            responses[name], num_queries[name] = box, 0
+            responses[name], num_queries[name] = defense.box, 0
             continue
         responses[name], num_queries[name] = _train_method(name, config, stages, defense, start)
     smoothing = smoothing_of(config)
@@ -185,8 +169,34 @@ def _answers(host: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np
     return np.concatenate(answers).astype(np.int32)
 
 
-def _starts(config: DefenseConfig, stages: Stages, defense: Defense, names: list[str]) -> Start:
-    """Pre-trained denoiser and, where it is wanted, auto-encoder."""
+def prepare_defense(
+    config: DefenseConfig,
+    stages: Stages,
+    dataset: Dataset,
+    open_box: Callable[..., Callable[[np.ndarray], np.ndarray]] = onnx_model,
+) -> tuple[Defense, dict[str, Any]]:
+    """What all methods share, the box trained, and the summary of its training."""
+    path, twin, summary = train_classifier(config, stages, dataset)
+    host = open_box(path, num_threads=os.cpu_count() or 1)
+    box = dz.black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
+    held = config.training.held_out
+    images = np.asarray(dataset.train_images)
+    height, width, channels = images.shape[1:]
+    answers = _answers(host, images)
+    defense = Defense(
+        Examples(images[held:], answers[held:], images[:held], answers[:held]),
+        box,
+        twin,
+        DnCNN(config.denoiser.depth, config.denoiser.width, config.denoiser.use_norm),
+        AutoEncoder(config.autoencoder.latent, config.autoencoder.width, (height, width, channels)),
+        config.certification.sigma,
+        config.training.batch_size,
+    )
+    return defense, summary
+
+
+def pretrain(config: DefenseConfig, stages: Stages, defense: Defense, names: list[str]) -> Start:
+    """Pre-trained denoiser and, where a method wants it, auto-encoder."""
     kinds: dict[str, Any] = {"denoiser": (denoiser_pretraining, config.denoiser)}
     if "zo_ae_ds" in names:
         kinds["autoencoder"] = (autoencoder_pretraining, config.autoencoder)

@@ -138,11 +138,17 @@ def _check_sampling(config: Config) -> None:
             "not be divided by their rate: not with sampling.unbiased, not with price_aware"
         )
     if sampling.name == "blocks" and config.pruning.mask == "weights":
-        raise ValueError("sampling blocks draws anew every step; pruning.mask cannot be weights")
+        raise ValueError(
+            "sampling blocks draws anew every step, so pruning.mask cannot be weights; "
+            "give --config.sampling.name=layer_ratios"
+        )
     if sampling.name != "price_aware":
         return
     if config.estimator.name == "rge":
-        raise ValueError("sampling price_aware needs estimator cge: rge costs the same for all")
+        raise ValueError(
+            "sampling price_aware needs estimator cge, rge costs the same for all; "
+            "give --config.sampling.name=layer_ratios"
+        )
     if config.estimator.name == "first_order" and unit == "seconds":
         raise ValueError("sampling.budget in seconds needs estimator cge; give a percentage")
     if unit == "layer ratios" and config.pruning.sparsity == 0:
@@ -151,7 +157,8 @@ def _check_sampling(config: Config) -> None:
         )
     if config.pruning.mask == "weights":
         raise ValueError(
-            "sampling price_aware draws anew every step; pruning.mask cannot be weights"
+            "sampling price_aware draws anew every step, so pruning.mask cannot be weights; "
+            "give --config.sampling.name=layer_ratios"
         )
 
 

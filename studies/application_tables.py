@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from studies import applications
+from studies import applications, defense_gradients
 from studies.markdown import head, row
 from studies.runner import chosen, mean_and_spread
 
@@ -46,13 +46,54 @@ _DEFENSES = {
 }
 
 
+def defense_gradients_section(found: list[dict[str, Any]]) -> str:
+    """Why one way of asking gets more gradient than another."""
+    sides = {side: summary_of(found, side=side) for side in defense_gradients.SIDES}
+    latents = {latent: summary_of(found, latent=latent) for latent in defense_gradients.LATENTS}
+    lines = [
+        "## Where a defense should ask",
+        "",
+        f"Cosine between the gradient of the denoiser's 7,264 parameters from "
+        f"{defense_gradients.QUERIES:,} queries and that by autodiff (mean ± standard deviation "
+        "over batches): asked at randomly drawn parameters (DeepZero), it does not depend on the "
+        "image; asked in random directions at the box's input (ZO-DS), it falls with the number of "
+        "pixels. Digits, enlarged. `python -m studies.defense_gradients`.",
+        "",
+        *head("pixels", [f"{side * side:,}" for side in sides]),
+    ]
+    for way, title in defense_gradients.WAYS.items():
+        cells = [
+            f"{run[way]:.3f} ± {run[f'{way}_spread']:.3f}" if run else "not run"
+            for run in sides.values()
+        ]
+        lines.append(row(title, cells))
+    kept = [f"{100 * run['agreement']:.1f} %" if run else "not run" for run in latents.values()]
+    lines += [
+        "",
+        "ZO-AE-DS asks at a code, whose gradient is exact in as many queries as it has numbers. "
+        "What it pays is what the code loses: how often the box answers alike to a held-out image "
+        "and to what the auto-encoder makes of it.",
+        "",
+        *head("numbers in the code", latents),
+        row("same answer", kept),
+    ]
+    if any(sides.values()):
+        lines += ["", "![Where a defense should ask](defense_gradients.png)"]
+    return "\n".join(lines)
+
+
+def summary_of(found: list[dict[str, Any]], **labels: Any) -> dict[str, Any] | None:
+    """The summary of the one result with these labels, None if it is missing."""
+    return next((run["summary"] for run in chosen(found, **labels)), None)
+
+
 def solver_section(found: list[dict[str, Any]]) -> str:
     """The table of the solver in the loop."""
     lines = [
         "## Solver in the loop",
         "",
         "Mean absolute error of corrected rollouts: mean ± standard deviation over trainings "
-        "(their number). `python -m studies.applications --parts sol_ks`.",
+        "(their number). `python -m studies.applications --parts sol_ks,sol_wake`.",
         "",
         *head("", [title for title, _ in _CORRECTIONS.values()]),
         row("wake flow, paper", [f"{paper:.3f}" for _, paper in _CORRECTIONS.values()]),

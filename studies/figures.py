@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies import gradient_quality, price_aware
+from studies import defense_gradients, gradient_quality, price_aware
 from studies.runner import chosen, final_accuracies
 
 
@@ -90,7 +90,37 @@ def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
     plt.close(figure)
 
 
+def plot_defense_gradients(found: list[dict[str, Any]], picture: Path) -> None:
+    """Cosine against the number of pixels, a line for each way of asking."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    runs = sorted(
+        (run for run in found if "side" in run["labels"]), key=lambda run: run["labels"]["side"]
+    )
+    pixels = [run["labels"]["side"] ** 2 for run in runs]
+    figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    for way, title in defense_gradients.WAYS.items():
+        axis.errorbar(
+            pixels,
+            [run["summary"][way] for run in runs],
+            [run["summary"][f"{way}_spread"] for run in runs],
+            marker="o",
+            capsize=3,
+            label=title,
+        )
+    axis.set(xscale="log", xlabel="pixels of an image", ylabel="cosine to autodiff", ylim=(0, 1.05))
+    axis.set_title(f"gradient of the denoiser from {defense_gradients.QUERIES:,} queries")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
 FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
     price_aware.STUDY: plot_price_aware,
+    defense_gradients.STUDY: plot_defense_gradients,
     gradient_quality.STUDY: plot_gradient_quality,
 }

@@ -9,13 +9,18 @@ from typing import Any
 from studies import (
     applications,
     cge_vs_rge,
+    defense_gradients,
     gradient_quality,
     price_aware,
     pruning,
     sparsity,
     trajectory,
 )
-from studies.application_tables import defense_section, solver_section
+from studies.application_tables import (
+    defense_gradients_section,
+    defense_section,
+    solver_section,
+)
 from studies.figures import FIGURES
 from studies.markdown import head, row
 from studies.runner import ROOT, chosen, final_accuracies, mean_and_spread, results
@@ -214,14 +219,17 @@ _SECTIONS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     pruning.STUDY: pruning_section,
     gradient_quality.STUDY: gradient_quality_section,
 }
-# Two tables of one study.
-_APPLICATIONS = (defense_section, solver_section)
+_APPLICATIONS: tuple[tuple[str, Callable[[list[dict[str, Any]]], str]], ...] = (
+    (applications.STUDY, defense_section),
+    (defense_gradients.STUDY, defense_gradients_section),
+    (applications.STUDY, solver_section),
+)
 
 
 def report() -> str:
     """The text of docs/results.md."""
     sections = [section(results(study)) for study, section in _SECTIONS.items()]
-    sections += [section(results(applications.STUDY)) for section in _APPLICATIONS]
+    sections += [section(results(study)) for study, section in _APPLICATIONS]
     return "\n\n".join([_HEAD.rstrip(), *sections]) + "\n"
 
 

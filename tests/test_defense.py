@@ -14,10 +14,12 @@ from deepzero_jax.applications.blackbox_defense.methods import (
     make_method,
 )
 from deepzero_jax.applications.blackbox_defense.stability import Examples, estimated_head
+from deepzero_jax.data import Dataset
 from deepzero_jax.sampling import dense_sampler
 from deepzero_jax.training.optimizer import make_optimizer
 from deepzero_jax.training.step import make_step
 from deepzero_jax.training.task import cross_entropy
+from studies import defense_gradients
 
 SHAPE, CLASSES, BATCH = (4, 4, 1), 3, 6
 
@@ -111,3 +113,27 @@ def test_the_box_is_black_and_methods_are_known(defense):
         make_method("none", defense, start_of(defense), dz.first_order())
     with pytest.raises(ValueError, match="needs the variables of an auto-encoder"):
         make_method("zo_ae_ds", defense, start_of(defense)._replace(autoencoder=None), dz.cge())
+
+
+def test_asking_at_all_parameters_gives_the_whole_gradient_and_more_queries_more_of_it(
+    defense, monkeypatch
+):
+    start = start_of(defense)
+    start = start._replace(denoiser=jax.tree.map(lambda leaf: leaf + 0.1, start.denoiser))
+    count = sum(leaf.size for leaf in jax.tree.leaves(start.denoiser["params"]))
+    found = {}
+    for queries in (count // 4 + 1, count + 1):
+        monkeypatch.setattr(defense_gradients, "QUERIES", queries)
+        found[queries] = defense_gradients.cosines(defense, start)
+    few, all_of_them = found.values()
+    assert min(all_of_them["parameters"]) > 0.999
+    for way in defense_gradients.WAYS:
+        assert np.mean(few[way]) < np.mean(all_of_them[way])
+
+
+def test_enlarged_images_repeat_their_pixels():
+    images = np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1)
+    small = Dataset(images, np.zeros(2), images, np.zeros(2), 1, (0.0,), (1.0,))
+    large = defense_gradients.enlarged(small, 3)
+    assert large.train_images.shape == (2, 6, 6, 1)
+    np.testing.assert_array_equal(large.test_images[:, ::3, 2::3], images)
