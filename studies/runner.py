@@ -61,7 +61,8 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
         print(f"{study}/{cell.name}: python train.py {' '.join(cell.arguments())}", flush=True)
         call = [sys.executable, "train.py", *cell.arguments(), "--workdir", str(workdir)]
         status = run_and_hand_on_signals(call)
-        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+        # A program that has not yet said what to do on a signal ends by it.
+        if status in {code for n in (signal.SIGTERM, signal.SIGINT) for code in (128 + n, -n)}:
             raise SystemExit(f"{study}/{cell.name} stopped; the same command goes on from there")
         if status != 0:
             raise SystemExit(f"{study}/{cell.name} failed with status {status}; see above")

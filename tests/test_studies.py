@@ -4,6 +4,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from configs.experiment import check_fields
 from configs.loading import load_config, override
 from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
@@ -57,6 +59,17 @@ def test_a_stopped_study_waits_for_its_run_to_save(tmp_path):
     assert run_and_hand_on_signals([sys.executable, "-c", program]) == 143
     thread.join()
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(-signal.SIGTERM, "stopped"), (128 + signal.SIGINT, "stopped"), (3, "failed with status 3")],
+)
+def test_a_stop_is_told_from_a_failure(status, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path)
+    monkeypatch.setattr("studies.runner.run_and_hand_on_signals", lambda call: status)
+    with pytest.raises(SystemExit, match=f"trial/tiny {words}"):
+        run_study("trial", [Cell("tiny", "quickstart", {}, {})], tmp_path)
 
 
 def test_every_part_has_a_config():
