@@ -55,9 +55,8 @@ def defense_gradients_section(found: list[dict[str, Any]]) -> str:
         "",
         f"Cosine between the gradient of the denoiser's 7,264 parameters from "
         f"{defense_gradients.QUERIES:,} queries and that by autodiff (mean ± standard deviation "
-        "over batches): asked at randomly drawn parameters (DeepZero), it does not depend on the "
-        "image; asked in random directions at the box's input (ZO-DS), it falls with the number of "
-        "pixels. Digits, enlarged. `python -m studies.defense_gradients`.",
+        "over batches): asked at randomly drawn parameters (DeepZero), or in random directions at "
+        "the box's input (ZO-DS). Digits, enlarged. `python -m studies.defense_gradients`.",
         "",
         *head("pixels", [f"{side * side:,}" for side in sides]),
     ]
