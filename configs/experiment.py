@@ -137,9 +137,9 @@ def _check_sampling(config: Config) -> None:
             "sampling.coherence keeps the estimates of other steps, so those of this one must "
             "not be divided by their rate: not with sampling.unbiased, not with price_aware"
         )
-    if sampling.name == "blocks" and config.pruning.mask == "weights":
+    if sampling.name != "layer_ratios" and config.pruning.mask == "weights":
         raise ValueError(
-            "sampling blocks draws anew every step, so pruning.mask cannot be weights; "
+            f"sampling {sampling.name} draws anew every step, so pruning.mask cannot be weights; "
             "give --config.sampling.name=layer_ratios"
         )
     if sampling.name != "price_aware":
@@ -154,11 +154,6 @@ def _check_sampling(config: Config) -> None:
     if unit == "layer ratios" and config.pruning.sparsity == 0:
         raise ValueError(
             'sampling.budget "layer ratios" needs a pruning.sparsity above 0; or give "10 %"'
-        )
-    if config.pruning.mask == "weights":
-        raise ValueError(
-            "sampling price_aware draws anew every step, so pruning.mask cannot be weights; "
-            "give --config.sampling.name=layer_ratios"
         )
 
 

@@ -14,13 +14,14 @@ two at equal price. The whole run wants a GPU.
 import dataclasses
 
 from configs import resnet20_cifar10_paper
-from configs.schema import Config, Estimator, Sampling
+from configs.schema import Config, Sampling
 
 
 def get_config() -> Config:
     """The paper's protocol, but for the step μ of the differences and the coordinates."""
+    paper = resnet20_cifar10_paper.get_config()
     return dataclasses.replace(
-        resnet20_cifar10_paper.get_config(),
-        estimator=Estimator(name="cge", smoothing=1e-4, reuse="difference"),
+        paper,
+        estimator=dataclasses.replace(paper.estimator, smoothing=1e-4),
         sampling=Sampling(name="price_aware", budget="layer ratios"),
     )

@@ -19,7 +19,6 @@ import numpy as np
 
 import deepzero_jax as dz
 from configs import defense as defenses
-from configs.loading import load_config, override
 from configs.schema import DefenseConfig
 from configs.stages import Stages
 from deepzero_jax.applications.blackbox_defense.methods import (
@@ -31,7 +30,7 @@ from deepzero_jax.applications.blackbox_defense.methods import (
 from deepzero_jax.coordinates import leaf_paths, sample_coordinates
 from deepzero_jax.data import Dataset, load_digits
 from deepzero_jax.training.folder import read_json
-from studies.runner import ROOT, Measurement, run_measurements
+from studies.runner import Measurement, configured, run_measurements
 
 STUDY = "defense_gradients"
 QUERIES = 1152  # of one gradient, as in the paper
@@ -50,25 +49,16 @@ def enlarged(dataset: Dataset, factor: int) -> Dataset:
     )
 
 
-def configured(overrides: dict[str, Any]) -> DefenseConfig:
-    """The digits' configuration with some of its fields changed."""
-    config = load_config(ROOT / "configs" / "defense_digits.py")
-    for name, value in overrides.items():
-        config = override(config, name, str(value))
-    assert isinstance(config, DefenseConfig)
-    return config
-
-
 def stages_of(config: DefenseConfig, workdir: Path) -> Stages:
     """The stages of a run folder."""
-    return Stages(config.seed, defenses.STAGES, workdir, 60.0, print)
+    return Stages(config.seed, defenses.STAGES, workdir, config.training.checkpoint_seconds, print)
 
 
 def defended(side: int, workdir: Path) -> tuple[Defense, Start]:
     """A box for images of so many pixels a side, and a pre-trained denoiser in front of it."""
     factor = side // 8
     model = f"cnn{2 + round(math.log2(factor))}"
-    config = configured({"classifier.model": model, **_PRETRAINING})
+    config = configured("defense_digits", {"classifier.model": model, **_PRETRAINING})
     stages = stages_of(config, workdir)
     dataset = enlarged(load_digits(), factor)
     defense, _ = defenses.prepare_defense(config, stages, dataset)
@@ -116,7 +106,9 @@ def measure_side(side: int, runs: Path) -> dict[str, Any]:
 
 def measure_latent(latent: int, runs: Path) -> dict[str, Any]:
     """How often the box answers alike to a held-out image and to what the code keeps of it."""
-    config = configured({"autoencoder.latent": latent, "denoiser.pretraining_steps": 0})
+    config = configured(
+        "defense_digits", {"autoencoder.latent": latent, "denoiser.pretraining_steps": 0}
+    )
     stages = stages_of(config, runs / STUDY / f"latent-{latent}")
     defense, _ = defenses.prepare_defense(config, stages, load_digits())
     defenses.pretrain(config, stages, defense, ["zo_ae_ds"])

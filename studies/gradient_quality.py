@@ -17,9 +17,8 @@ import numpy as np
 
 import deepzero_jax as dz
 from configs.experiment import Experiment, build, run_key
-from configs.loading import load_config, override
 from deepzero_jax.coordinates import masked_coordinates
-from studies.runner import ROOT, Measurement, run_measurements
+from studies.runner import Measurement, configured, run_measurements
 
 STUDY = "gradient_quality"
 SMOOTHINGS = (1e-1, 1e-2, 5e-3, 1e-3, 1e-4, 1e-5)
@@ -34,7 +33,7 @@ WAYS = {
 @lru_cache(maxsize=1)
 def problem(model: str) -> tuple[Experiment, tuple[Any, ...], Any]:
     """An experiment, arguments of its loss on the first batch, and the gradient by autodiff."""
-    config = override(load_config(ROOT / "configs" / "cnn_cifar10.py"), "model.name", model)
+    config = configured("cnn_cifar10", {"model.name": model})
     experiment = build(config)
     task = experiment.task
     batch = task.batch(task.data, run_key(config, "run"), jnp.int32(0))

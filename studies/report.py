@@ -211,15 +211,13 @@ _PAPER = {
     "cge": (41.65, 59.66, 70.04, 76.07, 76.95),
     "rge_d": (37.53, 50.06, 65.31, 70.05, 68.38),
 }
-_SECTIONS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-    price_aware.STUDY: price_aware_section,
-    cge_vs_rge.STUDY: cge_vs_rge_section,
-    sparsity.STUDY: sparsity_section,
-    trajectory.STUDY: trajectory_section,
-    pruning.STUDY: pruning_section,
-    gradient_quality.STUDY: gradient_quality_section,
-}
-_APPLICATIONS: tuple[tuple[str, Callable[[list[dict[str, Any]]], str]], ...] = (
+_SECTIONS: tuple[tuple[str, Callable[[list[dict[str, Any]]], str]], ...] = (
+    (price_aware.STUDY, price_aware_section),
+    (cge_vs_rge.STUDY, cge_vs_rge_section),
+    (sparsity.STUDY, sparsity_section),
+    (trajectory.STUDY, trajectory_section),
+    (pruning.STUDY, pruning_section),
+    (gradient_quality.STUDY, gradient_quality_section),
     (applications.STUDY, defense_section),
     (defense_gradients.STUDY, defense_gradients_section),
     (applications.STUDY, solver_section),
@@ -228,8 +226,7 @@ _APPLICATIONS: tuple[tuple[str, Callable[[list[dict[str, Any]]], str]], ...] = (
 
 def report() -> str:
     """The text of docs/results.md."""
-    sections = [section(results(study)) for study, section in _SECTIONS.items()]
-    sections += [section(results(study)) for study, section in _APPLICATIONS]
+    sections = [section(results(study)) for study, section in _SECTIONS]
     return "\n\n".join([_HEAD.rstrip(), *sections]) + "\n"
 
 

@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 
+from configs.loading import load_config, override
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
+# Of a program that saved, or that the signal ended before it listened.
+_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 
 
 class Cell(NamedTuple):
@@ -35,6 +39,14 @@ class Cell(NamedTuple):
         """What train.py is called with, the run folder left out."""
         fields = [f"--config.{name}={value}" for name, value in self.overrides.items()]
         return ["--config", f"configs/{self.config}.py", *fields]
+
+
+def configured(name: str, overrides: dict[str, Any]) -> Any:
+    """A file of configs/, without its ending, with some of its fields changed."""
+    config = load_config(ROOT / "configs" / f"{name}.py")
+    for field, value in overrides.items():
+        config = override(config, field, str(value))
+    return config
 
 
 def length_overrides(epochs: float) -> dict[str, Any]:
@@ -61,8 +73,7 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
         print(f"{study}/{cell.name}: python train.py {' '.join(cell.arguments())}", flush=True)
         call = [sys.executable, "train.py", *cell.arguments(), "--workdir", str(workdir)]
         status = run_and_hand_on_signals(call)
-        # A program that has not yet said what to do on a signal ends by it.
-        if status in {code for n in (signal.SIGTERM, signal.SIGINT) for code in (128 + n, -n)}:
+        if status in _STOPPED:
             raise SystemExit(f"{study}/{cell.name} stopped; the same command goes on from there")
         if status != 0:
             raise SystemExit(f"{study}/{cell.name} failed with status {status}; see above")

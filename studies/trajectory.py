@@ -16,10 +16,9 @@ import jax.numpy as jnp
 
 import deepzero_jax as dz
 from configs.experiment import build
-from configs.loading import load_config, override
 from configs.run import prepare_run
 from deepzero_jax.training.checkpoint import Checkpointer
-from studies.runner import ROOT, Cell, Measurement, run_measurements, run_study
+from studies.runner import Cell, Measurement, configured, run_measurements, run_study
 
 STUDY = "trajectory"
 WAYS: dict[str, dict[str, Any]] = {
@@ -41,10 +40,7 @@ def cells(steps: int, sparsity: float) -> Iterator[Cell]:
 
 def parameters(cell: Cell, folder: Path) -> tuple[Any, Any]:
     """Parameters of a run at its start and at its end."""
-    config = load_config(ROOT / "configs" / f"{cell.config}.py")
-    for name, value in cell.overrides.items():
-        config = override(config, name, str(value))
-    experiment = build(config)
+    experiment = build(configured(cell.config, cell.overrides))
     run = prepare_run(experiment, folder)
     checkpoints = Checkpointer(folder / "checkpoints", print)
     restored = checkpoints.restore(run.initial_state)
