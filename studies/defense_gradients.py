@@ -138,6 +138,9 @@ def main() -> None:
     sides, latents = (
         [int(part) for part in text.split(",") if part] for text in (options.sides, options.latents)
     )
+    for side in sides:
+        if side not in SIDES:
+            parser.error(f"--sides must be of {SIDES}: the digits 1, 2, 4 or 8 times; got {side}")
     run_measurements(STUDY, measurements(sides, latents, options.runs))
 
 

@@ -132,7 +132,7 @@ def test_ratios_of_another_model_and_of_another_config_are_refused(capsys, tmp_p
     assert (tmp_path / "ratios.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("budget", ["layer ratios", "0.05 s"])
+@pytest.mark.parametrize("budget", ["layer ratios", "1 s"])
 def test_price_aware_plan_shows_prices_and_rates(budget, capsys, tmp_path):
     arguments = ["--plan", "--config.sampling.name=price_aware", f"--workdir={tmp_path}/run"]
     assert call(train.main, *arguments, f"--config.sampling.budget={budget}") == 0
