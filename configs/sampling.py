@@ -8,7 +8,12 @@ import jax
 
 from configs.experiment import Experiment, interval_steps, parse_budget
 from configs.ratios import find_ratios
-from deepzero_jax.coordinates import all_coordinates, kept_per_leaf, masked_coordinates
+from deepzero_jax.coordinates import (
+    all_coordinates,
+    coordinates_per_leaf,
+    kept_per_leaf,
+    masked_coordinates,
+)
 from deepzero_jax.estimators import coordinate_costs
 from deepzero_jax.pruning import prune_params
 from deepzero_jax.pruning.report import load_mask
@@ -20,7 +25,7 @@ from deepzero_jax.sampling import (
     layer_ratio_sampler,
     price_aware_sampler,
 )
-from deepzero_jax.training.plan import coordinate_seconds, format_seconds
+from deepzero_jax.training.plan import coordinate_seconds, format_seconds, median_seconds
 from deepzero_jax.training.step import TrainState, TrainStep
 
 PyTree = Any
@@ -101,8 +106,21 @@ def measure_prices(
             f"sampling.budget {sampling.budget!r} is used up by the base pass, which takes "
             f"{format_seconds(empty)} on this machine; give more"
         )
+    priced = _with_prices(state, seconds, budget - empty)
+    # A step is not the sum of its leaves measured one by one: one step of that plan corrects it.
+    chosen = select(priced).coordinates
+    counts = coordinates_per_leaf(state.params, chosen)
+    planned = sum(count * seconds[path] for path, count in counts.items())
+    factor = (median_seconds(run, chosen) - empty) / planned
+    if factor > 0:
+        priced = _with_prices(state, {k: factor * v for k, v in seconds.items()}, budget - empty)
+    return priced
+
+
+def _with_prices(state: TrainState, seconds: Mapping[str, float], budget: float) -> TrainState:
+    """The state of a price-aware run with seconds for prices and budget."""
     prices = state.sampler_state._replace(
         costs=jax.numpy.asarray(list(seconds.values()), jax.numpy.float32),
-        budget=jax.numpy.float32(budget - empty),
+        budget=jax.numpy.float32(budget),
     )
     return state._replace(sampler_state=prices)

@@ -15,5 +15,5 @@ def get_config() -> SolverConfig:
     return SolverConfig(
         case="wake",
         correction=Correction(width=6, depth=3, kernel=3),
-        training=SolverTraining(num_seeds=1, num_steps=500, unroll=8, batch_size=2, chunk=32),
+        training=SolverTraining(num_seeds=1, num_steps=500, unroll=8, batch_size=1, chunk=64),
     )

@@ -159,7 +159,8 @@ def coordinate_seconds(
         return float(np.median([with_leaf - without for without, with_leaf in pairs]))
 
     measure(0, 0)
-    empty = float(np.median([measure(0, 0) for _ in range(9)]))
+    nothing = first_coordinates(params, coordinates, [0] * len(valid))
+    empty = median_seconds(run, nothing, repeats=9)
     seconds = {}
     for position, (path, size) in enumerate(valid.items()):
         count = min(size, 16)
@@ -172,6 +173,11 @@ def coordinate_seconds(
             added = added_seconds(position, count, repeats=9)
         seconds[path] = max(added, 1e-9) / count
     return empty, seconds
+
+
+def median_seconds(run: Callable[[PyTree], Any], coordinates: PyTree, repeats: int = 5) -> float:
+    """Seconds of a step with these coordinates, by the median of so many."""
+    return float(np.median([_seconds(run, coordinates) for _ in range(repeats)]))
 
 
 def _seconds(run: Callable[[PyTree], Any], coordinates: PyTree) -> float:
