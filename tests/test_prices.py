@@ -11,9 +11,18 @@ from scipy.stats import spearmanr
 import deepzero_jax as dz
 import train
 from benchmarks.engine import problem
-from deepzero_jax.coordinates import all_coordinates, kept_per_leaf
+from configs import sampling
+from configs.experiment import build
+from configs.run import prepare_run
+from deepzero_jax.coordinates import (
+    all_coordinates,
+    coordinates_per_leaf,
+    kept_per_leaf,
+    leaf_paths,
+)
 from deepzero_jax.training.metrics import read_metrics
 from deepzero_jax.training.plan import coordinate_seconds
+from studies.runner import configured
 from tests.conftest import ROOT
 
 
@@ -65,6 +74,25 @@ def test_padding_is_little_of_a_sparse_resnet20_step_on_eight_devices():
     padded = sum(-(-counts[path] // 8) * 8 * costs[path] for path in costs)
     print(f"padding {padded / work - 1:.2%}")
     assert padded <= 1.01 * work
+
+
+def test_measured_prices_are_corrected_by_a_step_of_their_plan(monkeypatch, tmp_path):
+    # A machine on which a coordinate takes 2 ms when its leaf runs alone, 1 ms in a whole step.
+    changes = {"sampling.name": "price_aware", "sampling.budget": "0.3 s"}
+    experiment = build(configured("quickstart", changes))
+
+    def alone(run, params, coordinates):
+        return 0.1, dict.fromkeys(leaf_paths(params), 2e-3)
+
+    def together(run, coordinates):
+        counts = coordinates_per_leaf(experiment.params, coordinates)
+        return 0.1 + 1e-3 * sum(counts.values())
+
+    monkeypatch.setattr(sampling, "coordinate_seconds", alone)
+    monkeypatch.setattr(sampling, "median_seconds", together)
+    state = prepare_run(experiment, tmp_path, say=lambda _: None).initial_state
+    np.testing.assert_allclose(state.sampler_state.costs, 1e-3, rtol=1e-5)
+    assert float(state.sampler_state.budget) == pytest.approx(0.2)
 
 
 @pytest.mark.slow
