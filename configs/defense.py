@@ -43,7 +43,8 @@ from deepzero_jax.training.folder import write_json
 from deepzero_jax.training.task import classification_task
 
 PyTree = Any
-STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
+_STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
+STAGE_KEYS = {name: number for number, name in enumerate(_STAGES)}
 
 
 def smoothing_of(config: DefenseConfig) -> Smoothing:
@@ -129,7 +130,7 @@ def train_defenses(
     started = time.perf_counter()
     training = config.training
     dataset = load_dataset(config.data)
-    stages = Stages(config.seed, STAGES, workdir, training.checkpoint_seconds, say)
+    stages = Stages(config.seed, STAGE_KEYS, workdir, training.checkpoint_seconds, say)
     defense, box_summary = prepare_defense(config, stages, dataset, open_box)
     names = choose_all("method", training.methods, METHODS)
     start = pretrain(config, stages, defense, names)

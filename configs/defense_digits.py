@@ -5,9 +5,21 @@
 An ONNX classifier that the run trains itself stands for the box.
 """
 
-from configs.schema import DefenseConfig
+from configs.schema import AutoEncoder, DefenseConfig, DefenseTraining, Denoiser
 
 
 def get_config() -> DefenseConfig:
     """DnCNN of 7,264 parameters, auto-encoder of 4 numbers (a sixteenth of the pixels)."""
-    return DefenseConfig()
+    return DefenseConfig(
+        # Without pre-training that has come to its end, the stability training only repeats it.
+        denoiser=Denoiser(depth=5, width=16, pretraining_steps=20_000),
+        autoencoder=AutoEncoder(latent=4, pretraining_steps=20_000),
+        training=DefenseTraining(
+            num_queries=1_000_000,
+            batch_size=16,
+            learning_rate=1e-3,
+            fraction=0.1,
+            num_directions=64,
+            first_order_steps=12_000,
+        ),
+    )

@@ -101,8 +101,9 @@ def train_corrections(
     names = choose_all("method", training.methods, METHODS)
     trained = [name for name in names if name != "src"]
     seeds = range(training.num_seeds)
-    stage_names = [f"{name}_{seed}" for name in METHODS[1:] for seed in seeds]
-    stages = Stages(config.seed, stage_names, workdir, training.checkpoint_seconds, say)
+    # The methods of a seed start alike and see the same windows.
+    keys = {f"{name}_{seed}": seed for name in METHODS[1:] for seed in seeds}
+    stages = Stages(config.seed, keys, workdir, training.checkpoint_seconds, say)
     params: dict[str, list[PyTree]] = {name: [None] for name in names}
     runs: dict[str, list[dict[str, Any]]] = {}
     for name in trained:

@@ -1,6 +1,6 @@
 """Runs of the training loop in subfolders of one run folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class Stages:
 
     Args:
       seed: of the whole.
-      names: of all stages; each has a key of its own.
+      keys: ``{stage: number}``. Stages of one number start from the same draws and see their data
+        in the same order, so that only what they do with it sets them apart.
       workdir: the run folder.
       checkpoint_seconds: as in ``loop.Settings``.
       say: prints a line.
@@ -32,17 +33,17 @@ class Stages:
     def __init__(
         self,
         seed: int,
-        names: Sequence[str],
+        keys: Mapping[str, int],
         workdir: Path,
         checkpoint_seconds: float,
         say: Callable[[str], None],
     ) -> None:
         self.workdir, self.say = workdir, say
-        self._seed, self._names, self._checkpoint_seconds = seed, list(names), checkpoint_seconds
+        self._seed, self._keys, self._checkpoint_seconds = seed, dict(keys), checkpoint_seconds
 
     def key(self, name: str) -> jax.Array:
         """The key of a stage."""
-        return jax.random.fold_in(jax.random.key(self._seed), self._names.index(name))
+        return jax.random.fold_in(jax.random.key(self._seed), self._keys[name])
 
     def run(
         self,

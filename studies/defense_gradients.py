@@ -51,7 +51,8 @@ def enlarged(dataset: Dataset, factor: int) -> Dataset:
 
 def stages_of(config: DefenseConfig, workdir: Path) -> Stages:
     """The stages of a run folder."""
-    return Stages(config.seed, defenses.STAGES, workdir, config.training.checkpoint_seconds, print)
+    seconds = config.training.checkpoint_seconds
+    return Stages(config.seed, defenses.STAGE_KEYS, workdir, seconds, print)
 
 
 def defended(side: int, workdir: Path) -> tuple[Defense, Start]:
@@ -107,7 +108,13 @@ def measure_side(side: int, runs: Path) -> dict[str, Any]:
 def measure_latent(latent: int, runs: Path) -> dict[str, Any]:
     """How often the box answers alike to a held-out image and to what the code keeps of it."""
     config = configured(
-        "defense_digits", {"autoencoder.latent": latent, "denoiser.pretraining_steps": 0}
+        "defense_digits",
+        {
+            "autoencoder.latent": latent,
+            "autoencoder.pretraining_steps": 3000,
+            "denoiser.pretraining_steps": 0,
+            "training.batch_size": 64,
+        },
     )
     stages = stages_of(config, runs / STUDY / f"latent-{latent}")
     defense, _ = defenses.prepare_defense(config, stages, load_digits())

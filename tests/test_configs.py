@@ -120,6 +120,7 @@ def test_a_shrunken_defense_trains_certifies_and_is_finished(tmp_path, capsys):
         "autoencoder.width": "2",
         "autoencoder.pretraining_steps": "2",
         "training.num_queries": "40",
+        "training.num_directions": "16",
         "training.first_order_steps": "2",
         "certification.num_samples": "200",
         "certification.num_images": "3",

@@ -197,6 +197,11 @@ def run(workdir, config, host=None):
     return solvers.train_corrections(config, workdir, say=lambda line: None, host=host)
 
 
+def losses_of(workdir, stage="zo_sol_0"):
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+
 def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys):
     command = ["--config", str(ROOT / "configs/sol_ks.py"), f"--workdir={tmp_path}"]
     for section in ("simulation", "correction", "training"):
@@ -210,6 +215,8 @@ def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys)
     assert {len(values) for values in summary["mae_of_seeds"].values()} == {1}
     assert len(summary["mae_of_test_runs"]["src"]) == 3
     assert summary["num_queries"]["zo_sol"] == 6 * (1 + summary["num_parameters"])
+    # The methods of a seed start alike and see the same windows: their paths stay together.
+    np.testing.assert_allclose(losses_of(tmp_path), losses_of(tmp_path, "fo_sol_0"), rtol=1e-2)
     for picture in ("error_against_time.png", "states.png"):
         assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
     capsys.readouterr()
@@ -218,11 +225,6 @@ def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys)
 
 
 QUERIED = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, methods="zo_sol"))
-
-
-def losses_of(workdir):
-    lines = (workdir / "zo_sol_0/metrics.jsonl").read_text().splitlines()
-    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
 
 
 @pytest.fixture(scope="module")
