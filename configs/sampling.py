@@ -15,6 +15,7 @@ from deepzero_jax.coordinates import (
     masked_coordinates,
 )
 from deepzero_jax.estimators import coordinate_costs
+from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.pruning import prune_params
 from deepzero_jax.pruning.report import load_mask
 from deepzero_jax.sampling import (
@@ -25,7 +26,7 @@ from deepzero_jax.sampling import (
     layer_ratio_sampler,
     price_aware_sampler,
 )
-from deepzero_jax.training.plan import coordinate_seconds, format_seconds, median_seconds
+from deepzero_jax.training.plan import coordinate_seconds, format_seconds, step_seconds
 from deepzero_jax.training.step import TrainState, TrainStep
 
 PyTree = Any
@@ -111,7 +112,9 @@ def measure_prices(
     chosen = select(priced).coordinates
     counts = coordinates_per_leaf(state.params, chosen)
     planned = sum(count * seconds[path] for path, count in counts.items())
-    factor = (median_seconds(run, chosen) - empty) / planned
+    loss = Loss(experiment.task.loss, step.batch(state, data), has_aux=True)
+    measured = step_seconds(run, state.params, chosen, experiment.estimator, loss)
+    factor = (measured - empty) / planned
     if factor > 0:
         priced = _with_prices(state, {k: factor * v for k, v in seconds.items()}, budget - empty)
     return priced

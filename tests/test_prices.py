@@ -84,12 +84,12 @@ def test_measured_prices_are_corrected_by_a_step_of_their_plan(monkeypatch, tmp_
     def alone(run, params, coordinates):
         return 0.1, dict.fromkeys(leaf_paths(params), 2e-3)
 
-    def together(run, coordinates):
-        counts = coordinates_per_leaf(experiment.params, coordinates)
+    def together(run, params, coordinates, estimator, loss):
+        counts = coordinates_per_leaf(params, coordinates)
         return 0.1 + 1e-3 * sum(counts.values())
 
     monkeypatch.setattr(sampling, "coordinate_seconds", alone)
-    monkeypatch.setattr(sampling, "median_seconds", together)
+    monkeypatch.setattr(sampling, "step_seconds", together)
     state = prepare_run(experiment, tmp_path, say=lambda _: None).initial_state
     np.testing.assert_allclose(state.sampler_state.costs, 1e-3, rtol=1e-5)
     assert float(state.sampler_state.budget) == pytest.approx(0.2)

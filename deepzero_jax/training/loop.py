@@ -137,11 +137,6 @@ class _Trainer:
     def plan(self, state: TrainState) -> Plan:
         """Measures what a step costs."""
         selection = self.select(state)
-        chunk_sizes = None
-        if self.estimator.chunk_sizes is not None:
-            batch = self.step.batch(state, self.data)
-            loss = Loss(self.task.loss, batch, has_aux=True)
-            chunk_sizes = self.estimator.chunk_sizes(loss, state.params, selection.coordinates)
         return make_plan(
             lambda coordinates: self.advance(
                 state,
@@ -150,7 +145,8 @@ class _Trainer:
             ),
             state.params,
             selection.coordinates,
-            chunk_sizes,
+            self.estimator,
+            Loss(self.task.loss, self.step.batch(state, self.data), has_aux=True),
             self.step.shares(state),
             num_parameters=num_coordinates(state.params),
             queries_per_step=self.queries_per_step,

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from deepzero_jax.coordinates import coordinates_per_leaf, first_coordinates
+from deepzero_jax.estimators import Estimator
+from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.sampling import Share
 from deepzero_jax.sharding import agree
 
@@ -159,8 +161,7 @@ def coordinate_seconds(
         return float(np.median([with_leaf - without for without, with_leaf in pairs]))
 
     measure(0, 0)
-    nothing = first_coordinates(params, coordinates, [0] * len(valid))
-    empty = median_seconds(run, nothing, repeats=9)
+    empty = float(np.median([measure(0, 0) for _ in range(9)]))
     seconds = {}
     for position, (path, size) in enumerate(valid.items()):
         count = min(size, 16)
@@ -175,9 +176,27 @@ def coordinate_seconds(
     return empty, seconds
 
 
-def median_seconds(run: Callable[[PyTree], Any], coordinates: PyTree, repeats: int = 5) -> float:
-    """Seconds of a step with these coordinates, by the median of so many."""
-    return float(np.median([_seconds(run, coordinates) for _ in range(repeats)]))
+def step_seconds(
+    run: Callable[[PyTree], Any],
+    params: PyTree,
+    coordinates: PyTree,
+    estimator: Estimator,
+    loss: Loss,
+) -> float:
+    """Seconds of a step: from a sample of its chunks if the estimator has any, else of the whole.
+
+    Args:
+      run: ``(coordinates) -> arrays``, one compiled step; coordinates may be padded.
+      params: pytree of arrays.
+      coordinates: the step's coordinates.
+      estimator: of the step.
+      loss: on the step's batch.
+    """
+    if estimator.chunk_sizes is None:
+        _seconds(run, coordinates)
+        return _seconds(run, coordinates)
+    chunk_sizes = estimator.chunk_sizes(loss, params, coordinates)
+    return sampled_seconds(run, params, coordinates, chunk_sizes)
 
 
 def _seconds(run: Callable[[PyTree], Any], coordinates: PyTree) -> float:
@@ -191,7 +210,8 @@ def make_plan(
     run: Callable[[PyTree], Any],
     params: PyTree,
     coordinates: PyTree,
-    chunk_sizes: list[int] | None,
+    estimator: Estimator,
+    loss: Loss,
     shares: Mapping[str, Share] | None = None,
     **totals: Any,
 ) -> Plan:
@@ -201,15 +221,12 @@ def make_plan(
       run: ``(coordinates) -> arrays``, one compiled step.
       params: pytree of arrays.
       coordinates: the first step's coordinates.
-      chunk_sizes: as the estimator gives them; None: one whole step is timed.
+      estimator: of the step.
+      loss: on the step's batch.
       shares: as the sampler gives them, or None.
       **totals: the remaining fields of ``Plan`` but ``seconds_per_step``.
     """
-    if chunk_sizes is None:
-        _seconds(run, coordinates)
-        seconds = _seconds(run, coordinates)
-    else:
-        seconds = sampled_seconds(run, params, coordinates, chunk_sizes)
+    seconds = step_seconds(run, params, coordinates, estimator, loss)
     counts = coordinates_per_leaf(params, coordinates)
     plans = [
         LeafPlan(path, np.shape(leaf), count, shares.get(path) if shares else None)
