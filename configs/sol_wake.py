@@ -15,5 +15,8 @@ def get_config() -> SolverConfig:
     return SolverConfig(
         case="wake",
         correction=Correction(width=6, depth=3, kernel=3),
-        training=SolverTraining(num_seeds=1, num_steps=500, unroll=8, batch_size=1, chunk=64),
+        # One window a step is noisy: at the usual 1e-2 the result depends on the seed.
+        training=SolverTraining(
+            num_seeds=1, num_steps=500, unroll=8, batch_size=1, learning_rate=3e-3, chunk=64
+        ),
     )
