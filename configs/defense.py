@@ -1,6 +1,5 @@
 """From a DefenseConfig to trained and certified defenses, each stage a run of the loop."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +37,7 @@ from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import DATASETS, Dataset
 from deepzero_jax.estimators import first_order
 from deepzero_jax.models import MODELS
+from deepzero_jax.platform import num_cores
 from deepzero_jax.sampling import layer_ratio_sampler
 from deepzero_jax.training.folder import write_json
 from deepzero_jax.training.task import classification_task
@@ -178,7 +178,7 @@ def prepare_defense(
 ) -> tuple[Defense, dict[str, Any]]:
     """What all methods share, the box trained, and the summary of its training."""
     path, twin, summary = train_classifier(config, stages, dataset)
-    host = open_box(path, num_threads=os.cpu_count() or 1)
+    host = open_box(path, num_threads=num_cores())
     box = dz.black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
     held = config.training.held_out
     images = np.asarray(dataset.train_images)

@@ -39,11 +39,11 @@ def _leave_a_thread_for_callbacks() -> None:
     """
     devices = _DEVICES.search(os.environ.get("XLA_FLAGS", ""))
     wanted = 1 + (int(devices.group(1)) if devices else 1)
-    if wanted > _num_cores() and _THREADS not in os.environ:
+    if wanted > num_cores() and _THREADS not in os.environ:
         os.environ[_THREADS] = str(wanted)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,7 +1,6 @@
 """Runs the cells of a study through train.py, and keeps what each left in its summary."""
 
 import json
-import os
 import platform
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from configs.loading import load_config, override
+from deepzero_jax.platform import num_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
@@ -139,7 +139,7 @@ def keep_result(
         "labels": labels,
         "command": command,
         "commit": commit.stdout.strip() or "unknown",
-        "hardware": f"{summary['num_devices']} × {summary['device']}, {os.cpu_count()} cores, "
+        "hardware": f"{summary['num_devices']} × {summary['device']}, {num_cores()} cores, "
         f"{platform.machine()}",
         "summary": summary,
     }
