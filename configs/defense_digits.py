@@ -15,7 +15,7 @@ def get_config() -> DefenseConfig:
         denoiser=Denoiser(depth=5, width=16, pretraining_steps=20_000),
         autoencoder=AutoEncoder(latent=4, pretraining_steps=20_000),
         training=DefenseTraining(
-            num_queries=1_000_000,
+            num_queries=500_000,
             batch_size=16,
             learning_rate=1e-3,
             fraction=0.1,

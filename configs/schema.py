@@ -242,7 +242,7 @@ class SolverTraining:
 
     methods: str = "src, non, zo_sol, fo_sol"
     num_seeds: int = 3  # trainings of each method
-    num_steps: int = 2000  # of each training
+    num_steps: int = 1500  # of each training
     unroll: int = 8  # solver steps in a row that a loss looks at (non: 1)
     batch_size: int = 16
     learning_rate: float = 1e-2  # Adam, cosine

@@ -25,16 +25,29 @@ def defense_section(found: list[dict[str, Any]]) -> str:
         for method, (title, paper) in _DEFENSES.items():
             if paper:
                 lines.append(row(f"{title}, paper", paper))
-            accuracies = [run["certified_accuracy"] for run in runs]
-            cells = [
-                mean_and_spread([a[method][radius] for a in accuracies if method in a])
-                for radius in radii
-            ]
-            lines.append(row(f"{title}, measured", cells))
+            lines.append(row(f"{title}, measured", _certified(runs, method, radii)))
+        for variation, (method, title) in _VARIATIONS.items():
+            if applications.VARIATIONS[variation][0] == part:
+                others = [run["summary"] for run in chosen(found, part=variation)]
+                lines.append(row(title, _certified(others, method, radii)))
         for run in runs[:1]:
             queries = ", ".join(f"{name} {n:,}" for name, n in run["num_queries"].items())
-            lines += ["", f"{run['num_images']} test images. Queries of a run: {queries}."]
+            minutes = np.mean([run["wall_seconds"] for run in runs]) / 60
+            lines += [
+                "",
+                f"{run['num_images']} test images. Queries of a run: {queries}. All methods of a "
+                f"seed take {minutes:.0f} min.",
+            ]
     return "\n".join(lines)
+
+
+def _certified(runs: list[dict[str, Any]], method: str, radii: tuple[str, ...]) -> list[str]:
+    """Certified accuracy of a method by radius."""
+    accuracies = [run["certified_accuracy"] for run in runs]
+    return [
+        mean_and_spread([of_run[method][radius] for of_run in accuracies if method in of_run])
+        for radius in radii
+    ]
 
 
 _DEFENSES = {
@@ -43,6 +56,11 @@ _DEFENSES = {
     "zo_ae_ds": ("ZO-AE-DS", (63.60, 52.80, 43.13, 32.73)),
     "zo_ds": ("ZO-DS", None),
     "none": ("no defense", None),
+}
+# Part: the method it trains, and its title.
+_VARIATIONS = {
+    "code_of_2": ("zo_ae_ds", "ZO-AE-DS with a code of 2 numbers, measured"),
+    "as_pretrained": ("deepzero", "DeepZero after one step: the denoiser as pre-trained, measured"),
 }
 
 

@@ -2,26 +2,41 @@
 
 python -m studies.applications --parts defense_digits,sol_ks,sol_wake --seeds 0,1,2
 
-A run of ``sol_ks`` trains from three seeds itself.
+A run of ``sol_ks`` trains from three seeds itself. ``code_of_2`` and ``as_pretrained`` are
+variations of ``defense_digits``: a code too narrow for the digits, and next to no training.
 """
 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from studies.runner import Cell, run_study
 
 STUDY = "applications"
 DEFENSES = ("defense_digits", "defense_cifar10")
 SOLVERS = ("sol_ks", "sol_wake")
+# Part: config, and the fields in which it differs.
+VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "code_of_2": (
+        "defense_digits",
+        {"autoencoder.latent": 2, "training.methods": "zo_ae_ds"},
+    ),
+    "as_pretrained": (
+        "defense_digits",
+        {"training.num_queries": 1000, "training.methods": "deepzero"},
+    ),
+}
 _TRAINS_SEVERAL = ("sol_ks",)
 
 
 def cells(parts: list[str], seeds: list[int]) -> Iterator[Cell]:
     """A run for each seed, one where a run trains from several itself."""
     for part in parts:
+        config, changes = VARIATIONS.get(part, (part, {}))
         for seed in [0] if part in _TRAINS_SEVERAL else seeds:
-            yield Cell(f"{part}-{seed}", part, {"seed": seed}, {"part": part, "seed": seed})
+            overrides = {"seed": seed, **changes}
+            yield Cell(f"{part}-{seed}", config, overrides, {"part": part, "seed": seed})
 
 
 def main() -> None:

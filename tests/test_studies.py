@@ -14,6 +14,7 @@ from studies.report import report
 from studies.runner import (
     Cell,
     Measurement,
+    configured,
     mean_and_spread,
     run_and_hand_on_signals,
     run_measurements,
@@ -94,8 +95,9 @@ def test_every_cell_of_every_study_is_a_valid_command():
 
 
 def test_both_applications_have_a_config():
-    for part in (*applications.DEFENSES, *applications.SOLVERS):
-        load_config(ROOT / f"configs/{part}.py")
+    every = (*applications.DEFENSES, *applications.SOLVERS, *applications.VARIATIONS)
+    for cell in applications.cells(list(every), [0]):
+        configured(cell.config, cell.overrides)
     names = [cell.name for cell in applications.cells(["defense_digits", "sol_ks"], [0, 1])]
     assert names == ["defense_digits-0", "defense_digits-1", "sol_ks-0"]
 
