@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import ROOT
 
 LEVELS = {
+    "platform": 1,
     "coordinates": 1,
     "cost": 1,
     "difference": 1,
