@@ -7,7 +7,6 @@ import time
 import pytest
 
 from configs.experiment import check_fields
-from configs.loading import load_config, override
 from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
 from studies.price_aware import ARMS, PARTS
 from studies.report import report
@@ -88,10 +87,7 @@ def test_every_cell_of_every_study_is_a_valid_command():
     ]
     assert len({cell.name for cell in every}) == len(every)
     for cell in every:
-        config = load_config(ROOT / "configs" / f"{cell.config}.py")
-        for name, value in cell.overrides.items():
-            config = override(config, name, str(value))
-        check_fields(config)
+        check_fields(configured(cell.config, cell.overrides))
 
 
 def test_both_applications_have_a_config():
