@@ -4,17 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies import defense_gradients, gradient_quality, price_aware
+from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware
 from studies.runner import chosen, final_accuracies
 
 
-def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
-    """A panel for each part, a dot for each seed, a line at each arm's mean."""
+def _pyplot() -> Any:
+    """Matplotlib, drawing into files; loaded when the first figure is asked for."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
+    """A panel for each part, a dot for each seed, a line at each arm's mean."""
+    plt = _pyplot()
     shown = {
         part: [arm for arm in price_aware.PARTS[part].arms if chosen(found, part=part, arm=arm)]
         for part in price_aware.PARTS
@@ -49,11 +55,7 @@ def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
 
 def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
     """Relative error against smoothing; cosine of RGE against directions."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     models = list(dict.fromkeys(run["labels"]["model"] for run in found))
     for model, style in zip(models, ("-", "--", ":"), strict=False):
@@ -92,11 +94,7 @@ def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
 
 def plot_defense_gradients(found: list[dict[str, Any]], picture: Path) -> None:
     """Cosine against the number of pixels, a line for each way of asking."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     runs = sorted(
         (run for run in found if "side" in run["labels"]), key=lambda run: run["labels"]["side"]
     )
@@ -119,8 +117,40 @@ def plot_defense_gradients(found: list[dict[str, Any]], picture: Path) -> None:
     plt.close(figure)
 
 
+def plot_cge_vs_rge(found: list[dict[str, Any]], picture: Path) -> None:
+    """Accuracy by epoch and by time of the steps: a column for each depth, a line for each seed."""
+    plt = _pyplot()
+    found = [run for run in found if "learning_curve" in run and run["labels"]["epochs"] > 1]
+    depths = sorted({run["labels"]["depth"] for run in found})
+    figure, axes = plt.subplots(
+        2, len(depths), figsize=(5 * len(depths), 6.5), layout="constrained", squeeze=False
+    )
+    for column, depth in zip(axes.T, depths, strict=True):
+        runs = chosen(found, depth=depth)
+        for row, (field, unit, title) in enumerate(
+            (("epoch", 1, "epoch"), ("seconds", 60, "minutes"))
+        ):
+            for colour, method in enumerate(cge_vs_rge.METHODS):
+                for number, run in enumerate(chosen(runs, method=method)):
+                    curve = run["learning_curve"]
+                    column[row].plot(
+                        [point[field] / unit for point in curve],
+                        [100 * point["accuracy"] for point in curve],
+                        color=f"C{colour}",
+                        linewidth=1.2,
+                        label=method.replace("_", " ") if number == 0 else None,
+                    )
+            column[row].set(xlabel=title, ylabel="test accuracy, %")
+            column[row].grid(alpha=0.3)
+        column[0].set_title(f"CNN of {cge_vs_rge.SIZES[depth]:,} parameters")
+        column[0].legend()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
 FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
     price_aware.STUDY: plot_price_aware,
+    cge_vs_rge.STUDY: plot_cge_vs_rge,
     defense_gradients.STUDY: plot_defense_gradients,
     gradient_quality.STUDY: plot_gradient_quality,
 }

@@ -64,9 +64,9 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
         "## CGE, RGE and autodiff on the CNN ladder",
         "",
         "Paper: CIFAR-10, RGE with as many directions as parameters, on one RTX A6000. Ours: "
-        "accuracy, epochs run, seconds an epoch. `python -m studies.cge_vs_rge`.",
+        "accuracy, epochs run, seconds an epoch, minutes of a run. `python -m studies.cge_vs_rge`.",
         "",
-        *head("parameters", ["method", "paper", "measured", "epochs", "s an epoch"]),
+        *head("parameters", ["method", "paper", "measured", "epochs", "s an epoch", "minutes"]),
     ]
     for depth, size in cge_vs_rge.SIZES.items():
         for method in cge_vs_rge.METHODS:
@@ -75,10 +75,16 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
             for epochs in sorted({run["labels"]["epochs"] for run in runs}) or [None]:
                 same = chosen(runs, epochs=epochs)
                 accuracy = mean_and_spread(final_accuracies(same))
-                spent = [run["summary"]["wall_seconds"] / run["labels"]["epochs"] for run in same]
-                time = f"{sum(spent) / len(spent):.1f}" if spent else "–"
-                shown = f"{epochs:g}" if epochs else "–"
-                lines.append(row(f"{size:,}", [method, paper, accuracy, shown, time]))
+                length = ["–", "–", "–"]
+                if epochs:
+                    spent = [run["summary"]["wall_seconds"] for run in same]
+                    seconds = sum(spent) / len(spent)
+                    length = [f"{epochs:g}", f"{seconds / epochs:.1f}", f"{seconds / 60:.0f}"]
+                lines.append(row(f"{size:,}", [method, paper, accuracy, *length]))
+    if found:
+        hardware = sorted({run["hardware"] for run in found})
+        lines += ["", f"Run on {'; '.join(hardware)}.", ""]
+        lines.append("![Accuracy by epoch and by time](cge_vs_rge.png)")
     return "\n".join(lines)
 
 

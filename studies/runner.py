@@ -13,6 +13,7 @@ import jax
 
 from configs.loading import load_config, override
 from deepzero_jax.platform import num_cores
+from deepzero_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
@@ -61,7 +62,8 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
     """Runs what is missing, one cell after the other; finished ones are skipped.
 
     An interrupted cell goes on where it was. Each result is a small JSON file in
-    ``studies/results/<study>/``: the summary, the command, the commit and the hardware.
+    ``studies/results/<study>/``: the summary, the command, the commit and the hardware, and the
+    accuracies on the way.
 
     Raises:
       SystemExit: a cell failed; its message is on stderr.
@@ -79,7 +81,22 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
             raise SystemExit(f"{study}/{cell.name} failed with status {status}; see above")
         summary = json.loads((workdir / "summary.json").read_text())
         command = " ".join(["python train.py", *map(_quoted, cell.arguments())])
-        keep_result(study, cell.name, cell.labels, command, summary)
+        curve = learning_curve(workdir / "metrics.jsonl")
+        keep_result(study, cell.name, cell.labels, command, summary, curve)
+
+
+def learning_curve(metrics: Path) -> list[dict[str, float]]:
+    """Test accuracies of a run by epoch and by the seconds that its steps have taken.
+
+    Empty for a run that left no ``metrics.jsonl``, as one of several trainings does.
+    """
+    seconds, curve = 0.0, []
+    for line in read_metrics(metrics):
+        seconds += line.get("seconds", 0.0)
+        if "test_accuracy" in line:
+            point = {"epoch": line["epoch"], "seconds": seconds, "accuracy": line["test_accuracy"]}
+            curve.append({name: round(value, 4) for name, value in point.items()})
+    return curve
 
 
 def run_and_hand_on_signals(call: list[str]) -> int:
@@ -129,9 +146,14 @@ def _done(study: str, name: str) -> bool:
 
 
 def keep_result(
-    study: str, name: str, labels: dict[str, Any], command: str, summary: dict[str, Any]
+    study: str,
+    name: str,
+    labels: dict[str, Any],
+    command: str,
+    summary: dict[str, Any],
+    curve: list[dict[str, float]] | None = None,
 ) -> None:
-    """Writes the result file of a finished cell."""
+    """Writes the result file of a finished cell, its ``learning_curve`` beside the summary."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     )
@@ -143,6 +165,8 @@ def keep_result(
         f"{platform.machine()}",
         "summary": summary,
     }
+    if curve:
+        content["learning_curve"] = curve
     path = result_path(study, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
