@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware
+from studies.ladder_table import longer_runs
 from studies.runner import chosen, final_accuracies
 
 
@@ -119,8 +120,10 @@ def plot_defense_gradients(found: list[dict[str, Any]], picture: Path) -> None:
 
 def plot_cge_vs_rge(found: list[dict[str, Any]], picture: Path) -> None:
     """Accuracy by epoch and by time of the steps: a column for each depth, a line for each seed."""
+    found = longer_runs(found)
+    if not found:
+        return
     plt = _pyplot()
-    found = [run for run in found if "learning_curve" in run and run["labels"]["epochs"] > 1]
     depths = sorted({run["labels"]["depth"] for run in found})
     figure, axes = plt.subplots(
         2, len(depths), figsize=(5 * len(depths), 6.5), layout="constrained", squeeze=False

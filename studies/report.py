@@ -22,6 +22,7 @@ from studies.application_tables import (
     solver_section,
 )
 from studies.figures import FIGURES
+from studies.ladder_table import cge_vs_rge_section
 from studies.markdown import head, row
 from studies.runner import ROOT, chosen, final_accuracies, mean_and_spread, results
 
@@ -55,36 +56,6 @@ def price_aware_section(found: list[dict[str, Any]]) -> str:
         lines.append(row(title, cells))
     if found:
         lines += ["", "![Accuracy at equal price](price_aware.png)"]
-    return "\n".join(lines)
-
-
-def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
-    """The table of the study of estimators on the CNN ladder."""
-    lines = [
-        "## CGE, RGE and autodiff on the CNN ladder",
-        "",
-        "Paper: CIFAR-10, RGE with as many directions as parameters, on one RTX A6000. Ours: "
-        "accuracy, epochs run, seconds an epoch, minutes of a run. `python -m studies.cge_vs_rge`.",
-        "",
-        *head("parameters", ["method", "paper", "measured", "epochs", "s an epoch", "minutes"]),
-    ]
-    for depth, size in cge_vs_rge.SIZES.items():
-        for method in cge_vs_rge.METHODS:
-            runs = chosen(found, depth=depth, method=method)
-            paper = _PAPER[method][depth - 1] if method in _PAPER else "–"
-            for epochs in sorted({run["labels"]["epochs"] for run in runs}) or [None]:
-                same = chosen(runs, epochs=epochs)
-                accuracy = mean_and_spread(final_accuracies(same))
-                length = ["–", "–", "–"]
-                if epochs:
-                    spent = [run["summary"]["wall_seconds"] for run in same]
-                    seconds = sum(spent) / len(spent)
-                    length = [f"{epochs:g}", f"{seconds / epochs:.1f}", f"{seconds / 60:.0f}"]
-                lines.append(row(f"{size:,}", [method, paper, accuracy, *length]))
-    if found:
-        hardware = sorted({run["hardware"] for run in found})
-        lines += ["", f"Run on {'; '.join(hardware)}.", ""]
-        lines.append("![Accuracy by epoch and by time](cge_vs_rge.png)")
     return "\n".join(lines)
 
 
@@ -212,11 +183,6 @@ def gradient_quality_section(found: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "![Estimates against autodiff](gradient_quality.png)"])
 
 
-_PAPER = {
-    "first_order": (42.09, 60.47, 70.69, 76.64, 77.01),
-    "cge": (41.65, 59.66, 70.04, 76.07, 76.95),
-    "rge_d": (37.53, 50.06, 65.31, 70.05, 68.38),
-}
 _SECTIONS: tuple[tuple[str, Callable[[list[dict[str, Any]]], str]], ...] = (
     (price_aware.STUDY, price_aware_section),
     (cge_vs_rge.STUDY, cge_vs_rge_section),

@@ -9,6 +9,7 @@ import pytest
 
 from configs.experiment import check_fields
 from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
+from studies.ladder_table import cge_vs_rge_section
 from studies.price_aware import ARMS, PARTS
 from studies.report import report
 from studies.runner import (
@@ -74,6 +75,29 @@ def test_a_stop_is_told_from_a_failure(status, words, tmp_path, monkeypatch):
     monkeypatch.setattr("studies.runner.run_and_hand_on_signals", lambda call: status)
     with pytest.raises(SystemExit, match=f"trial/tiny {words}"):
         run_study("trial", [Cell("tiny", "quickstart", {}, {})], tmp_path)
+
+
+def test_estimators_are_compared_at_equal_epochs_and_at_equal_time():
+    def run(method, minutes_an_epoch, accuracies):
+        curve = [
+            {"epoch": n, "seconds": 60.0 * n * minutes_an_epoch, "accuracy": accuracy}
+            for n, accuracy in enumerate(accuracies, 1)
+        ]
+        labels = {"depth": 1, "method": method, "epochs": len(curve), "seed": 0}
+        summary = {"test_accuracy": accuracies[-1], "wall_seconds": curve[-1]["seconds"]}
+        return {"labels": labels, "summary": summary, "hardware": "x", "learning_curve": curve}
+
+    found = [
+        run("cge", 1, [0.1, 0.2, 0.3, 0.4]),
+        run("first_order", 0.1, [0.1, 0.2, 0.3, 0.41]),
+        run("rge_192", 2, [0.05, 0.15, 0.25]),
+    ]
+    lines = cge_vs_rge_section(found).splitlines()
+    title = "- 730 parameters, 4 epochs: CGE"
+    directions = "RGE with 192 directions (of 3 epochs)"
+    assert f"{title} -1.00 points from first-order (paper: -0.44)." in lines
+    assert f"{title} 30.00 after 3 epochs, {directions} 25.00, seed 0." in lines
+    assert f"{title} 40.00 after 4 min, {directions} 15.00, seed 0." in lines
 
 
 def test_every_part_has_a_config():
