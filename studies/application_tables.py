@@ -61,6 +61,7 @@ _DEFENSES = {
 _VARIATIONS = {
     "code_of_2": ("zo_ae_ds", "ZO-AE-DS with a code of 2 numbers, measured"),
     "as_pretrained": ("deepzero", "DeepZero after one step: the denoiser as pre-trained, measured"),
+    "more_queries": ("deepzero", "DeepZero with four times the queries, measured"),
 }
 
 

@@ -2,8 +2,9 @@
 
 python -m studies.applications --parts defense_digits,sol_ks,sol_wake --seeds 0,1,2
 
-A run of ``sol_ks`` trains from three seeds itself. ``code_of_2`` and ``as_pretrained`` are
-variations of ``defense_digits``: a code too narrow for the digits, and next to no training.
+A run of ``sol_ks`` trains from three seeds itself. ``code_of_2``, ``as_pretrained`` and
+``more_queries`` are variations of ``defense_digits``: a code too narrow for the digits, next to
+no training, and four times the queries.
 """
 
 import argparse
@@ -25,6 +26,10 @@ VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "as_pretrained": (
         "defense_digits",
         {"training.num_queries": 1000, "training.methods": "deepzero"},
+    ),
+    "more_queries": (
+        "defense_digits",
+        {"training.num_queries": 2_000_000, "training.methods": "deepzero"},
     ),
 }
 _TRAINS_SEVERAL = ("sol_ks",)
