@@ -60,6 +60,7 @@ _DEFENSES = {
 # Part: the method it trains, and its title.
 _VARIATIONS = {
     "code_of_2": ("zo_ae_ds", "ZO-AE-DS with a code of 2 numbers, measured"),
+    "code_of_1": ("zo_ae_ds", "ZO-AE-DS with a code of 1 number, measured"),
     "as_pretrained": ("deepzero", "DeepZero after one step: the denoiser as pre-trained, measured"),
     "more_queries": ("deepzero", "DeepZero with four times the queries, measured"),
 }

@@ -2,9 +2,9 @@
 
 python -m studies.applications --parts defense_digits,sol_ks,sol_wake --seeds 0,1,2
 
-A run of ``sol_ks`` trains from three seeds itself. ``code_of_2``, ``as_pretrained`` and
-``more_queries`` are variations of ``defense_digits``: a code too narrow for the digits, next to
-no training, and four times the queries.
+A run of ``sol_ks`` trains from three seeds itself. ``code_of_2``, ``code_of_1``,
+``as_pretrained`` and ``more_queries`` are variations of ``defense_digits``: codes too narrow for
+the digits, next to no training, and four times the queries.
 """
 
 import argparse
@@ -22,6 +22,10 @@ VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "code_of_2": (
         "defense_digits",
         {"autoencoder.latent": 2, "training.methods": "zo_ae_ds"},
+    ),
+    "code_of_1": (
+        "defense_digits",
+        {"autoencoder.latent": 1, "training.methods": "zo_ae_ds"},
     ),
     "as_pretrained": (
         "defense_digits",
