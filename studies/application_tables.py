@@ -63,6 +63,7 @@ _VARIATIONS = {
     "code_of_1": ("zo_ae_ds", "ZO-AE-DS with a code of 1 number, measured"),
     "as_pretrained": ("deepzero", "DeepZero after one step: the denoiser as pre-trained, measured"),
     "more_queries": ("deepzero", "DeepZero with four times the queries, measured"),
+    "as_many_steps": ("fo_ds", "FO-DS in as many steps as DeepZero has (638), measured"),
 }
 
 

@@ -3,8 +3,9 @@
 python -m studies.applications --parts defense_digits,sol_ks,sol_wake --seeds 0,1,2
 
 A run of ``sol_ks`` trains from three seeds itself. ``code_of_2``, ``code_of_1``,
-``as_pretrained`` and ``more_queries`` are variations of ``defense_digits``: codes too narrow for
-the digits, next to no training, and four times the queries.
+``as_pretrained``, ``more_queries`` and ``as_many_steps`` are variations of ``defense_digits``:
+codes too narrow for the digits, next to no training, four times the queries, and the white box in
+DeepZero's number of steps.
 """
 
 import argparse
@@ -34,6 +35,10 @@ VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "more_queries": (
         "defense_digits",
         {"training.num_queries": 2_000_000, "training.methods": "deepzero"},
+    ),
+    "as_many_steps": (
+        "defense_digits",
+        {"training.first_order_steps": 638, "training.methods": "fo_ds"},
     ),
 }
 _TRAINS_SEVERAL = ("sol_ks",)
