@@ -47,12 +47,11 @@ def defense_section(found: list[dict[str, Any]]) -> str:
 _WHY = """\
 The paper's order does not hold on digits: ZO-AE-DS leads at radii 0.25 and 0.5 (as it does before
 FO-DS in the table for CIFAR-10 of the paper that introduced it), and ZO-DS is up to 2.5 points
-ahead of DeepZero. At equal queries the methods differ in the number of their steps: one of DeepZero costs
-783 queries, of ZO-DS 65, of ZO-AE-DS 5. Step for step DeepZero's gradient, exact on a tenth of the
-coordinates, is as good as that of the white box: FO-DS in as many steps gets no further. FO-DS owes
-its lead to 12,000 steps, of which four times the queries buy DeepZero a fifth. In the paper images
-are too large to be asked at their pixels and too rich for a code; digits are neither. The order
-against ZO-AE-DS turns as the code loses more."""
+ahead of DeepZero. At equal queries the methods differ in the number of their steps: one of DeepZero
+costs 783 queries, of ZO-DS 65, of ZO-AE-DS 5. Step for step DeepZero's gradient, exact on a tenth
+of the coordinates, is as good as that of the white box: FO-DS in as many steps gets no further.
+Images too large to be asked at their pixels and too rich for a code are the paper's case; digits
+are neither. The order against ZO-AE-DS turns as the code loses more."""
 
 
 def _certified(runs: list[dict[str, Any]], method: str, radii: tuple[str, ...]) -> list[str]:
