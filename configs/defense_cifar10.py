@@ -2,11 +2,12 @@ r"""Black-box defense on CIFAR-10: a ResNet-20 in an ONNX file, a DnCNN in front
 
   python train.py --config configs/defense_cifar10.py
 
-At full size this wants a GPU. A few real steps on a CPU, box included:
+At full size this wants a GPU. A few real steps on a CPU, box included, in small batches:
 
   python train.py --config configs/defense_cifar10.py --config.classifier.num_epochs=0.05 \
       --config.denoiser.pretraining_steps=20 --config.training.methods=deepzero \
-      --config.training.num_queries=4000 --config.certification.num_samples=1000 \
+      --config.training.num_queries=4000 --config.training.batch_size=8 \
+      --config.certification.num_samples=1000 \
       --config.certification.radii="0, 0.25, 0.5" --config.certification.num_images=5
 """
 
