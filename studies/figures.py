@@ -75,6 +75,8 @@ def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
         runs = sorted(
             chosen(found, model=model, way="rge"), key=lambda r: r["labels"]["num_directions"]
         )
+        if not runs:
+            continue
         right.plot(
             [run["labels"]["num_directions"] for run in runs],
             [run["summary"]["cosine"] for run in runs],
