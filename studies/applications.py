@@ -18,28 +18,13 @@ from studies.runner import Cell, run_study
 STUDY = "applications"
 DEFENSES = ("defense_digits", "defense_cifar10")
 SOLVERS = ("sol_ks", "sol_wake")
-# Part: config, and the fields in which it differs.
-VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "code_of_2": (
-        "defense_digits",
-        {"autoencoder.latent": 2, "training.methods": "zo_ae_ds"},
-    ),
-    "code_of_1": (
-        "defense_digits",
-        {"autoencoder.latent": 1, "training.methods": "zo_ae_ds"},
-    ),
-    "as_pretrained": (
-        "defense_digits",
-        {"training.num_queries": 1000, "training.methods": "deepzero"},
-    ),
-    "more_queries": (
-        "defense_digits",
-        {"training.num_queries": 2_000_000, "training.methods": "deepzero"},
-    ),
-    "as_many_steps": (
-        "defense_digits",
-        {"training.first_order_steps": 638, "training.methods": "fo_ds"},
-    ),
+# Of ``defense_digits``, each of one method: part, and the fields in which it differs.
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "code_of_2": {"training.methods": "zo_ae_ds", "autoencoder.latent": 2},
+    "code_of_1": {"training.methods": "zo_ae_ds", "autoencoder.latent": 1},
+    "as_pretrained": {"training.methods": "deepzero", "training.num_queries": 1000},
+    "more_queries": {"training.methods": "deepzero", "training.num_queries": 2_000_000},
+    "as_many_steps": {"training.methods": "fo_ds", "training.first_order_steps": 638},
 }
 _TRAINS_SEVERAL = ("sol_ks",)
 
@@ -47,9 +32,9 @@ _TRAINS_SEVERAL = ("sol_ks",)
 def cells(parts: list[str], seeds: list[int]) -> Iterator[Cell]:
     """A run for each seed, one where a run trains from several itself."""
     for part in parts:
-        config, changes = VARIATIONS.get(part, (part, {}))
+        config = "defense_digits" if part in VARIATIONS else part
         for seed in [0] if part in _TRAINS_SEVERAL else seeds:
-            overrides = {"seed": seed, **changes}
+            overrides = {"seed": seed, **VARIATIONS.get(part, {})}
             yield Cell(f"{part}-{seed}", config, overrides, {"part": part, "seed": seed})
 
 

@@ -48,8 +48,8 @@ def longer_runs(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _ladder_notes(found: list[dict[str, Any]]) -> list[str]:
     """CGE against the other two: after as many epochs, and after as much time."""
-    notes = []
-    of_cge = chosen(longer_runs(found), method="cge")
+    found, notes = longer_runs(found), []
+    of_cge = chosen(found, method="cge")
     for depth, epochs in sorted({(r["labels"]["depth"], r["labels"]["epochs"]) for r in of_cge}):
         queried = chosen(of_cge, depth=depth, epochs=epochs)
         title = f"{cge_vs_rge.SIZES[depth]:,} parameters, {epochs:g} epochs: CGE"
@@ -62,19 +62,19 @@ def _ladder_notes(found: list[dict[str, Any]]) -> list[str]:
         for random in chosen(found, method="rge_192", depth=depth):
             own = random["labels"]["epochs"]
             same = [run for run in queried if run["labels"]["seed"] == random["labels"]["seed"]]
-            if not same or min(own, epochs) <= 1:
+            if not same:
                 continue
-            curves = [run["learning_curve"] for run in (same[0], random)]
-            pairs = {"epoch": min(own, epochs), "seconds": min(c[-1]["seconds"] for c in curves)}
-            words = {
-                "epoch": f"{pairs['epoch']:g} epochs",
-                "seconds": f"{pairs['seconds'] / 60:.0f} min",
-            }
+            our_curve, random_curve = same[0]["learning_curve"], random["learning_curve"]
+            least = min(own, epochs)
+            seconds = min(our_curve[-1]["seconds"], random_curve[-1]["seconds"])
             notes += [
-                f"- {title} {_accuracy_at(curves[0], by, end):.2f} after {words[by]}, RGE with 192 "
-                f"directions (of {own:g} epochs) {_accuracy_at(curves[1], by, end):.2f}, seed "
+                f"- {title} {_accuracy_at(our_curve, by, end):.2f} after {words}, RGE with 192 "
+                f"directions (of {own:g} epochs) {_accuracy_at(random_curve, by, end):.2f}, seed "
                 f"{random['labels']['seed']}."
-                for by, end in pairs.items()
+                for by, end, words in (
+                    ("epoch", least, f"{least:g} epochs"),
+                    ("seconds", seconds, f"{seconds / 60:.0f} min"),
+                )
             ]
     return notes
 
