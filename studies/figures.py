@@ -4,24 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deepzero_jax.pictures import pyplot, save_figure
 from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware
 from studies.ladder_table import longer_runs
 from studies.runner import chosen, final_accuracies
 
 
-def _pyplot() -> Any:
-    """Matplotlib, drawing into files; loaded when the first figure is asked for."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
 def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
     """A panel for each part, a dot for each seed, a line at each arm's mean."""
-    plt = _pyplot()
+    plt = pyplot()
     shown = {
         part: [arm for arm in price_aware.PARTS[part].arms if chosen(found, part=part, arm=arm)]
         for part in price_aware.PARTS
@@ -50,13 +41,12 @@ def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
         axis.grid(axis="y", alpha=0.3)
         axis.set_title(price_aware.PARTS[part].title.replace(", ", "\n", 1), fontsize=9)
         axis.set_ylabel("test accuracy, %")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    save_figure(figure, picture)
 
 
 def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
     """Relative error against smoothing; cosine of RGE against directions."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     models = list(dict.fromkeys(run["labels"]["model"] for run in found))
     for model, style in zip(models, ("-", "--", ":"), strict=False):
@@ -91,13 +81,12 @@ def plot_gradient_quality(found: list[dict[str, Any]], picture: Path) -> None:
     right.set_ylim(0, 1.05)
     left.legend(fontsize=7)
     right.legend(fontsize=7)
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    save_figure(figure, picture)
 
 
 def plot_defense_gradients(found: list[dict[str, Any]], picture: Path) -> None:
     """Cosine against the number of pixels, a line for each way of asking."""
-    plt = _pyplot()
+    plt = pyplot()
     runs = sorted(
         (run for run in found if "side" in run["labels"]), key=lambda run: run["labels"]["side"]
     )
@@ -116,8 +105,7 @@ def plot_defense_gradients(found: list[dict[str, Any]], picture: Path) -> None:
     axis.set_title(f"gradient of the denoiser from {defense_gradients.QUERIES:,} queries")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    save_figure(figure, picture)
 
 
 def plot_cge_vs_rge(found: list[dict[str, Any]], picture: Path) -> None:
@@ -125,7 +113,7 @@ def plot_cge_vs_rge(found: list[dict[str, Any]], picture: Path) -> None:
     found = longer_runs(found)
     if not found:
         return
-    plt = _pyplot()
+    plt = pyplot()
     depths = sorted({run["labels"]["depth"] for run in found})
     figure, axes = plt.subplots(
         2, len(depths), figsize=(5 * len(depths), 6.5), layout="constrained", squeeze=False
@@ -149,8 +137,7 @@ def plot_cge_vs_rge(found: list[dict[str, Any]], picture: Path) -> None:
             column[row].grid(alpha=0.3)
         column[0].set_title(f"CNN of {cge_vs_rge.SIZES[depth]:,} parameters")
         column[0].legend()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    save_figure(figure, picture)
 
 
 FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {

@@ -8,6 +8,7 @@ from tests.conftest import ROOT
 
 LEVELS = {
     "platform": 1,
+    "pictures": 1,
     "coordinates": 1,
     "cost": 1,
     "difference": 1,

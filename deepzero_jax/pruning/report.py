@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.pictures import pyplot, save_figure
 
 PyTree = Any
 
@@ -32,11 +33,7 @@ def ratios_table(ratios: Mapping[str, float], sizes: Mapping[str, int]) -> str:
 
 def plot_ratios(ratios: Mapping[str, float], title: str, picture: Path) -> None:
     """Draws the kept fraction of every pruned leaf as bars into a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     paths = [path for path, ratio in ratios.items() if ratio > 0]
     kept = [100 * (1 - ratios[path]) for path in paths]
     figure, axis = plt.subplots(figsize=(7, 1.2 + 0.24 * len(paths)), layout="constrained")
@@ -46,8 +43,7 @@ def plot_ratios(ratios: Mapping[str, float], title: str, picture: Path) -> None:
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set(xlabel="coordinates kept, % of the layer", title=title)
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    save_figure(figure, picture)
 
 
 def in_layer_order(ratios: Mapping[str, float], layer_names: Any) -> dict[str, float]:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deepzero_jax.pictures import pyplot, save_figure
+
 
 class MetricsLog:
     """Writes ``metrics.jsonl`` and TensorBoard events; on resume cuts off what is redone.
@@ -52,11 +54,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) -> None:
     """Draws training loss and the score against steps into a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     lines = read_metrics(metrics)
     train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     scored = [(line["step"], line[score]) for line in lines if score in line]
@@ -76,16 +74,6 @@ def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) ->
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axis.set_ylim(bottom=0)
     save_figure(figure, picture)
-
-
-def save_figure(figure: Any, picture: Path) -> None:
-    """Writes a figure as PNG in one move, and closes it."""
-    import matplotlib.pyplot as plt
-
-    temporary = picture.with_name("." + picture.name)
-    figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-    temporary.replace(picture)
 
 
 def _smoothed(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:

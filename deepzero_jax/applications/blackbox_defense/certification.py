@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from deepzero_jax.applications.blackbox_defense.certificate import certify_counts, check_radii
-from deepzero_jax.training.metrics import read_metrics, save_figure
+from deepzero_jax.pictures import pyplot, save_figure
+from deepzero_jax.training.metrics import read_metrics
 
 # Images [n, h, w, c] in [0, 1] plus noise → labels [n]; the defended classifier.
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -131,11 +132,7 @@ def plot_certified(
     records: Mapping[str, Sequence[dict[str, Any]]], smoothing: Smoothing, picture: Path
 ) -> None:
     """Certified accuracy against radius, a curve for each method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     grid = np.linspace(0, max(smoothing.radii) * 1.07, 200)
     for method, found in records.items():

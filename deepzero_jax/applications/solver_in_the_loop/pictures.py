@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepzero_jax.training.metrics import save_figure
+from deepzero_jax.pictures import pyplot, save_figure
 
 _NAMES = {
     "src": "SRC, no correction",
@@ -24,11 +24,7 @@ def plot_errors(errors: Mapping[str, np.ndarray], dt: float, picture: Path) -> N
       dt: time between frames.
       picture: where it goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for method, values in errors.items():
         times = dt * np.arange(1, values.shape[-1] + 1)
@@ -64,11 +60,7 @@ def plot_states(
       length: of the domain.
       picture: where it goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     extent = (0, dt * (len(truth) - 1), 0, length)
     figure, axes = plt.subplots(
         1 + len(found), 1, figsize=(7, 1.5 * (1 + len(found))), sharex=True, layout="constrained"
@@ -102,11 +94,7 @@ def plot_vorticity(
       time: since the start of the run.
       picture: where it goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(
         len(curls), 1, figsize=(5.5, 2.4 * len(curls)), sharex=True, layout="constrained"
     )
