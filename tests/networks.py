@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.models import MODELS, ResNet
+from deepzero_jax.models import MODELS, ResNet, cnn
 from deepzero_jax.split import split_model_loss
 from deepzero_jax.training.task import cross_entropy
 
@@ -38,7 +38,7 @@ def network_loss(name, width=4, batch=4, size=16, dtype=None, seed=0):
 def smooth(monkeypatch):
     """Replaces the kinks of the networks (ReLU, max-pooling) by smooth functions."""
     monkeypatch.setattr(nn, "relu", nn.softplus)
-    monkeypatch.setattr(nn, "max_pool", nn.avg_pool)
+    monkeypatch.setattr(cnn, "max_pool", lambda hidden: nn.avg_pool(hidden, (2, 2), (2, 2)))
 
 
 def some_coordinates(params, per_leaf=2, every=1):

@@ -42,6 +42,26 @@ def test_an_epoch_sees_every_image_once_in_an_order_of_its_own():
     assert np.array_equal(draw(7), epoch_indices(key, 7, 40, 8))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 50, 1437])
+def test_every_size_is_shuffled_whole(size):
+    order = epoch_indices(jax.random.key(1), 0, size, size)
+    assert order.dtype == jnp.int32
+    assert sorted(order.tolist()) == list(range(size))
+
+
+def test_every_image_is_as_likely_at_every_place_and_beside_every_other():
+    size, epochs = 10, 20_000
+    key = jax.random.key(2)
+    orders = np.asarray(jax.vmap(lambda e: epoch_indices(key, e, size, size))(jnp.arange(epochs)))
+    places = np.array([np.bincount(orders[:, i], minlength=size) for i in range(size)])
+    steps = np.bincount((orders[:, 1:] - orders[:, :-1]).ravel() % size, minlength=size)[1:]
+    for counts in (places.ravel(), steps):
+        expected = counts.mean()
+        chi_square = np.sum((counts - expected) ** 2) / expected
+        # Its mean is about the number of counts, its standard deviation the root of twice that.
+        assert chi_square < len(counts) + 5 * np.sqrt(2 * len(counts))
+
+
 def test_balanced_indices():
     labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
     chosen = balanced_indices(jax.random.key(0), labels, 3, 2)

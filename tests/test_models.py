@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from deepzero_jax.coordinates import num_coordinates
 from deepzero_jax.models import CNN, MODELS, ResNet
+from deepzero_jax.models.layers import max_pool
 from deepzero_jax.split import prefix_apply, suffix_apply
 
 NUM_PARAMETERS = {
@@ -75,3 +77,21 @@ def test_bad_depth_is_named():
         ResNet(depth=21)
     with pytest.raises(ValueError, match="at least 1"):
         CNN(depth=0)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 5)])
+def test_max_pool_is_flax_s_and_so_is_its_derivative(size):
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden, tangent = (jax.random.normal(key, (2, *size, 3)) for key in keys[:2])
+
+    def by_windows(hidden):
+        return nn.max_pool(hidden, (2, 2), strides=(2, 2))
+
+    pooled, moved = jax.jvp(max_pool, (hidden,), (tangent,))
+    expected, expected_moved = jax.jvp(by_windows, (hidden,), (tangent,))
+    assert np.array_equal(max_pool(hidden), expected)
+    assert np.array_equal(pooled, expected)
+    assert np.array_equal(moved, expected_moved)
+    cotangent = jax.random.normal(keys[2], expected.shape)
+    (grad,) = jax.vjp(max_pool, hidden)[1](cotangent)
+    assert np.array_equal(grad, jax.vjp(by_windows, hidden)[1](cotangent)[0])

@@ -1,5 +1,6 @@
 """A data set in memory, and its batches as pure functions of the step."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -50,6 +51,9 @@ def epoch_indices(
 ) -> jax.Array:
     """Indices of the batch of a step: epochs in random order, the last short batch left out.
 
+    The order of an epoch is never laid out, so that a step's cost does not grow with the
+    training set.
+
     Args:
       key: a PRNG key, the same at every step.
       step: steps done so far.
@@ -60,9 +64,32 @@ def epoch_indices(
       int32 [b]. A pure function of its arguments: a resumed run needs no data position.
     """
     steps_per_epoch = num_images // batch_size
-    epoch, position = jnp.divmod(jnp.asarray(step), steps_per_epoch)
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
-    return jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+    epoch, batch = jnp.divmod(jnp.asarray(step, jnp.int32), steps_per_epoch)
+    positions = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    return _shuffled(jax.random.fold_in(key, epoch), positions, num_images)
+
+
+def _shuffled(key: jax.Array, positions: jax.Array, size: int, num_rounds: int = 8) -> jax.Array:
+    """What stands at ``positions`` of a random order of 0 … size − 1.
+
+    A Feistel network of random functions on the smallest square grid that holds all numbers
+    (Luby and Rackoff 1988: from four rounds on it looks random), walked until it lands on one
+    of them (Black and Rogaway 2002).
+    """
+    side = math.isqrt(size - 1) + 1
+    rounds = jax.random.randint(key, (num_rounds, side), 0, side)
+
+    def permute(number: jax.Array) -> jax.Array:
+        left, right = jnp.divmod(number, side)
+        for shift in rounds:
+            left, right = right, (left + shift[right]) % side
+        return left * side + right
+
+    return jax.lax.while_loop(
+        lambda numbers: jnp.any(numbers >= size),
+        lambda numbers: jnp.where(numbers < size, numbers, permute(numbers)),
+        permute(positions),
+    )
 
 
 def balanced_indices(key: jax.Array, labels: Array, num_classes: int, per_class: int) -> np.ndarray:

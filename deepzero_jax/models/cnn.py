@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from deepzero_jax.models.layers import Layer, LayeredModel, batch_norm, classifier, conv3x3
+from deepzero_jax.models.layers import (
+    Layer,
+    LayeredModel,
+    batch_norm,
+    classifier,
+    conv3x3,
+    max_pool,
+)
 
 
 class CNN(LayeredModel):
@@ -44,7 +51,7 @@ def _block(name: str, features: int) -> list[Layer]:
 
     def run_norm(hidden: jax.Array, train: bool) -> jax.Array:
         hidden = nn.relu(batch_norm(train, norm)(hidden))
-        return nn.max_pool(hidden, (2, 2), strides=(2, 2))
+        return max_pool(hidden)
 
     return [
         Layer(conv, lambda h, train: convolve(h, features), lambda h: convolve(h, 1)),
