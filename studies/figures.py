@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deepzero_jax.pictures import pyplot, save_figure
-from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware
+from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware, pruning
 from studies.ladder_table import longer_runs
 from studies.runner import chosen, final_accuracies
 
@@ -140,9 +140,35 @@ def plot_cge_vs_rge(found: list[dict[str, Any]], picture: Path) -> None:
     save_figure(figure, picture)
 
 
+def plot_pruning(found: list[dict[str, Any]], picture: Path) -> None:
+    """Fraction of each layer kept, a line for each kind of scores and seed."""
+    found = [run for run in found if "ratios_from" in run["labels"]]
+    if not found:
+        return
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    for colour, name in enumerate(pruning.SCORES):
+        for number, run in enumerate(chosen(found, ratios_from=name)):
+            axis.plot(
+                [100 * kept for kept in run["summary"]["kept"].values()],
+                color=f"C{colour}",
+                marker=".",
+                linewidth=1,
+                label=name if number == 0 else None,
+            )
+    layers = [path.removesuffix("/kernel") for path in found[0]["summary"]["kept"]]
+    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
+    axis.set(ylabel="coordinates kept, % of the layer", yscale="log")
+    axis.set_title("ResNet-20 at 90 % sparsity, a line for each seed")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, picture)
+
+
 FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
     price_aware.STUDY: plot_price_aware,
     cge_vs_rge.STUDY: plot_cge_vs_rge,
     defense_gradients.STUDY: plot_defense_gradients,
+    pruning.STUDY: plot_pruning,
     gradient_quality.STUDY: plot_gradient_quality,
 }

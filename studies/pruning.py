@@ -3,12 +3,13 @@
 python -m studies.pruning --scores zo_grasp,grasp,random --epochs 2 --directions 10,50,192,1000
 
 Short runs of ResNet-20 by autodiff at 90 % gradient sparsity, the ratios from ZO-GraSP, GraSP
-or chance; and the rank correlation of the scores of ZO-GraSP with those of GraSP.
+or chance; the ratios themselves; and the rank correlation of the scores of ZO-GraSP with those
+of GraSP.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ import jax
 import numpy as np
 from scipy.stats import spearmanr
 
-from configs.experiment import build
-from configs.loading import load_config
+from configs.experiment import Experiment, build
 from configs.ratios import compute_scores
+from configs.schema import Pruning
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.pruning import layer_ratios
-from studies.runner import ROOT, Cell, Measurement, length_overrides, run_measurements, run_study
+from deepzero_jax.pruning.report import in_layer_order
+from studies.runner import (
+    Cell,
+    Measurement,
+    configured,
+    length_overrides,
+    run_measurements,
+    run_study,
+)
 
 STUDY = "pruning"
 SCORES = ("zo_grasp", "grasp", "random")
@@ -42,20 +51,43 @@ def cells(scores: list[str], seeds: list[int], epochs: float) -> Iterator[Cell]:
             yield Cell(f"{name}-{epochs:g}-{seed}", _CONFIG, overrides, labels)
 
 
+def _scores(name: str, directions: int, seed: int) -> tuple[Experiment, Any]:
+    """The experiment at initialisation and its scores."""
+    changes = {"seed": seed, "pruning.scores": name, "pruning.num_directions": directions}
+    experiment = build(configured(_CONFIG, changes))
+    return experiment, compute_scores(experiment)[0]
+
+
+def _ratios(experiment: Experiment, scores: Any) -> dict[str, float]:
+    """Ratios of the leaves that are pruned, in the order of the layers."""
+    ratios = layer_ratios(scores, experiment.config.pruning.sparsity)
+    sizes = zip(leaf_paths(scores), jax.tree.leaves(scores), strict=True)
+    pruned = {path: ratios[path] for path, leaf in sizes if leaf.ndim > 1}
+    return in_layer_order(pruned, experiment.model.layer_names)
+
+
+def kept_fractions(names: list[str], seeds: list[int]) -> Iterator[Measurement]:
+    """Fraction of every layer that each kind of scores keeps, layers in order."""
+
+    def measure(name: str, seed: int) -> dict[str, Any]:
+        experiment, scores = _scores(name, Pruning().num_directions, seed)
+        return {"kept": {path: round(1 - r, 6) for path, r in _ratios(experiment, scores).items()}}
+
+    for seed in seeds:
+        for name in names:
+            labels = {"ratios_from": name, "seed": seed}
+            yield Measurement(f"ratios-{name}-{seed}", labels, partial(measure, name, seed))
+
+
 def correlations(directions: list[int], seeds: list[int]) -> Iterator[Measurement]:
     """Agreement of ZO-GraSP and GraSP, by number of directions."""
 
     def measure(count: int, seed: int) -> dict[str, Any]:
-        config = dataclasses.replace(load_config(ROOT / "configs" / f"{_CONFIG}.py"), seed=seed)
         flat, ratios = [], []
         for name in ("zo_grasp", "grasp"):
-            pruning = dataclasses.replace(config.pruning, scores=name, num_directions=count)
-            experiment = build(dataclasses.replace(config, pruning=pruning))
-            scores = compute_scores(experiment)[0]
-            found = layer_ratios(scores, pruning.sparsity)
+            experiment, scores = _scores(name, count, seed)
             flat.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(scores)]))
-            kernels = [path for path in leaf_paths(scores) if path in found]
-            ratios.append([found[path] for path in kernels])
+            ratios.append(list(_ratios(experiment, scores).values()))
         return {
             "scores_spearman": float(np.asarray(spearmanr(*flat)[0])),
             "ratios_spearman": float(np.asarray(spearmanr(*ratios)[0])),
@@ -65,9 +97,7 @@ def correlations(directions: list[int], seeds: list[int]) -> Iterator[Measuremen
     for seed in seeds:
         for count in directions:
             labels = {"num_directions": count, "seed": seed}
-            yield Measurement(
-                f"directions-{count}-{seed}", labels, lambda c=count, s=seed: measure(c, s)
-            )
+            yield Measurement(f"directions-{count}-{seed}", labels, partial(measure, count, seed))
 
 
 def main() -> None:
@@ -81,12 +111,10 @@ def main() -> None:
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
     directions = [int(count) for count in options.directions.split(",") if count]
+    scores = [name for name in options.scores.split(",") if name]
+    run_measurements(STUDY, kept_fractions(scores, seeds))
     run_measurements(STUDY, correlations(directions, seeds))
-    run_study(
-        STUDY,
-        cells([s for s in options.scores.split(",") if s], seeds, options.epochs),
-        options.runs,
-    )
+    run_study(STUDY, cells(scores, seeds, options.epochs), options.runs)
 
 
 if __name__ == "__main__":

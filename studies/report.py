@@ -6,6 +6,8 @@ python -m studies.report
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from studies import (
     applications,
     cge_vs_rge,
@@ -128,6 +130,7 @@ def pruning_section(found: list[dict[str, Any]]) -> str:
     ]
     for name in pruning.SCORES:
         lines.append(row(name, [accuracies(chosen(found, scores=name))]))
+    lines += ["", *_kept_table(found)]
     lines += [
         "",
         "ZO-GraSP against GraSP: rank correlation (Spearman) of the scores of all parameters and "
@@ -144,6 +147,24 @@ def pruning_section(found: list[dict[str, Any]]) -> str:
         ]
         lines.append(row(count or "–", cells))
     return "\n".join(lines)
+
+
+def _kept_table(found: list[dict[str, Any]]) -> list[str]:
+    """Per cent of each layer that the scores keep, mean over seeds; and the picture."""
+    kept = {
+        name: [run["summary"]["kept"] for run in chosen(found, ratios_from=name)]
+        for name in pruning.SCORES
+    }
+    kept = {name: runs for name, runs in kept.items() if runs}
+    if not kept:
+        return ["Layer ratios: not run."]
+    layers = list(next(iter(kept.values()))[0])
+    lines = ["Per cent of each layer kept (mean over seeds, their number):", ""]
+    lines += head("layer", [f"{name} ({len(runs)})" for name, runs in kept.items()])
+    for layer in layers:
+        means = [100 * np.mean([run[layer] for run in runs]) for runs in kept.values()]
+        lines.append(row(layer.removesuffix("/kernel"), [f"{mean:.1f}" for mean in means]))
+    return [*lines, "", "![Per cent of each layer kept](pruning.png)"]
 
 
 def plain_mean(values: list[float]) -> str:
