@@ -25,6 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "first_order": {"estimator.name": "first_order"},
     "difference, smoothing 1e-4": {"estimator.smoothing": 1e-4},
     "difference, smoothing 5e-3": {"estimator.smoothing": 5e-3},
+    "subtraction, smoothing 1e-4": {"estimator.smoothing": 1e-4, "estimator.reuse": "split"},
     "subtraction, smoothing 5e-3": {"estimator.smoothing": 5e-3, "estimator.reuse": "split"},
 }
 _CONFIG = "resnet20_cifar10_paper"

@@ -9,9 +9,10 @@ import pytest
 
 from configs.experiment import check_fields
 from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
+from studies.figures import plot_pruning
 from studies.ladder_table import cge_vs_rge_section
 from studies.price_aware import ARMS, PARTS
-from studies.report import report
+from studies.report import pruning_section, report
 from studies.runner import (
     Cell,
     Measurement,
@@ -99,6 +100,23 @@ def test_estimators_are_compared_at_equal_epochs_and_at_equal_time():
     assert f"{title} -1.00 points from first-order (paper: -0.44)." in lines
     assert f"{title} 30.00 after 3 epochs, {directions} 25.00, seed 0." in lines
     assert f"{title} 40.00 after 4 min, {directions} 15.00, seed 0." in lines
+
+
+def test_layer_ratios_are_shown_by_layer_as_means_over_seeds(tmp_path):
+    def run(name, seed, kept):
+        return {"labels": {"ratios_from": name, "seed": seed}, "summary": {"kept": kept}}
+
+    found = [
+        run("grasp", 0, {"stem/kernel": 0.5, "head/kernel": 0.1}),
+        run("grasp", 1, {"stem/kernel": 0.3, "head/kernel": 0.2}),
+        run("random", 0, {"stem/kernel": 0.1, "head/kernel": 0.1}),
+    ]
+    lines = pruning_section(found).splitlines()
+    assert "| layer | grasp (2) | random (1) |" in lines
+    assert "| stem | 40.0 | 10.0 |" in lines
+    assert "| head | 15.0 | 10.0 |" in lines
+    plot_pruning(found, tmp_path / "pruning.png")
+    assert (tmp_path / "pruning.png").stat().st_size > 10_000
 
 
 def test_every_part_has_a_config():
