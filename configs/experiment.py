@@ -159,7 +159,7 @@ def _check_sampling(config: Config) -> None:
 
 def load_dataset(data: Data) -> Dataset:
     """Reads the data set that a config names."""
-    where = {"directory": data.dir, "archive": data.archive}
+    where = {"directory": data.dir, "archive": data.archive, "cache": cache_folder()}
     return DATASETS[data.name](**where if data.name == "cifar10" else {})
 
 
@@ -271,8 +271,14 @@ def optimizer_and_schedule(config: Config, num_steps: int, steps_per_epoch: int)
     return optimizer, schedule
 
 
+def cache_folder() -> Path:
+    """Where the programs keep what they can make again: ``~/.cache/deepzero_jax``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepzero_jax"
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless JAX is already told where to."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "deepzero_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        # A run compiles some eighty small programs, four seconds of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

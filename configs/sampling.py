@@ -112,7 +112,7 @@ def measure_prices(
     chosen = select(priced).coordinates
     counts = coordinates_per_leaf(state.params, chosen)
     planned = sum(count * seconds[path] for path, count in counts.items())
-    loss = Loss(experiment.task.loss, step.batch(state, data), has_aux=True)
+    loss = Loss(experiment.task.loss, jax.eval_shape(step.batch, state, data), has_aux=True)
     measured = step_seconds(run, state.params, chosen, experiment.estimator, loss)
     factor = (measured - empty) / planned
     if factor > 0:

@@ -160,6 +160,65 @@ def test_real_cifar10_is_whole_and_in_the_official_order():
     assert np.allclose(means, data.mean, atol=1e-3)
 
 
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A prepared folder whose reading is counted; its cache."""
+    folder = tmp_path / "tfds/cifar10/3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text('{"fileFormat": "array_record"}')
+    reads = []
+
+    def read(where):
+        reads.append(where)
+        images = np.arange(4 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8)
+        split = images.reshape(4, 32, 32, 3), np.arange(4, dtype=np.int32)
+        return split, split
+
+    monkeypatch.setattr(cifar10, "_read_prepared", read)
+    return folder, tmp_path / "cache", reads
+
+
+def load_prepared(folder, cache):
+    return load_cifar10(str(folder.parent.parent), cache=cache)
+
+
+def test_a_decoded_copy_is_read_in_place_of_the_prepared_files(prepared):
+    folder, cache, reads = prepared
+    first, second = load_prepared(folder, cache), load_prepared(folder, cache)
+    assert len(reads) == 1
+    for one, other in zip(first[:4], second[:4], strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+    assert [path.name for path in cache.iterdir()] == ["cifar10.npz"]
+
+
+def test_a_copy_that_is_stale_or_damaged_is_made_anew(prepared):
+    folder, cache, reads = prepared
+    load_prepared(folder, cache)
+    (folder / "features.json").write_text("{}")
+    load_prepared(folder, cache)
+    assert len(reads) == 2
+    copy = cache / "cifar10.npz"
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    found = load_prepared(folder, cache)
+    assert len(reads) == 3
+    assert np.array_equal(found.train_images.ravel()[:256], np.arange(256))
+    copy.write_bytes(content[: len(content) // 2])
+    load_prepared(folder, cache)
+    load_prepared(folder, cache)
+    assert len(reads) == 4
+
+
+def test_without_a_place_for_the_copy_all_is_read(prepared):
+    folder, cache, reads = prepared
+    cache.write_text("in the way")
+    load_prepared(folder, cache)
+    load_prepared(folder, None)
+    assert len(reads) == 2
+
+
 @pytest.mark.cifar10
 def test_damaged_prepared_data_are_named(tmp_path):
     import os

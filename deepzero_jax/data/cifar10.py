@@ -6,6 +6,9 @@ import os
 import pickle
 import sys
 import tarfile
+import tempfile
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,14 @@ ARCHIVES = {
     "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 }
+_TRAIN, _TEST = ("train_images", "train_labels"), ("test_images", "test_labels")
 _NUM_TRAIN, _NUM_TEST = 50_000, 10_000
 _BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 
 
-def load_cifar10(directory: str | None = None, archive: str | None = None) -> Dataset:
+def load_cifar10(
+    directory: str | None = None, archive: str | None = None, cache: Path | None = None
+) -> Dataset:
     """Loads CIFAR-10 into memory: 50,000 training and 10,000 test images, 32 × 32 × 3.
 
     Nothing is downloaded. Without ``archive`` the prepared data set is looked for in
@@ -34,6 +40,8 @@ def load_cifar10(directory: str | None = None, archive: str | None = None) -> Da
     Args:
       directory: a tensorflow-datasets data directory (it holds ``cifar10/3.0.2``).
       archive: path of ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``.
+      cache: folder for a decoded copy (184 MB) of a prepared data set, which is read in its
+        place for as long as the prepared files stay as they are; None: none is kept.
 
     Raises:
       FileNotFoundError: not there; the message names the three ways to get it.
@@ -46,7 +54,7 @@ def load_cifar10(directory: str | None = None, archive: str | None = None) -> Da
     ).expanduser()
     for prepared in sorted((root / "cifar10").glob("*/dataset_info.json"), reverse=True):
         if "array_record" in prepared.read_text():
-            return _dataset(*_read_prepared(prepared.parent))
+            return _dataset(*_read_through(cache, prepared.parent))
     for name in ARCHIVES:
         if (root / name).is_file():
             return _dataset(*_read_archive(root / name))
@@ -70,6 +78,29 @@ def prepare(directory: str | None = None) -> None:
 
 def _dataset(train: tuple[Any, Any], test: tuple[Any, Any]) -> Dataset:
     return Dataset(*train, *test, num_classes=10, mean=MEAN, std=STD)
+
+
+def _read_through(cache: Path | None, folder: Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """What ``_read_prepared`` gives, from the decoded copy where there is a sound one."""
+    if cache is None:
+        return _read_prepared(folder)
+    files = sorted(path for path in folder.resolve().iterdir() if path.is_file())
+    origin = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    copy = cache / "cifar10.npz"
+    # A copy that is damaged fails the checksums of its members, and is made anew.
+    damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with suppress(*damage), copy.open("rb") as file, np.load(file) as kept:
+        if kept["origin"].tolist() == origin:
+            return tuple(kept[name] for name in _TRAIN), tuple(kept[name] for name in _TEST)
+    train, test = _read_prepared(folder)
+    # None is kept on a full disk or in a folder that cannot be written.
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as unfinished:
+            arrays = dict(zip((*_TRAIN, *_TEST), (*train, *test), strict=True))
+            np.savez(Path(unfinished, copy.name), allow_pickle=False, origin=origin, **arrays)
+            Path(unfinished, copy.name).replace(copy)
+    return train, test
 
 
 def _read_prepared(folder: Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:

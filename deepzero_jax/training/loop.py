@@ -146,7 +146,7 @@ class _Trainer:
             state.params,
             selection.coordinates,
             self.estimator,
-            Loss(self.task.loss, self.step.batch(state, self.data), has_aux=True),
+            Loss(self.task.loss, jax.eval_shape(self.step.batch, state, self.data), has_aux=True),
             self.step.shares(state),
             num_parameters=num_coordinates(state.params),
             queries_per_step=self.queries_per_step,

@@ -190,7 +190,7 @@ def step_seconds(
       params: pytree of arrays.
       coordinates: the step's coordinates.
       estimator: of the step.
-      loss: on the step's batch.
+      loss: on the step's batch, of which the shapes are enough.
     """
     if estimator.chunk_sizes is None:
         _seconds(run, coordinates)
@@ -222,7 +222,7 @@ def make_plan(
       params: pytree of arrays.
       coordinates: the first step's coordinates.
       estimator: of the step.
-      loss: on the step's batch.
+      loss: on the step's batch, of which the shapes are enough.
       shares: as the sampler gives them, or None.
       **totals: the remaining fields of ``Plan`` but ``seconds_per_step``.
     """
