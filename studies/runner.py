@@ -161,8 +161,8 @@ def keep_result(
         "labels": labels,
         "command": command,
         "commit": commit.stdout.strip() or "unknown",
-        "hardware": f"{summary['num_devices']} × {summary['device']}, {num_cores()} cores, "
-        f"{platform.machine()}",
+        "hardware": f"{summary['num_devices']} × {summary['device']}, "
+        f"{num_cores()} {'core' if num_cores() == 1 else 'cores'}, {platform.machine()}",
         "summary": summary,
     }
     if curve:
