@@ -69,15 +69,15 @@ def epoch_indices(
     return _shuffled(jax.random.fold_in(key, epoch), positions, num_images)
 
 
-def _shuffled(key: jax.Array, positions: jax.Array, size: int, num_rounds: int = 8) -> jax.Array:
+def _shuffled(key: jax.Array, positions: jax.Array, size: int) -> jax.Array:
     """What stands at ``positions`` of a random order of 0 … size − 1.
 
-    A Feistel network of random functions on the smallest square grid that holds all numbers
-    (Luby and Rackoff 1988: from four rounds on it looks random), walked until it lands on one
+    A Feistel network of eight random functions on the smallest square grid that holds all
+    numbers (Luby and Rackoff 1988: from four on it looks random), walked until it lands on one
     of them (Black and Rogaway 2002).
     """
     side = math.isqrt(size - 1) + 1
-    rounds = jax.random.randint(key, (num_rounds, side), 0, side)
+    rounds = jax.random.randint(key, (8, side), 0, side)
 
     def permute(number: jax.Array) -> jax.Array:
         left, right = jnp.divmod(number, side)
