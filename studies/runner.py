@@ -154,13 +154,10 @@ def keep_result(
     curve: list[dict[str, float]] | None = None,
 ) -> None:
     """Writes the result file of a finished cell, its ``learning_curve`` beside the summary."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
     content = {
         "labels": labels,
         "command": command,
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": _commit(),
         "hardware": f"{summary['num_devices']} × {summary['device']}, "
         f"{num_cores()} {'core' if num_cores() == 1 else 'cores'}, {platform.machine()}",
         "summary": summary,
@@ -170,6 +167,14 @@ def keep_result(
     path = result_path(study, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _commit() -> str:
+    """The commit that is checked out; ``-dirty`` where more than results differ from it."""
+    git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
+    found = git("describe", "--always").stdout.strip()
+    differs = git("diff", "--quiet", "HEAD", "--", ".", ":!studies/results").returncode
+    return f"{found}-dirty" if found and differs else found or "unknown"
 
 
 def _quoted(argument: str) -> str:

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from studies.runner import (
     Cell,
     Measurement,
     configured,
+    keep_result,
     mean_and_spread,
     run_and_hand_on_signals,
     run_measurements,
@@ -154,3 +156,23 @@ def test_measurements_are_kept_and_not_made_again(tmp_path, monkeypatch, capsys)
     assert made == [1]
     assert '"cosine": 0.5' in (tmp_path / "trial/one.json").read_text()
     assert "trial/one: done" in capsys.readouterr().out
+
+
+def test_a_result_names_its_commit_and_says_where_code_differs(tmp_path, monkeypatch):
+    monkeypatch.setattr("studies.runner.ROOT", tmp_path)
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path / "studies/results")
+
+    def commit_of_a_result(name):
+        keep_result("trial", name, {}, "", {"num_devices": 1, "device": "cpu"})
+        return json.loads((tmp_path / f"studies/results/trial/{name}.json").read_text())["commit"]
+
+    assert commit_of_a_result("one") == "unknown"
+    (tmp_path / "train.py").write_text("1")
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for call in (["init"], ["add", "."], [*author, "commit", "-m", "a"]):
+        subprocess.run(["git", "-C", tmp_path, *call], check=True, capture_output=True)
+    named = commit_of_a_result("two")
+    (tmp_path / "studies/results/trial/one.json").unlink()
+    assert commit_of_a_result("two") == named
+    (tmp_path / "train.py").write_text("2")
+    assert commit_of_a_result("two") == f"{named}-dirty"
