@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import NullLocator
+
 from deepzero_jax.pictures import pyplot, save_figure
 from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware, pruning
 from studies.ladder_table import longer_runs
@@ -159,6 +161,11 @@ def plot_pruning(found: list[dict[str, Any]], picture: Path) -> None:
     layers = [path.removesuffix("/kernel") for path in found[0]["summary"]["kept"]]
     axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
     axis.set(ylabel="coordinates kept, % of the layer", yscale="log")
+    percent = [1, 2, 5, 10, 20, 50, 100]
+    low, high = axis.get_ylim()
+    axis.set_yticks([tick for tick in percent if low <= tick <= high])
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.set_title("ResNet-20 at 90 % sparsity, a line for each seed")
     axis.grid(alpha=0.3)
     axis.legend()
