@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import NullLocator
-
 from deepzero_jax.pictures import pyplot, save_figure
 from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware, pruning
 from studies.ladder_table import longer_runs
@@ -165,7 +163,7 @@ def plot_pruning(found: list[dict[str, Any]], picture: Path) -> None:
     low, high = axis.get_ylim()
     axis.set_yticks([tick for tick in percent if low <= tick <= high])
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_locator(NullLocator())
+    axis.minorticks_off()
     axis.set_title("ResNet-20 at 90 % sparsity, a line for each seed")
     axis.grid(alpha=0.3)
     axis.legend()
