@@ -32,7 +32,8 @@ _HEAD = """# Results
 
 Made by `python -m studies.report` from `studies/results/`, where each run's command, commit,
 hardware and summary lie. Numbers are test accuracies in per cent on the 10,000 test images of
-CIFAR-10: mean ± standard deviation over seeds (number of runs). What was not run says so.
+CIFAR-10: mean ± standard deviation over seeds (number of runs). What was not run says so. A command
+repeats its result to the last bit at its commit, on the same kind of processor.
 """
 
 
