@@ -32,8 +32,9 @@ _HEAD = """# Results
 
 Made by `python -m studies.report` from `studies/results/`, where each run's command, commit,
 hardware and summary lie. Numbers are test accuracies in per cent on the 10,000 test images of
-CIFAR-10: mean ± standard deviation over seeds (number of runs). What was not run says so. A command
-repeats its result to the last bit at its commit, on the same kind of processor.
+CIFAR-10: mean ± standard deviation over seeds (number of runs). What was not run says so. Another
+kind of processor or version of jax rounds in other places, which in a long run can make some tenths
+of a point.
 """
 
 
