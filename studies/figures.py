@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from deepzero_jax.pictures import pyplot, save_figure
-from studies import cge_vs_rge, defense_gradients, gradient_quality, price_aware, pruning
+from studies import (
+    cge_vs_rge,
+    defense_gradients,
+    gradient_quality,
+    price_aware,
+    pruning,
+    sparsity,
+)
 from studies.ladder_table import longer_runs
 from studies.runner import chosen, final_accuracies
 
@@ -170,10 +177,48 @@ def plot_pruning(found: list[dict[str, Any]], picture: Path) -> None:
     save_figure(figure, picture)
 
 
+def plot_sparsity(found: list[dict[str, Any]], picture: Path) -> None:
+    """Accuracy against sparsity, a colour for each method; the paper's dashed."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    places = {value: place for place, value in enumerate(sparsity.SPARSITIES)}
+    for colour, (method, title) in enumerate(sparsity.TITLES.items()):
+        style = {"color": f"C{colour}", "marker": "."}
+        for epochs in sorted({run["labels"]["epochs"] for run in chosen(found, method=method)}):
+            points = [
+                (places[run["labels"]["sparsity"]], 100 * run["summary"]["test_accuracy"])
+                for run in chosen(found, method=method, epochs=epochs)
+            ]
+            axis.plot(
+                *zip(*sorted(points), strict=True), label=f"{title}, {epochs:g} epochs", **style
+            )
+        if method in sparsity.PAPER:
+            paper = sparsity.PAPER[method]
+            axis.plot(range(len(paper)), paper, "--", label=f"{title}, paper", linewidth=1, **style)
+    dense = chosen(found, method="first_order_dense")
+    for run, value in zip(dense, final_accuracies(dense), strict=True):
+        title = f"first-order, dense, {run['labels']['epochs']:g} epochs"
+        axis.axhline(100 * value, color="tab:gray", label=title)
+    axis.axhline(
+        sparsity.PAPER_DENSE,
+        color="tab:gray",
+        linestyle="--",
+        linewidth=1,
+        label="first-order, dense, paper",
+    )
+    axis.set_xticks(list(places.values()), [f"{100 * value:g}" for value in places])
+    axis.set(xlabel="sparsity, %", ylabel="test accuracy, %")
+    axis.set_title("ResNet-20; the paper's runs have 50 epochs")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
+    save_figure(figure, picture)
+
+
 FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
     price_aware.STUDY: plot_price_aware,
     cge_vs_rge.STUDY: plot_cge_vs_rge,
     defense_gradients.STUDY: plot_defense_gradients,
     pruning.STUDY: plot_pruning,
+    sparsity.STUDY: plot_sparsity,
     gradient_quality.STUDY: plot_gradient_quality,
 }

@@ -79,25 +79,21 @@ def sparsity_section(found: list[dict[str, Any]]) -> str:
     lines = [
         "## ResNet-20 against gradient sparsity",
         "",
-        "Paper: 50 epochs (dense first-order: 92.85). `python -m studies.sparsity`.",
+        f"Paper: 50 epochs (dense first-order: {sparsity.PAPER_DENSE}). "
+        "`python -m studies.sparsity`.",
         "",
         *head("", [f"{100 * column:g} %" for column in columns]),
     ]
-    for method, (title, paper) in _SPARSITY_ROWS.items():
-        if paper:
-            lines.append(row(f"{title}, paper", paper))
+    for method, title in sparsity.TITLES.items():
+        if method in sparsity.PAPER:
+            lines.append(row(f"{title}, paper", sparsity.PAPER[method]))
         cells = [accuracies(chosen(found, method=method, sparsity=s)) for s in columns]
         lines.append(row(f"{title}, measured", cells))
     dense = accuracies(chosen(found, method="first_order_dense"))
-    return "\n".join([*lines, "", f"Dense first-order, measured: {dense}."])
-
-
-_SPARSITY_ROWS = {
-    "deepzero": ("DeepZero, smoothing 1e-4", None),
-    "deepzero_paper": ("DeepZero, smoothing 5e-3", (86.94, 86.46, 84.26, 73.37)),
-    "first_order_gradient": ("first-order, sparse gradient", (90.12, 88.55, 86.98, 78.1)),
-    "first_order_weights": ("first-order, sparse weights", (88.59, 86.25, 82.95, 68.22)),
-}
+    lines += ["", f"Dense first-order, measured: {dense}."]
+    if found:
+        lines += ["", "![Accuracy against sparsity](sparsity.png)"]
+    return "\n".join(lines)
 
 
 def trajectory_section(found: list[dict[str, Any]]) -> str:

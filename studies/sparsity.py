@@ -28,6 +28,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "deepzero": {"estimator.smoothing": 1e-4},
     "deepzero_paper": {"estimator.smoothing": 5e-3},
 }
+TITLES = {
+    "deepzero": "DeepZero, smoothing 1e-4",
+    "deepzero_paper": "DeepZero, smoothing 5e-3",
+    "first_order_gradient": "first-order, sparse gradient",
+    "first_order_weights": "first-order, sparse weights",
+}
+# Accuracies of the paper at the four sparsities, and dense.
+PAPER = {
+    "deepzero_paper": (86.94, 86.46, 84.26, 73.37),
+    "first_order_gradient": (90.12, 88.55, 86.98, 78.1),
+    "first_order_weights": (88.59, 86.25, 82.95, 68.22),
+}
+PAPER_DENSE = 92.85
 
 
 def cells(

@@ -10,10 +10,10 @@ import pytest
 
 from configs.experiment import check_fields
 from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
-from studies.figures import plot_pruning
+from studies.figures import plot_pruning, plot_sparsity
 from studies.ladder_table import cge_vs_rge_section
 from studies.price_aware import ARMS, PARTS
-from studies.report import pruning_section, report
+from studies.report import pruning_section, report, sparsity_section
 from studies.runner import (
     Cell,
     Measurement,
@@ -119,6 +119,25 @@ def test_layer_ratios_are_shown_by_layer_as_means_over_seeds(tmp_path):
     assert "| head | 15.0 | 10.0 |" in lines
     plot_pruning(found, tmp_path / "pruning.png")
     assert (tmp_path / "pruning.png").stat().st_size > 10_000
+
+
+def test_accuracies_stand_under_their_sparsity_with_their_length(tmp_path):
+    def run(method, value, accuracy, epochs):
+        labels = {"method": method, "sparsity": value, "seed": 0, "epochs": epochs}
+        return {"labels": labels, "summary": {"test_accuracy": accuracy}}
+
+    found = [
+        run("first_order_gradient", 0.9, 0.8, 15),
+        run("first_order_gradient", 0.9, 0.85, 50),
+        run("first_order_dense", 0.0, 0.87, 15),
+    ]
+    lines = sparsity_section(found).splitlines()
+    title = "first-order, sparse gradient, measured"
+    both = "80.00 (1), 15 epochs; 85.00 (1), 50 epochs"
+    assert f"| {title} | not run | {both} | not run | not run |" in lines
+    assert "Dense first-order, measured: 87.00 (1), 15 epochs." in lines
+    plot_sparsity(found, tmp_path / "sparsity.png")
+    assert (tmp_path / "sparsity.png").stat().st_size > 10_000
 
 
 def test_every_part_has_a_config():
