@@ -183,18 +183,21 @@ def plot_sparsity(found: list[dict[str, Any]], picture: Path) -> None:
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     places = {value: place for place, value in enumerate(sparsity.SPARSITIES)}
     for colour, (method, title) in enumerate(sparsity.TITLES.items()):
-        style = {"color": f"C{colour}", "marker": "."}
-        for epochs in sorted({run["labels"]["epochs"] for run in chosen(found, method=method)}):
+        lengths = sorted({run["labels"]["epochs"] for run in chosen(found, method=method)})
+        for marker, epochs in zip("osv^", lengths, strict=False):
             points = [
                 (places[run["labels"]["sparsity"]], 100 * run["summary"]["test_accuracy"])
                 for run in chosen(found, method=method, epochs=epochs)
             ]
             axis.plot(
-                *zip(*sorted(points), strict=True), label=f"{title}, {epochs:g} epochs", **style
+                *zip(*sorted(points), strict=True),
+                color=f"C{colour}",
+                marker=marker,
+                label=f"{title}, {epochs:g} epochs",
             )
         if method in sparsity.PAPER:
             paper = sparsity.PAPER[method]
-            axis.plot(range(len(paper)), paper, "--", label=f"{title}, paper", linewidth=1, **style)
+            axis.plot(paper, ".--", color=f"C{colour}", linewidth=1, label=f"{title}, paper")
     dense = chosen(found, method="first_order_dense")
     for run, value in zip(dense, final_accuracies(dense), strict=True):
         title = f"first-order, dense, {run['labels']['epochs']:g} epochs"
