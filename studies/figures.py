@@ -181,16 +181,15 @@ def plot_sparsity(found: list[dict[str, Any]], picture: Path) -> None:
     """Accuracy against sparsity, a colour for each method; the paper's dashed."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    places = {value: place for place, value in enumerate(sparsity.SPARSITIES)}
     for colour, (method, title) in enumerate(sparsity.TITLES.items()):
         lengths = sorted({run["labels"]["epochs"] for run in chosen(found, method=method)})
         for marker, epochs in zip("osv^", lengths, strict=False):
-            points = [
-                (places[run["labels"]["sparsity"]], 100 * run["summary"]["test_accuracy"])
-                for run in chosen(found, method=method, epochs=epochs)
+            runs = chosen(found, method=method, epochs=epochs)
+            values = [
+                final_accuracies(chosen(runs, sparsity=place)) for place in sparsity.SPARSITIES
             ]
-            axis.plot(
-                *zip(*sorted(points), strict=True),
+            axis.plot(  # a gap where nothing was run
+                [100 * sum(seeds) / len(seeds) if seeds else float("nan") for seeds in values],
                 color=f"C{colour}",
                 marker=marker,
                 label=f"{title}, {epochs:g} epochs",
@@ -209,7 +208,8 @@ def plot_sparsity(found: list[dict[str, Any]], picture: Path) -> None:
         linewidth=1,
         label="first-order, dense, paper",
     )
-    axis.set_xticks(list(places.values()), [f"{100 * value:g}" for value in places])
+    places = [f"{100 * value:g}" for value in sparsity.SPARSITIES]
+    axis.set_xticks(range(len(places)), places)
     axis.set(xlabel="sparsity, %", ylabel="test accuracy, %")
     axis.set_title("ResNet-20; the paper's runs have 50 epochs")
     axis.grid(alpha=0.3)
