@@ -14,7 +14,7 @@ from studies import (
     sparsity,
 )
 from studies.ladder_table import longer_runs
-from studies.runner import chosen, final_accuracies
+from studies.runner import by_epochs, chosen, final_accuracies
 
 
 def plot_price_aware(found: list[dict[str, Any]], picture: Path) -> None:
@@ -182,14 +182,10 @@ def plot_sparsity(found: list[dict[str, Any]], picture: Path) -> None:
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     for colour, (method, title) in enumerate(sparsity.TITLES.items()):
-        lengths = sorted({run["labels"]["epochs"] for run in chosen(found, method=method)})
-        for marker, epochs in zip("osv^", lengths, strict=False):
-            runs = chosen(found, method=method, epochs=epochs)
-            values = [
-                final_accuracies(chosen(runs, sparsity=place)) for place in sparsity.SPARSITIES
-            ]
-            axis.plot(  # a gap where nothing was run
-                [100 * sum(seeds) / len(seeds) if seeds else float("nan") for seeds in values],
+        lengths = by_epochs(chosen(found, method=method))
+        for marker, (epochs, runs) in zip("osv^", lengths, strict=False):
+            axis.plot(
+                [_mean_percent(chosen(runs, sparsity=value)) for value in sparsity.SPARSITIES],
                 color=f"C{colour}",
                 marker=marker,
                 label=f"{title}, {epochs:g} epochs",
@@ -197,10 +193,9 @@ def plot_sparsity(found: list[dict[str, Any]], picture: Path) -> None:
         if method in sparsity.PAPER:
             paper = sparsity.PAPER[method]
             axis.plot(paper, ".--", color=f"C{colour}", linewidth=1, label=f"{title}, paper")
-    dense = chosen(found, method="first_order_dense")
-    for run, value in zip(dense, final_accuracies(dense), strict=True):
-        title = f"first-order, dense, {run['labels']['epochs']:g} epochs"
-        axis.axhline(100 * value, color="tab:gray", label=title)
+    for epochs, runs in by_epochs(chosen(found, method="first_order_dense")):
+        title = f"first-order, dense, {epochs:g} epochs"
+        axis.axhline(_mean_percent(runs), color="tab:gray", label=title)
     axis.axhline(
         sparsity.PAPER_DENSE,
         color="tab:gray",
@@ -208,13 +203,19 @@ def plot_sparsity(found: list[dict[str, Any]], picture: Path) -> None:
         linewidth=1,
         label="first-order, dense, paper",
     )
-    places = [f"{100 * value:g}" for value in sparsity.SPARSITIES]
-    axis.set_xticks(range(len(places)), places)
+    percent = [f"{100 * value:g}" for value in sparsity.SPARSITIES]
+    axis.set_xticks(range(len(percent)), percent)
     axis.set(xlabel="sparsity, %", ylabel="test accuracy, %")
     axis.set_title("ResNet-20; the paper's runs have 50 epochs")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     save_figure(figure, picture)
+
+
+def _mean_percent(found: list[dict[str, Any]]) -> float:
+    """Mean accuracy of runs in per cent; of none NaN, which a line leaves out."""
+    values = final_accuracies(found)
+    return 100 * sum(values) / len(values) if values else float("nan")
 
 
 FIGURES: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {

@@ -6,7 +6,7 @@ import numpy as np
 
 from studies import cge_vs_rge
 from studies.markdown import head, row
-from studies.runner import chosen, final_accuracies, mean_and_spread
+from studies.runner import by_epochs, chosen, final_accuracies, mean_and_spread
 
 
 def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
@@ -23,8 +23,7 @@ def cge_vs_rge_section(found: list[dict[str, Any]]) -> str:
         for method in cge_vs_rge.METHODS:
             runs = chosen(found, depth=depth, method=method)
             paper = _PAPER[method][depth - 1] if method in _PAPER else "–"
-            for epochs in sorted({run["labels"]["epochs"] for run in runs}) or [None]:
-                same = chosen(runs, epochs=epochs)
+            for epochs, same in by_epochs(runs) or [(None, [])]:
                 accuracy = mean_and_spread(final_accuracies(same))
                 length = ["–", "–", "–"]
                 if epochs:

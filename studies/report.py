@@ -26,7 +26,7 @@ from studies.application_tables import (
 from studies.figures import FIGURES
 from studies.ladder_table import cge_vs_rge_section
 from studies.markdown import head, row
-from studies.runner import ROOT, chosen, final_accuracies, mean_and_spread, results
+from studies.runner import ROOT, by_epochs, chosen, final_accuracies, mean_and_spread, results
 
 _HEAD = """# Results
 
@@ -65,11 +65,10 @@ def price_aware_section(found: list[dict[str, Any]]) -> str:
 
 def accuracies(found: list[dict[str, Any]]) -> str:
     """Test accuracies as mean and spread; runs of different length kept apart."""
-    parts = []
-    for epochs in sorted({run["labels"]["epochs"] for run in found}):
-        runs = chosen(found, epochs=epochs)
-        text = mean_and_spread(final_accuracies(runs))
-        parts.append(f"{text}, {epochs:g} epochs")
+    parts = [
+        f"{mean_and_spread(final_accuracies(runs))}, {epochs:g} epochs"
+        for epochs, runs in by_epochs(found)
+    ]
     return "; ".join(parts) or "not run"
 
 

@@ -199,6 +199,12 @@ def chosen(found: list[dict[str, Any]], **labels: Any) -> list[dict[str, Any]]:
     return [run for run in found if all(run["labels"].get(name) == v for name, v in labels.items())]
 
 
+def by_epochs(found: list[dict[str, Any]]) -> list[tuple[float, list[dict[str, Any]]]]:
+    """Runs of each length apart: ``[(epochs, runs)]``, shortest first."""
+    lengths = sorted({run["labels"]["epochs"] for run in found})
+    return [(epochs, chosen(found, epochs=epochs)) for epochs in lengths]
+
+
 def final_accuracies(found: list[dict[str, Any]]) -> list[float]:
     """Final test accuracies of runs."""
     return [run["summary"]["test_accuracy"] for run in found]
