@@ -142,7 +142,7 @@ def pruning_section(found: list[dict[str, Any]]) -> str:
             plain_mean([run[name] for run in runs])
             for name in ("scores_spearman", "ratios_spearman", "ratios_mean_distance")
         ]
-        lines.append(row(count or "–", cells))
+        lines.append(row(f"{count:,}" if count else "–", cells))
     return "\n".join(lines)
 
 
