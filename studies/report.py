@@ -136,13 +136,15 @@ def pruning_section(found: list[dict[str, Any]]) -> str:
         *head("directions q", ["scores", "ratios", "distance"]),
     ]
     counts = sorted({n for run in found if (n := run["labels"].get("num_directions"))})
-    for count in counts or [None]:
-        runs = [run["summary"] for run in chosen(found, num_directions=count)] if count else []
+    for count in counts:
+        runs = [run["summary"] for run in chosen(found, num_directions=count)]
         cells = [
             plain_mean([run[name] for run in runs])
             for name in ("scores_spearman", "ratios_spearman", "ratios_mean_distance")
         ]
-        lines.append(row(f"{count:,}" if count else "–", cells))
+        lines.append(row(f"{count:,}", cells))
+    if not counts:
+        lines.append(row("–", ["not run"] * 3))
     return "\n".join(lines)
 
 
