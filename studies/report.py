@@ -168,7 +168,7 @@ def _kept_table(found: list[dict[str, Any]]) -> list[str]:
 
 def plain_mean(values: list[float]) -> str:
     """A mean and how many it is of."""
-    return f"{sum(values) / len(values):.3f} ({len(values)})" if values else "not run"
+    return f"{sum(values) / len(values):.3f} ({len(values)})"
 
 
 def gradient_quality_section(found: list[dict[str, Any]]) -> str:
