@@ -7,6 +7,7 @@ import sys
 
 from configs.loading import fail, parse_command_line
 from configs.schema import Config
+from deepzero_jax.platform import keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, config = parse_command_line(
         "prune.py", "Compute the layer-wise pruning ratios of a network.", arguments
     )
+    keep_freed_memory()
     from configs import experiment as experiments
     from configs import ratios
 

@@ -12,6 +12,7 @@ from typing import Any
 from configs import distributed
 from configs.loading import fail, identity, parse_command_line
 from configs.schema import DefenseConfig, SolverConfig
+from deepzero_jax.platform import keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         distributed.add_flags,
         plan="print the plan and stop",
     )
+    keep_freed_memory()
     if isinstance(config, DefenseConfig | SolverConfig):
         return train_application(options, config)
     from configs import experiment as experiments

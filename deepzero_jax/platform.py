@@ -1,13 +1,17 @@
-"""What the compiler and its threads must be told before they start."""
+"""What the compiler, its threads and the allocator must be told before they start."""
 
+import ctypes
 import os
 import re
+import sys
 
 import jaxlib
 
 _FUSION = "--xla_cpu_experimental_ynn_fusion_type="
 _DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 _THREADS = "PJRT_NPROC"
+# glibc, malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD.
+_KEEP = {-8: 1, -4: 0, -1: -1}
 
 
 def prepare_cpu() -> None:
@@ -41,6 +45,22 @@ def _leave_a_thread_for_callbacks() -> None:
     wanted = 1 + (int(devices.group(1)) if devices else 1)
     if wanted > num_cores() and _THREADS not in os.environ:
         os.environ[_THREADS] = str(wanted)
+
+
+def keep_freed_memory() -> None:
+    """Has this process keep memory that it frees, for the next step to take again.
+
+    Otherwise glibc gives the large buffers of a step back to the system and takes them anew,
+    page by page. It holds for the whole process, so a program calls it, before it computes.
+    Without effect elsewhere than on Linux with glibc, or where the environment sets the
+    allocator (``MALLOC_…``, ``GLIBC_TUNABLES``).
+    """
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if chosen or sys.platform != "linux":
+        return
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for parameter, value in _KEEP.items():
+            mallopt(parameter, value)
 
 
 def num_cores() -> int:

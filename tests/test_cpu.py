@@ -1,3 +1,8 @@
+import ctypes
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,3 +27,33 @@ def test_staged_sums(shape):
             axes = tuple(range(first, last))
             expected = np.sum(np.asarray(x, np.float64), axis=axes)
             np.testing.assert_allclose(staged_sum(x, axes), expected, rtol=1e-4, atol=1e-2)
+
+
+TAKES_AND_FREES = """
+import resource, sys
+from deepzero_jax.platform import keep_freed_memory
+if "keep" in sys.argv: keep_freed_memory()
+take = lambda: bytearray(b"x") * 2**26
+take()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20): take()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
+
+
+def page_faults(*arguments, **environment):
+    # What the environment here says of the allocator must not decide.
+    ours = ("MALLOC_", "GLIBC_TUNABLES")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    call = [sys.executable, "-c", TAKES_AND_FREES, *arguments]
+    return int(subprocess.check_output(call, env={**plain, **environment}, text=True))
+
+
+@pytest.mark.skipif(not GLIBC, reason="an allocator other than glibc's")
+def test_freed_memory_is_kept_unless_the_environment_chooses():
+    assert page_faults("keep") < 20
+    assert page_faults("keep", MALLOC_PERTURB_="0") >= 20
+    assert page_faults() >= 20
