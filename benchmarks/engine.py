@@ -2,16 +2,16 @@
 
 python -m benchmarks.engine --models cnn1,cnn2,cnn5,resnet20   (needs the ``bench`` extra)
 
+What benchmarks/results/ holds already is not measured again.
+
 The yardstick is one eager PyTorch CPU forward pass of the same network, batch and threads:
 the released code pays one such pass for each coordinate.
 """
 
-import argparse
-import json
 import resource
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +20,37 @@ import numpy as np
 import deepzero_jax as dz
 from benchmarks.pytorch_forward import forward_pass
 from deepzero_jax.coordinates import first_coordinates, leaf_paths
-from deepzero_jax.models import MODELS
-from deepzero_jax.split import split_model_loss
-from deepzero_jax.training.task import cross_entropy
+from deepzero_jax.models import MODELS, init_model
+from deepzero_jax.split import SplitFunction, split_model_loss
+from deepzero_jax.training import Json, cross_entropy
+from deepzero_jax.types import Params, PyTree
+from studies.runner import Measurement, main
 
 BATCH = 256
+RESULTS = Path(__file__).parent / "results"
 
 
-def problem(name: str) -> tuple[Any, Any, tuple[Any, ...]]:
+def problem(name: str) -> tuple[SplitFunction, Params, tuple[PyTree, ...]]:
     """The training loss of a network on a batch of random CIFAR-sized images."""
     model = MODELS[name]()
     images = jax.random.normal(jax.random.key(0), (BATCH, 32, 32, 3))
-    variables = dict(model.init(jax.random.key(1), images[:1]))
-    params = variables.pop("params")
+    params, model_state = init_model(model, jax.random.key(1), images[:1])
     labels = jnp.arange(BATCH) % 10
-    return split_model_loss(model, cross_entropy), params, (variables, images, labels)
+    return split_model_loss(model, cross_entropy), params, (model_state, images, labels)
 
 
-def sampled(params: Any, per_leaf: int, share: float = 0.0) -> Any:
-    """Random coordinates: ``per_leaf`` of every leaf, or a ``share`` of it where that is more."""
+def sampled(params: Params, per_leaf: int, fraction: float = 0.0) -> PyTree:
+    """Random coordinates: ``per_leaf`` of every leaf, or a ``fraction`` of it if that is more."""
     rng = np.random.default_rng(0)
 
-    def one(leaf: Any) -> np.ndarray:
-        count = max(per_leaf, int(share * leaf.size))
+    def one(leaf: jax.Array) -> np.ndarray:
+        count = max(per_leaf, int(fraction * leaf.size))
         return np.sort(rng.permutation(leaf.size)[:count]).astype(np.int32)
 
     return jax.tree.map(one, params)
 
 
-def median_seconds(run: Any, repeats: int) -> float:
+def median_seconds(run: Callable[[], PyTree], repeats: int) -> float:
     """Median wall time of ``run()``, its result waited for."""
     times = []
     for _ in range(repeats):
@@ -58,13 +60,13 @@ def median_seconds(run: Any, repeats: int) -> float:
     return float(np.median(times))
 
 
-def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> dict[str, Any]:
+def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> Json:
     """Compiles the whole step with ``per_leaf`` coordinates of every leaf; times leaf by leaf."""
     fun, params, args = problem(name)
     pytorch = forward_pass(name, BATCH)
     pytorch_times = []
     # A large leaf weighs much; a few of its coordinates would vanish beside the base's jitter.
-    coordinates = sampled(params, per_leaf, share=1 / 72)
+    coordinates = sampled(params, per_leaf, fraction=1 / 72)
     smoothing = 1e-4 if reuse == "difference" else 5e-3
     vg = jax.jit(dz.value_and_grad(fun, dz.cge(smoothing=smoothing, reuse=reuse), has_aux=True))
     start = time.perf_counter()
@@ -120,7 +122,7 @@ def measure_whole(name: str, repeats: int) -> float:
     return median_seconds(lambda: vg(params, *args), repeats)
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Json) -> None:
     """Prints one result as a table."""
     print(f"\n{result['model']}, reuse={result['reuse']}, batch {BATCH}")
     print(f"{'leaf':<30} {'coordinates':>11} {'ms each':>9} {'s':>9}")
@@ -138,26 +140,26 @@ def show(result: dict[str, Any]) -> None:
     )
 
 
-def main() -> None:
-    """Measures what the command line names, prints tables and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="cnn1,cnn2,cnn5,resnet20")
-    parser.add_argument("--reuse", default="difference")
-    parser.add_argument("--per-leaf", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/engine.json"))
-    options = parser.parse_args()
-    results = []
-    for name in options.models.split(","):
-        for reuse in options.reuse.split(","):
-            result = measure(name, reuse, options.per_leaf, options.repeats)
-            if name.startswith("cnn") and reuse == "difference":
-                result["dense_step_seconds"] = measure_whole(name, options.repeats)
-            show(result)
-            results.append(result)
-    options.out.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"\nwrote {options.out}")
+def measurements(
+    models: tuple[str, ...] = ("cnn1", "cnn2", "cnn5", "resnet20"),
+    reuse: tuple[str, ...] = ("difference",),
+    per_leaf: int = 16,
+    repeats: int = 3,
+) -> Iterator[Measurement]:
+    """A dense step of each network, each way; a table is printed."""
+
+    def dense_step(name: str, way: str) -> Json:
+        result = measure(name, way, per_leaf, repeats)
+        if name.startswith("cnn") and way == "difference":
+            result["dense_step_seconds"] = measure_whole(name, repeats)
+        show(result)
+        return result
+
+    for name in models:
+        for way in reuse:
+            labels = {"model": name, "reuse": way}
+            yield Measurement(f"{name}-{way}", labels, lambda n=name, w=way: dense_step(n, w))
 
 
 if __name__ == "__main__":
-    main()
+    main("engine", (measurements,), __doc__ or "", results=RESULTS)

@@ -7,28 +7,28 @@ ResNet-20 step at batch 256, in float32 and with bfloat16 differences, with the 
 each and the achieved fraction of the device's own matrix rate.
 """
 
-import argparse
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import deepzero_jax as dz
-from benchmarks.engine import median_seconds, problem, sampled
+from benchmarks.engine import RESULTS, median_seconds, problem, sampled
 from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
+from deepzero_jax.training import Json
+from deepzero_jax.types import PyTree
+from studies.runner import Measurement, main
 
 
-def flat(tree: Any) -> np.ndarray:
+def flat(tree: PyTree) -> np.ndarray:
     """All leaves in one float64 vector."""
     return np.concatenate(
         [np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)]
     )
 
 
-def gradient(name: str, coordinates: Any, wide: bool, **options: Any) -> np.ndarray:
+def gradient(name: str, coordinates: PyTree, wide: bool, **options: object) -> np.ndarray:
     """One estimate at ``coordinates``, in float64 if ``wide``."""
     fun, params, args = problem(name)
     with jax.enable_x64(wide):
@@ -41,7 +41,7 @@ def gradient(name: str, coordinates: Any, wide: bool, **options: Any) -> np.ndar
         return flat(vg(params, *args, coordinates=coordinates)[1])
 
 
-def accuracy(name: str, per_leaf: int) -> list[dict[str, Any]]:
+def accuracy(name: str, per_leaf: int) -> list[Json]:
     """Relative error of the estimate, by smoothing and type of the differences."""
     coordinates = sampled(problem(name)[1], per_leaf)
     rows = []
@@ -58,7 +58,7 @@ def accuracy(name: str, per_leaf: int) -> list[dict[str, Any]]:
     return rows
 
 
-def step_multiply_adds(name: str, coordinates: Any) -> int:
+def step_multiply_adds(name: str, coordinates: PyTree) -> int:
     """Multiply-adds of the perturbed passes of a step: each leaf's coordinates at their price."""
     fun, params, args = problem(name)
     costs = dz.coordinate_costs(fun, params, *args, has_aux=True)
@@ -66,7 +66,7 @@ def step_multiply_adds(name: str, coordinates: Any) -> int:
     return int(sum(counts[path] * costs[path] for path in costs))
 
 
-def matrix_rate(dtype: Any, size: int) -> float:
+def matrix_rate(dtype: jax.typing.DTypeLike, size: int) -> float:
     """Multiply-adds a second of a large matrix product."""
     a = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.dot)
@@ -74,7 +74,7 @@ def matrix_rate(dtype: Any, size: int) -> float:
     return size**3 / median_seconds(lambda: product(a, a), 5)
 
 
-def timing(name: str, size: int) -> list[dict[str, Any]]:
+def timing(name: str, size: int) -> list[Json]:
     """Seconds of a sparse step, by sparsity and type of the differences."""
     fun, params, args = problem(name)
     rows = []
@@ -109,24 +109,18 @@ def timing(name: str, size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Runs both parts and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--per-leaf", type=int, default=8)
-    parser.add_argument("--matrix", type=int, default=8192)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/gpu.json"))
-    options = parser.parse_args()
+def measurements(
+    model: str = "resnet20", per_leaf: int = 8, matrix: int = 8192
+) -> Iterator[Measurement]:
+    """Accuracy and timing on the device of this process."""
     device = jax.devices()[0].device_kind
-    print(f"{options.model} on {device}")
-    result = {
-        "device": device,
-        "accuracy": accuracy(options.model, options.per_leaf),
-        "timing": timing(options.model, options.matrix),
-    }
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"wrote {options.out}")
+    name = device.lower().replace(" ", "_")
+    labels = {"model": model, "device": device}
+    yield Measurement(
+        f"accuracy-{model}-{name}", labels, lambda: {"rows": accuracy(model, per_leaf)}
+    )
+    yield Measurement(f"timing-{model}-{name}", labels, lambda: {"rows": timing(model, matrix)})
 
 
 if __name__ == "__main__":
-    main()
+    main("gpu", (measurements,), __doc__ or "", results=RESULTS)

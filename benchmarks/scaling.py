@@ -10,22 +10,30 @@ that talk over the loopback interface. Work: each device's multiply-adds of a 90
 ResNet-20 step, on 1 to 64 devices.
 """
 
-import argparse
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 import deepzero_jax as dz
-from benchmarks.engine import problem
+from benchmarks.engine import RESULTS, problem
 from deepzero_jax.coordinates import coordinates_per_leaf
-from deepzero_jax.sharding import deal, is_lead, make_mesh, replicate, wait_for_all
+from deepzero_jax.sharding import (
+    is_lead,
+    make_mesh,
+    replicate,
+    shard_coordinates,
+    wait_for_all,
+)
+from deepzero_jax.training import Json
+from studies.report.committed import chosen, results
+from studies.runner import Measurement, main
 
 _THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
@@ -51,33 +59,28 @@ def step_seconds(name: str, repeats: int) -> float:
     return float(np.median(times))
 
 
-def worker(options: argparse.Namespace) -> None:
+def worker(model: str, repeats: int, count: int, index: int, port: int) -> None:
     """One process of a measurement; the lead prints the seconds."""
-    if options.count > 1:
-        jax.distributed.initialize(f"localhost:{options.port}", options.count, options.index)
-    seconds = step_seconds(options.model, options.repeats)
+    if count > 1:
+        jax.distributed.initialize(f"localhost:{port}", count, index)
+    seconds = step_seconds(model, repeats)
     if is_lead():
         print(json.dumps(seconds), flush=True)
 
 
-def measure(options: argparse.Namespace, count: int) -> float:
+def measure(model: str, repeats: int, count: int) -> float:
     """Seconds of a step on ``count`` processes of one thread each, each on a core of its own."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = listener.getsockname()[1]
     processes = []
     for index in range(count):
-        call = [sys.executable, "-m", "benchmarks.scaling", "--model", options.model]
-        call += [f"--repeats={options.repeats}", f"--count={count}", f"--index={index}"]
+        program = f"from benchmarks.scaling import worker; worker({model!r}, {repeats}, "
+        call = [sys.executable, "-c", f"{program}{count}, {index}, {port})"]
         pinned = ["taskset", "-c", str(index)] if os.name == "posix" else []
         environment = {**os.environ, "XLA_FLAGS": _THREAD, "JAX_PLATFORMS": "cpu"}
         processes.append(
-            subprocess.Popen(
-                [*pinned, *call, f"--port={port}"],
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            subprocess.Popen([*pinned, *call], env=environment, stdout=subprocess.PIPE, text=True)
         )
     outputs = [process.communicate()[0] for process in processes]
     return json.loads(outputs[0].splitlines()[-1])
@@ -92,8 +95,8 @@ def work_table() -> list[dict[str, float]]:
     coordinates = dz.sample_coordinates(jax.random.key(1), params, dz.layer_ratios(scores, 0.9))
     rows = []
     for devices in (1, 2, 4, 8, 16, 32, 64):
-        hands = deal(params, coordinates, devices)
-        first = coordinates_per_leaf(params, jax.tree.map(lambda hand: hand[0], hands))
+        shards = shard_coordinates(params, coordinates, devices)
+        first = coordinates_per_leaf(params, jax.tree.map(lambda shard: shard[0], shards))
         every = coordinates_per_leaf(params, coordinates)
         busiest = sum(first[path] * costs[path] for path in costs)
         average = sum(every[path] * costs[path] for path in costs) / devices
@@ -101,14 +104,14 @@ def work_table() -> list[dict[str, float]]:
     return rows
 
 
-def predicted_table(engine: Path) -> list[dict[str, float]]:
+def predicted_table() -> list[dict[str, float]]:
     """Seconds and traffic of a 90 %-sparse ResNet-20 step by number of devices.
 
     From the milliseconds per coordinate that ``benchmarks.engine`` measured: a device runs
     the base pass and, leaf by leaf, ⌈n / devices⌉ coordinates; it receives 4 bytes for each
     coordinate of the others.
     """
-    measured = {entry["model"]: entry for entry in json.loads(engine.read_text())}["resnet20"]
+    measured = chosen(results("engine", RESULTS), model="resnet20")[0]["summary"]
     fun, params, (variables, images, labels) = problem("resnet20")
     small = (variables, images[:32], labels[:32])
     scores = jax.jit(lambda p: dz.grasp_scores(lambda q: fun(q, *small)[0], p))(params)
@@ -126,37 +129,36 @@ def predicted_table(engine: Path) -> list[dict[str, float]]:
     return rows
 
 
-def main() -> None:
-    """Prints both tables and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="cnn2")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/scaling.json"))
-    for hidden in ("count", "index", "port"):
-        parser.add_argument(f"--{hidden}", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.count:
-        worker(options)
-        return
-    one, two = measure(options, 1), measure(options, 2)
-    print(f"{options.model}: one process {one:.2f} s, two {two:.2f} s, speed-up {one / two:.2f}")
-    rows = work_table()
-    print("devices  G multiply-adds an image, busiest device  padding")
-    for row in rows:
-        print(
-            f"{row['devices']:>7}  {row['busiest'] / 1e9:>40,.2f}  {100 * row['padding']:>6.2f} %"
-        )
-    predicted = predicted_table(Path("benchmarks/engine.json"))
-    print("devices  predicted s a step  speed-up  kB received by a device")
-    for row in predicted:
-        print(
-            f"{row['devices']:>7}  {row['seconds']:>18,.1f}  {row['speedup']:>8,.1f}  "
-            f"{row['kilobytes']:>23,.1f}"
-        )
-    result = {"model": options.model, "one": one, "two": two, "work": rows, "predicted": predicted}
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"wrote {options.out}")
+def measurements(model: str = "cnn2", repeats: int = 5) -> Iterator[Measurement]:
+    """Speed-up by a second process; how evenly work is dealt out; what more devices would do."""
+
+    def speed_up() -> Json:
+        one, two = measure(model, repeats, 1), measure(model, repeats, 2)
+        print(f"{model}: one process {one:.2f} s, two {two:.2f} s, speed-up {one / two:.2f}")
+        return {"one": one, "two": two}
+
+    def work() -> Json:
+        rows = work_table()
+        print("devices  G multiply-adds an image, busiest device  padding")
+        for row in rows:
+            busiest, padding = row["busiest"] / 1e9, 100 * row["padding"]
+            print(f"{row['devices']:>7}  {busiest:>40,.2f}  {padding:>6.2f} %")
+        return {"rows": rows}
+
+    def predicted() -> Json:
+        rows = predicted_table()
+        print("devices  predicted s a step  speed-up  kB received by a device")
+        for row in rows:
+            print(
+                f"{row['devices']:>7}  {row['seconds']:>18,.1f}  {row['speedup']:>8,.1f}  "
+                f"{row['kilobytes']:>23,.1f}"
+            )
+        return {"rows": rows}
+
+    yield Measurement(f"processes-{model}", {"model": model}, speed_up)
+    yield Measurement("work-resnet20", {"model": "resnet20"}, work)
+    yield Measurement("predicted-resnet20", {"model": "resnet20"}, predicted)
 
 
 if __name__ == "__main__":
-    main()
+    main("scaling", (measurements,), __doc__ or "", results=RESULTS)

@@ -1,1 +1,1 @@
-"""Experiments, and the reading of them."""
+"""Experiment records."""

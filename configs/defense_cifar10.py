@@ -2,6 +2,7 @@ r"""Black-box defense on CIFAR-10: a ResNet-20 in an ONNX file, a DnCNN in front
 
   python train.py --config configs/defense_cifar10.py
 
+Source: DeepZero, section 6 (arXiv 2310.02025), on ImageNet-10. Measured: not run.
 At full size this wants a GPU. A few real steps on a CPU, box included, in small batches:
 
   python train.py --config configs/defense_cifar10.py --config.classifier.num_epochs=0.05 \
@@ -11,27 +12,27 @@ At full size this wants a GPU. A few real steps on a CPU, box included, in small
       --config.certification.radii="0, 0.25, 0.5" --config.certification.num_images=5
 """
 
-from configs.schema import (
+from deepzero_jax.applications.blackbox_defense.config import (
     AutoEncoder,
     Certification,
     Classifier,
-    Data,
+    DataSource,
     DefenseConfig,
-    DefenseTraining,
     Denoiser,
+    Training,
 )
 
 
 def get_config() -> DefenseConfig:
     """DnCNN of 12,402 parameters; about 1,150 of them are perturbed in a step."""
     return DefenseConfig(
-        data=Data(name="cifar10"),
+        data=DataSource(name="cifar10"),
         classifier=Classifier(
             model="resnet20", width=None, num_epochs=50.0, batch_size=256, augment=True
         ),
         denoiser=Denoiser(depth=7, width=16, pretraining_steps=20_000),
         autoencoder=AutoEncoder(latent=192, width=48, pretraining_steps=20_000),
-        training=DefenseTraining(
+        training=Training(
             num_queries=2_000_000, batch_size=256, held_out=1000, first_order_steps=20_000
         ),
         certification=Certification(num_images=500, batch_size=1000),

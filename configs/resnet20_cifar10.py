@@ -1,27 +1,40 @@
-"""DeepZero's main experiment with price-aware sampling: ResNet-20 on CIFAR-10 by sparse CGE.
+r"""DeepZero's main experiment with price-aware sampling: ResNet-20 on CIFAR-10 by sparse CGE.
 
   python prune.py --config configs/resnet20_cifar10.py
   python train.py --config configs/resnet20_cifar10.py
   python train.py --config configs/resnet20_cifar10.py --config.pruning.sparsity=0.99 \
       --workdir runs/resnet20_99
 
-A step costs the multiply-adds of one with the paper's masks at 90 % gradient sparsity
-(configs/resnet20_cifar10_paper.py) and spends them at the rates that buy most gradient: about
-four times as many coordinates, few of them in the dear first layers. docs/results.md compares the
-two at equal price. The whole run wants a GPU.
+The protocol of configs/resnet20_cifar10_paper.py, but for the step of the differences and the
+coordinates: a step costs the multiply-adds of one with the paper's masks at 90 % gradient sparsity
+and spends them at the rates that buy most gradient, on about four times as many coordinates, few of
+them in the dear first layers. docs/results.md compares the two at equal price.
+Measured at full length: not run; the whole run wants a GPU. 600 steps with exact gradients on the
+drawn coordinates: 64.5 ± 1.2 %, where the paper's masks reach 55.2 ± 0.6 %.
 """
 
-import dataclasses
-
-from configs import resnet20_cifar10_paper
-from configs.schema import Config, Sampling
+from deepzero_jax.applications.classification.config import (
+    Config,
+    Data,
+    Estimator,
+    Model,
+    Optimizer,
+    Pruning,
+    Sampling,
+    Training,
+)
 
 
 def get_config() -> Config:
-    """The paper's protocol, but for the step μ of the differences and the coordinates."""
-    paper = resnet20_cifar10_paper.get_config()
-    return dataclasses.replace(
-        paper,
-        estimator=dataclasses.replace(paper.estimator, smoothing=1e-4),
+    """Price-aware rates at the price of ZO-GraSP's layer ratios."""
+    return Config(
+        model=Model(name="resnet20"),
+        data=Data(name="cifar10", batch_size=256, augment=True),
+        estimator=Estimator(name="cge", smoothing=1e-4, reuse="difference"),
+        pruning=Pruning(sparsity=0.9, scores="zo_grasp", mask_interval="5 epochs"),
         sampling=Sampling(name="price_aware", budget="layer ratios"),
+        optimizer=Optimizer(
+            name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, warmup_epochs=3
+        ),
+        training=Training(num_epochs=50),
     )

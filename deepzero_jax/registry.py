@@ -2,7 +2,8 @@
 
 import difflib
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -82,3 +83,14 @@ class Registry(Mapping[str, T]):
 
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}: {', '.join(self._entries)})"
+
+
+def call_with(maker: Callable[..., T], options: Mapping[str, object]) -> T:
+    """Calls a maker with those of the options that it has arguments for.
+
+    Example:
+      >>> call_with(lambda width: 2 * width, {"width": 3, "depth": 5})
+      6
+    """
+    taken = inspect.signature(maker).parameters
+    return maker(**{name: value for name, value in options.items() if name in taken})

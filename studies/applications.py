@@ -8,18 +8,16 @@ codes too narrow for the digits, next to no training, four times the queries, an
 DeepZero's number of steps.
 """
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from studies.runner import Cell, run_study
+from deepzero_jax.training import Json
+from studies.runner import Cell, main
 
 STUDY = "applications"
 DEFENSES = ("defense_digits", "defense_cifar10")
 SOLVERS = ("sol_ks", "sol_wake")
 # Of ``defense_digits``, each of one method: part, and the fields in which it differs.
-VARIATIONS: dict[str, dict[str, Any]] = {
+VARIATIONS: dict[str, Json] = {
     "code_of_2": {"training.methods": "zo_ae_ds", "autoencoder.latent": 2},
     "code_of_1": {"training.methods": "zo_ae_ds", "autoencoder.latent": 1},
     "as_pretrained": {"training.methods": "deepzero", "training.num_queries": 1000},
@@ -29,7 +27,10 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 _TRAINS_SEVERAL = ("sol_ks",)
 
 
-def cells(parts: list[str], seeds: list[int]) -> Iterator[Cell]:
+def cells(
+    parts: tuple[str, ...] = ("defense_digits", "sol_ks", "sol_wake"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+) -> Iterator[Cell]:
     """A run for each seed, one where a run trains from several itself."""
     for part in parts:
         config = "defense_digits" if part in VARIATIONS else part
@@ -38,16 +39,5 @@ def cells(parts: list[str], seeds: list[int]) -> Iterator[Cell]:
             yield Cell(f"{part}-{seed}", config, overrides, {"part": part, "seed": seed})
 
 
-def main() -> None:
-    """Runs what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="defense_digits,sol_ks,sol_wake")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    options = parser.parse_args()
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    run_study(STUDY, cells(options.parts.split(","), seeds), options.runs)
-
-
 if __name__ == "__main__":
-    main()
+    main(STUDY, (cells,), __doc__ or "")

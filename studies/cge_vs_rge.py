@@ -8,12 +8,10 @@ Paper: DeepZero, section 5 (arXiv 2310.02025), where RGE takes as many direction
 parameters (``rge_d``) and a tenth of CGE's learning rate.
 """
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from studies.runner import Cell, length_overrides, run_study
+from deepzero_jax.training import Json
+from studies.runner import Cell, length_overrides, main
 
 STUDY = "cge_vs_rge"
 SIZES = {1: 730, 2: 3_700, 3: 6_670, 4: 9_640, 5: 12_610}
@@ -21,7 +19,7 @@ METHODS = ("first_order", "cge", "rge_192", "rge_d")
 _RGE_LEARNING_RATE = 0.01
 
 
-def method_overrides(method: str, depth: int) -> dict[str, Any]:
+def method_overrides(method: str, depth: int) -> Json:
     """The fields in which a method departs from the config.
 
     Raises:
@@ -41,36 +39,26 @@ def method_overrides(method: str, depth: int) -> dict[str, Any]:
     }
 
 
-def cells(depths: list[int], methods: list[str], seeds: list[int], epochs: float) -> Iterator[Cell]:
+def cells(
+    depth: tuple[int, ...] = (1, 2),
+    methods: tuple[str, ...] = METHODS,
+    seeds: tuple[int, ...] = (0,),
+    epochs: float = 30,
+) -> Iterator[Cell]:
     """The runs, shallow networks first."""
-    for depth in depths:
+    for size in depth:
         for seed in seeds:
             for method in methods:
                 overrides = {
                     "seed": seed,
-                    "model.name": f"cnn{depth}",
+                    "model.name": f"cnn{size}",
                     **length_overrides(epochs),
-                    **method_overrides(method, depth),
+                    **method_overrides(method, size),
                 }
-                labels = {"depth": depth, "method": method, "seed": seed, "epochs": epochs}
-                name = f"cnn{depth}-{method}-{epochs:g}-{seed}"
+                labels = {"depth": size, "method": method, "seed": seed, "epochs": epochs}
+                name = f"cnn{size}-{method}-{epochs:g}-{seed}"
                 yield Cell(name, "cnn_cifar10", overrides, labels)
 
 
-def main() -> None:
-    """Runs what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--depth", default="1,2")
-    parser.add_argument("--epochs", type=float, default=30)
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    options = parser.parse_args()
-    depths = [int(depth) for depth in options.depth.split(",")]
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    chosen = cells(depths, options.methods.split(","), seeds, options.epochs)
-    run_study(STUDY, chosen, options.runs)
-
-
 if __name__ == "__main__":
-    main()
+    main(STUDY, (cells,), __doc__ or "")

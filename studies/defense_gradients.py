@@ -8,29 +8,27 @@ each pixel repeated, and the box has a block more for each doubling. ZO-AE-DS as
 handful of numbers at any size; what it loses is lost in the auto-encoder, and measured there.
 """
 
-import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 import deepzero_jax as dz
-from configs import defense as defenses
-from configs.schema import DefenseConfig
-from configs.stages import Stages
-from deepzero_jax.applications.blackbox_defense.methods import (
+from deepzero_jax.applications.blackbox_defense import (
     Defense,
     Start,
     default_estimator,
     make_method,
+    prepare_defense,
+    pretrain,
+    stages_of,
 )
 from deepzero_jax.coordinates import leaf_paths, sample_coordinates
 from deepzero_jax.data import Dataset, load_digits
-from deepzero_jax.training.folder import read_json
-from studies.runner import Measurement, configured, run_measurements
+from deepzero_jax.training import Json, read_json
+from studies.runner import RUNS, Measurement, configured, main
 
 STUDY = "defense_gradients"
 QUERIES = 1152  # of one gradient, as in the paper
@@ -49,12 +47,6 @@ def enlarged(dataset: Dataset, factor: int) -> Dataset:
     )
 
 
-def stages_of(config: DefenseConfig, workdir: Path) -> Stages:
-    """The stages of a run folder."""
-    seconds = config.training.checkpoint_seconds
-    return Stages(config.seed, defenses.STAGE_KEYS, workdir, seconds, print)
-
-
 def defended(side: int, workdir: Path) -> tuple[Defense, Start]:
     """A box for images of so many pixels a side, and a pre-trained denoiser in front of it."""
     factor = side // 8
@@ -62,8 +54,8 @@ def defended(side: int, workdir: Path) -> tuple[Defense, Start]:
     config = configured("defense_digits", {"classifier.model": model, **_PRETRAINING})
     stages = stages_of(config, workdir)
     dataset = enlarged(load_digits(), factor)
-    defense, _ = defenses.prepare_defense(config, stages, dataset)
-    start = defenses.pretrain(config, stages, defense, ["deepzero"])
+    defense, _ = prepare_defense(config, stages, dataset)
+    start = pretrain(config, stages, defense, ["deepzero"])
     # The twin answers as the box does, without a call to the host.
     return defense._replace(box=defense.twin), start
 
@@ -77,7 +69,7 @@ def cosines(defense: Defense, start: Start) -> dict[str, list[float]]:
     gradient = jax.jit(dz.value_and_grad(exact.task.loss, exact.estimator, has_aux=True))
     estimates = {}
     for way, name in (("parameters", "deepzero"), ("pixels", "zo_ds")):
-        estimator = default_estimator(name, 5e-3, QUERIES - 1, chunk=64)
+        estimator = default_estimator(name, 5e-3, QUERIES - 1, chunk_size=64)
         method = make_method(name, defense, start, estimator)
         estimates[way] = jax.jit(
             dz.value_and_grad(method.task.loss, method.estimator, has_aux=True)
@@ -95,17 +87,17 @@ def cosines(defense: Defense, start: Start) -> dict[str, list[float]]:
     return found
 
 
-def measure_side(side: int, runs: Path) -> dict[str, Any]:
+def measure_side(side: int, runs: Path) -> Json:
     """Mean and standard deviation of the cosines of both ways."""
     found = cosines(*defended(side, runs / STUDY / f"side-{side}"))
-    summary: dict[str, Any] = {}
+    summary: Json = {}
     for way, values in found.items():
         summary[way] = float(np.mean(values))
         summary[f"{way}_spread"] = float(np.std(values, ddof=1))
     return summary
 
 
-def measure_latent(latent: int, runs: Path) -> dict[str, Any]:
+def measure_latent(latent: int, runs: Path) -> Json:
     """How often the box answers alike to a held-out image and to what the code keeps of it."""
     config = configured(
         "defense_digits",
@@ -117,14 +109,25 @@ def measure_latent(latent: int, runs: Path) -> dict[str, Any]:
         },
     )
     stages = stages_of(config, runs / STUDY / f"latent-{latent}")
-    defense, _ = defenses.prepare_defense(config, stages, load_digits())
-    defenses.pretrain(config, stages, defense, ["zo_ae_ds"])
+    defense, _ = prepare_defense(config, stages, load_digits())
+    pretrain(config, stages, defense, ["zo_ae_ds"])
     summary = read_json(stages.workdir / "autoencoder_pretraining" / "summary.json")
     return {"agreement": summary["stability"]}
 
 
-def measurements(sides: list[int], latents: list[int], runs: Path) -> Iterator[Measurement]:
-    """The cells."""
+def measurements(
+    sides: tuple[int, ...] = SIDES, latents: tuple[int, ...] = LATENTS, runs: Path = RUNS
+) -> Iterator[Measurement]:
+    """The cells.
+
+    Raises:
+      ValueError: a side that the digits cannot have.
+    """
+    for side in sides:
+        if side not in SIDES:
+            raise ValueError(
+                f"--sides must be of {SIDES}: the digits 1, 2, 4 or 8 times; got {side}"
+            )
     for side in sides:
         yield Measurement(f"side-{side}", {"side": side}, lambda s=side: measure_side(s, runs))
     for latent in latents:
@@ -133,23 +136,5 @@ def measurements(sides: list[int], latents: list[int], runs: Path) -> Iterator[M
         )
 
 
-def main() -> None:
-    """Measures what the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sides", default=",".join(map(str, SIDES)))
-    parser.add_argument("--latents", default=",".join(map(str, LATENTS)))
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    options = parser.parse_args()
-    sides, latents = (
-        [int(part) for part in text.split(",") if part] for text in (options.sides, options.latents)
-    )
-    for side in sides:
-        if side not in SIDES:
-            parser.error(f"--sides must be of {SIDES}: the digits 1, 2, 4 or 8 times; got {side}")
-    run_measurements(STUDY, measurements(sides, latents, options.runs))
-
-
 if __name__ == "__main__":
-    main()
+    main(STUDY, (measurements,), __doc__ or "")

@@ -6,19 +6,19 @@ CGE by smoothing and by the way in which a perturbed pass is evaluated, on up to
 coordinates; RGE by the number of directions, on all of them.
 """
 
-import argparse
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import deepzero_jax as dz
-from configs.experiment import Experiment, build, run_key
+from deepzero_jax.applications.classification import Experiment, build
 from deepzero_jax.coordinates import masked_coordinates
-from studies.runner import Measurement, configured, run_measurements
+from deepzero_jax.training import Json
+from deepzero_jax.types import Params, PyTree
+from studies.runner import Measurement, configured, main
 
 STUDY = "gradient_quality"
 SMOOTHINGS = (1e-1, 1e-2, 5e-3, 1e-3, 1e-4, 1e-5)
@@ -31,18 +31,18 @@ WAYS = {
 
 
 @lru_cache(maxsize=1)
-def problem(model: str) -> tuple[Experiment, tuple[Any, ...], Any]:
+def problem(model: str) -> tuple[Experiment, tuple[PyTree, ...], PyTree]:
     """An experiment, arguments of its loss on the first batch, and the gradient by autodiff."""
     config = configured("cnn_cifar10", {"model.name": model})
     experiment = build(config)
     task = experiment.task
-    batch = task.batch(task.data, run_key(config, "run"), jnp.int32(0))
+    batch = task.batch(task.data, experiment.key("run"), jnp.int32(0))
     args = (experiment.model_state, *batch)
     vg = jax.jit(dz.value_and_grad(task.loss, dz.first_order(), has_aux=True))
     return experiment, args, vg(experiment.params, *args)[1]
 
 
-def some_coordinates(params: Any, count: int = 500) -> Any:
+def some_coordinates(params: Params, count: int = 500) -> PyTree:
     """Random coordinates of the whole tree, the same at every call."""
     leaves, treedef = jax.tree.flatten(params)
     ends = np.cumsum([leaf.size for leaf in leaves])
@@ -53,7 +53,7 @@ def some_coordinates(params: Any, count: int = 500) -> Any:
     return masked_coordinates(treedef.unflatten(mask))
 
 
-def quality(model: str, estimator: dz.Estimator, coordinates: Any = None) -> dict[str, Any]:
+def quality(model: str, estimator: dz.Estimator, coordinates: PyTree = None) -> Json:
     """Cosine and relative error of one estimate."""
     experiment, args, exact = problem(model)
     vg = jax.jit(dz.value_and_grad(experiment.task.loss, estimator, has_aux=True))
@@ -63,14 +63,14 @@ def quality(model: str, estimator: dz.Estimator, coordinates: Any = None) -> dic
     return {name: float(value) for name, value in found._asdict().items()}
 
 
-def measurements(models: list[str]) -> Iterator[Measurement]:
+def measurements(models: tuple[str, ...] = ("cnn2", "resnet20")) -> Iterator[Measurement]:
     """The cells, network by network."""
 
-    def of_cge(model: str, way: str, smoothing: float) -> dict[str, Any]:
+    def of_cge(model: str, way: str, smoothing: float) -> Json:
         estimator = dz.cge(smoothing=smoothing, **WAYS[way])
         return quality(model, estimator, some_coordinates(problem(model)[0].params))
 
-    def of_rge(model: str, directions: int) -> dict[str, Any]:
+    def of_rge(model: str, directions: int) -> Json:
         return quality(model, dz.rge(smoothing=1e-4, num_directions=directions))
 
     for model in models:
@@ -89,13 +89,5 @@ def measurements(models: list[str]) -> Iterator[Measurement]:
             )
 
 
-def main() -> None:
-    """Measures what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="cnn2,resnet20")
-    options = parser.parse_args()
-    run_measurements(STUDY, measurements(options.models.split(",")))
-
-
 if __name__ == "__main__":
-    main()
+    main(STUDY, (measurements,), __doc__ or "")

@@ -6,21 +6,14 @@ python -m studies.price_aware --parts cnn3,cnn2_cge,resnet20 --seeds 0,1,2
 scales); ``cnn2_cge`` is CGE. Every sparse run of a part costs the same multiply-adds a step.
 """
 
-import argparse
-import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-
-from configs.experiment import build, run_key
-from configs.loading import load_config, override
-from configs.sampling import experiment_costs
+from deepzero_jax.applications.classification import build, compute_scores, experiment_costs
 from deepzero_jax.coordinates import kept_per_leaf
-from deepzero_jax.pruning import grasp_scores, layer_ratios
-from deepzero_jax.training.task import scoring_batch
-from studies.runner import ROOT, Cell, run_study
+from deepzero_jax.pruning import layer_ratios
+from deepzero_jax.training import Json
+from studies.runner import Cell, configured, main
 
 STUDY = "price_aware"
 ARMS = {
@@ -50,7 +43,7 @@ class Part(NamedTuple):
 
     title: str
     config: str
-    overrides: dict[str, Any]
+    overrides: Json
     kept: int
     sparsity: float | None = None
     price: float = 0.1
@@ -95,15 +88,10 @@ PARTS = {
 
 def sparsity_and_prices(part: Part, seed: int) -> tuple[float, float, float]:
     """Sparsity of a part's GraSP ratios; multiply-adds of a step at them, and of a dense one."""
-    config = load_config(ROOT / "configs" / f"{part.config}.py")
-    config = dataclasses.replace(config, seed=seed)
-    config = override(config, "model.name", part.overrides.get("model.name", config.model.name))
-    experiment = build(config)
-    batch_key, _ = jax.random.split(run_key(config, "pruning"))
-    batch = scoring_batch(experiment.dataset, batch_key, config.pruning.samples_per_class)
-    loss = lambda p, *args: experiment.task.loss(p, *args)[0]
-    score = jax.jit(lambda p, *args: grasp_scores(loss, p, *args))
-    scores = score(experiment.params, experiment.model_state, *batch)
+    network = {name: value for name, value in part.overrides.items() if name == "model.name"}
+    changes = {"seed": seed, "pruning.scores": "grasp", **network}
+    experiment = build(configured(part.config, changes))
+    scores = compute_scores(experiment)[0]
     costs = experiment_costs(experiment)
 
     def price(sparsity: float) -> float:
@@ -120,7 +108,11 @@ def sparsity_and_prices(part: Part, seed: int) -> tuple[float, float, float]:
     return sparsity, price(sparsity), price(0.0)
 
 
-def cells(parts: list[str], arms: list[str], seeds: list[int]) -> Iterator[Cell]:
+def cells(
+    parts: tuple[str, ...] = tuple(PARTS),
+    arms: tuple[str, ...] = tuple(ARMS),
+    seeds: tuple[int, ...] = (0, 1, 2),
+) -> Iterator[Cell]:
     """The runs, seed by seed."""
     for seed in seeds:
         for name in parts:
@@ -128,7 +120,7 @@ def cells(parts: list[str], arms: list[str], seeds: list[int]) -> Iterator[Cell]
             sparsity, price, dense_price = sparsity_and_prices(part, seed)
             blocks = round(dense_price / price)
             ratios = {"pruning.sparsity": sparsity, "pruning.scores": "grasp"}
-            own: dict[str, dict[str, Any]] = {
+            own: dict[str, Json] = {
                 "dense": {"pruning.sparsity": 0.0},
                 "paper": {**ratios, "pruning.mask_interval": f"{part.kept} steps"},
                 "redrawn": {**ratios, "pruning.mask_interval": "1 step"},
@@ -161,18 +153,5 @@ def cells(parts: list[str], arms: list[str], seeds: list[int]) -> Iterator[Cell]
                 yield Cell(f"{name}-{arm}-{seed}", part.config, overrides, labels)
 
 
-def main() -> None:
-    """Runs what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    options = parser.parse_args()
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    chosen = cells(options.parts.split(","), options.arms.split(","), seeds)
-    run_study(STUDY, chosen, options.runs)
-
-
 if __name__ == "__main__":
-    main()
+    main(STUDY, (cells,), __doc__ or "")

@@ -7,38 +7,29 @@ or chance; the ratios themselves; and the rank correlation of the scores of ZO-G
 of GraSP.
 """
 
-import argparse
 from collections.abc import Iterator
 from functools import cache, partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from scipy.stats import spearmanr
 
-from configs.experiment import build
-from configs.ratios import compute_scores
-from configs.schema import Pruning
+from deepzero_jax.applications.classification import build, compute_scores
 from deepzero_jax.coordinates import leaf_paths
-from deepzero_jax.pruning import layer_ratios
-from deepzero_jax.pruning.report import in_layer_order
-from studies.runner import (
-    Cell,
-    Measurement,
-    configured,
-    length_overrides,
-    run_measurements,
-    run_study,
-)
+from deepzero_jax.fields import default_of
+from deepzero_jax.pruning import in_layer_order, layer_ratios, zo_grasp_scores
+from deepzero_jax.training import Json
+from studies.runner import Cell, Measurement, configured, length_overrides, main
 
 STUDY = "pruning"
 SCORES = ("zo_grasp", "grasp", "random")
 _CONFIG = "resnet20_cifar10_paper"
-_DIRECTIONS = Pruning().num_directions
+_DIRECTIONS: int = default_of(zo_grasp_scores, "num_directions")
 
 
-def cells(scores: list[str], seeds: list[int], epochs: float) -> Iterator[Cell]:
+def cells(
+    scores: tuple[str, ...] = SCORES, seeds: tuple[int, ...] = (0, 1, 2), epochs: float = 2
+) -> Iterator[Cell]:
     """The short runs."""
     for seed in seeds:
         for name in scores:
@@ -66,26 +57,30 @@ def _scored(name: str, directions: int, seed: int) -> tuple[np.ndarray, dict[str
     sizes = zip(leaf_paths(scores), leaves, strict=True)
     pruned = {path: ratios[path] for path, leaf in sizes if leaf.ndim > 1}
     flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
-    return flat, in_layer_order(pruned, experiment.model.layer_names)
+    return flat, in_layer_order(pruned, experiment.params)
 
 
-def kept_fractions(names: list[str], seeds: list[int]) -> Iterator[Measurement]:
+def kept_fractions(
+    scores: tuple[str, ...] = SCORES, seeds: tuple[int, ...] = (0, 1, 2)
+) -> Iterator[Measurement]:
     """Fraction of every layer that each kind of scores keeps, layers in order."""
 
-    def measure(name: str, seed: int) -> dict[str, Any]:
+    def measure(name: str, seed: int) -> Json:
         ratios = _scored(name, _DIRECTIONS, seed)[1]
         return {"kept": {path: round(1 - ratio, 6) for path, ratio in ratios.items()}}
 
     for seed in seeds:
-        for name in names:
+        for name in scores:
             labels = {"ratios_from": name, "seed": seed}
             yield Measurement(f"ratios-{name}-{seed}", labels, partial(measure, name, seed))
 
 
-def correlations(directions: list[int], seeds: list[int]) -> Iterator[Measurement]:
+def correlations(
+    directions: tuple[int, ...] = (10, 50, 192, 1000), seeds: tuple[int, ...] = (0, 1, 2)
+) -> Iterator[Measurement]:
     """Agreement of ZO-GraSP and GraSP, by number of directions."""
 
-    def measure(count: int, seed: int) -> dict[str, Any]:
+    def measure(count: int, seed: int) -> Json:
         # GraSP takes no directions: one call for all counts.
         queried, ratios = _scored("zo_grasp", count, seed)
         exact, exact_ratios = _scored("grasp", _DIRECTIONS, seed)
@@ -102,22 +97,13 @@ def correlations(directions: list[int], seeds: list[int]) -> Iterator[Measuremen
             yield Measurement(f"directions-{count}-{seed}", labels, partial(measure, count, seed))
 
 
-def main() -> None:
-    """Runs and measures what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scores", default=",".join(SCORES))
-    parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--directions", default="10,50,192,1000")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    options = parser.parse_args()
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    directions = [int(count) for count in options.directions.split(",") if count]
-    scores = [name for name in options.scores.split(",") if name]
-    run_measurements(STUDY, kept_fractions(scores, seeds))
-    run_measurements(STUDY, correlations(directions, seeds))
-    run_study(STUDY, cells(scores, seeds, options.epochs), options.runs)
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        STUDY,
+        (
+            kept_fractions,
+            correlations,
+            cells,
+        ),
+        __doc__ or "",
+    )

@@ -1,22 +1,32 @@
-"""Runs the cells of a study through train.py, and keeps what each left in its summary."""
+"""Runs the cells of a study through train.py, or computes them, and keeps what each found.
 
+A study is a module with generators of cells: ``Cell`` to be trained, ``Measurement`` to be
+computed. Its ``main()`` is ``runner.main(study, generators, description)``: the arguments of the
+generators are the options of the command line.
+"""
+
+import argparse
+import inspect
 import json
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from configs.loading import load_config, override
+from deepzero_jax.applications.commands import PROGRAMS
 from deepzero_jax.platform import num_cores
-from deepzero_jax.training.metrics import read_metrics
+from deepzero_jax.programs import load_record, override
+from deepzero_jax.training import Json, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
+RUNS = Path("runs/studies")
 # Of a program that saved, or that the signal ended before it listened.
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 
@@ -33,8 +43,8 @@ class Cell(NamedTuple):
 
     name: str
     config: str
-    overrides: dict[str, Any]
-    labels: dict[str, Any]
+    overrides: Json
+    labels: Json
 
     def arguments(self) -> list[str]:
         """What train.py is called with, the run folder left out."""
@@ -42,15 +52,32 @@ class Cell(NamedTuple):
         return ["--config", f"configs/{self.config}.py", *fields]
 
 
-def configured(name: str, overrides: dict[str, Any]) -> Any:
+class Measurement(NamedTuple):
+    """One cell of a study that is computed and not trained.
+
+    Attributes:
+      name: unique in its study; the name of its file.
+      labels: what the table says of it, besides what was measured.
+      measure: ``() -> {name: number}``.
+    """
+
+    name: str
+    labels: Json
+    measure: Callable[[], Json]
+
+
+Generator = Callable[..., Iterable[Cell | Measurement]]
+
+
+def configured(name: str, overrides: Json) -> typing.Any:
     """A file of configs/, without its ending, with some of its fields changed."""
-    config = load_config(ROOT / "configs" / f"{name}.py")
+    config = load_record(ROOT / "configs" / f"{name}.py", PROGRAMS)
     for field, value in overrides.items():
         config = override(config, field, str(value))
     return config
 
 
-def length_overrides(epochs: float) -> dict[str, Any]:
+def length_overrides(epochs: float) -> Json:
     """Fields for a run of so many epochs; at most a sixth of them warm up."""
     return {
         "training.num_epochs": f"{epochs:g}",
@@ -58,7 +85,65 @@ def length_overrides(epochs: float) -> dict[str, Any]:
     }
 
 
-def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
+def main(
+    study: str,
+    generators: Sequence[Generator],
+    description: str,
+    arguments: Sequence[str] | None = None,
+    results: Path | None = None,
+) -> None:
+    """The command line of a study: an option for each argument of its generators.
+
+    A tuple is written as ``1,2,3``; ``--runs`` says where training runs go.
+
+    Args:
+      study: its name.
+      generators: of its cells; run in this order.
+      description: for ``--help``.
+      arguments: in place of those of the process.
+      results: folder of the results of all studies; None: ``RESULTS``.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, default=RUNS)
+    names: set[str] = {"runs"}
+    for generator in generators:
+        hints = typing.get_type_hints(generator)
+        for name, parameter in inspect.signature(generator).parameters.items():
+            if name not in names:
+                names.add(name)
+                parse = _parser_of(hints[name])
+                parser.add_argument(f"--{name}", type=parse, default=parameter.default)
+    options = vars(parser.parse_args(arguments))
+    for generator in generators:
+        taken = inspect.signature(generator).parameters
+        cells = iter(generator(**{name: options[name] for name in taken}))
+        while cell := _next(cells, parser):
+            if isinstance(cell, Cell):
+                run_study(study, [cell], options["runs"], results)
+            else:
+                run_measurements(study, [cell], results)
+
+
+def _next(
+    cells: Iterator[Cell | Measurement], parser: argparse.ArgumentParser
+) -> Cell | Measurement | None:
+    # One by one: to name a cell may take as long as to run it.
+    try:
+        return next(cells, None)
+    except (ValueError, KeyError) as error:
+        parser.error(str(error))
+
+
+def _parser_of(kind: type) -> Callable[[str], object]:
+    if typing.get_origin(kind) is tuple:
+        element = typing.get_args(kind)[0]
+        return lambda text: tuple(element(part) for part in text.split(",") if part)
+    return kind
+
+
+def run_study(study: str, cells: Iterable[Cell], runs: Path, results: Path | None = None) -> None:
     """Runs what is missing, one cell after the other; finished ones are skipped.
 
     An interrupted cell goes on where it was. Each result is a small JSON file in
@@ -69,12 +154,12 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
       SystemExit: a cell failed; its message is on stderr.
     """
     for cell in cells:
-        if _done(study, cell.name):
+        if _done(study, cell.name, results):
             continue
         workdir = runs / study / cell.name
         print(f"{study}/{cell.name}: python train.py {' '.join(cell.arguments())}", flush=True)
         call = [sys.executable, "train.py", *cell.arguments(), "--workdir", str(workdir)]
-        status = run_and_hand_on_signals(call)
+        status = run_and_forward_signals(call)
         if status in _STOPPED:
             raise SystemExit(f"{study}/{cell.name} stopped; the same command goes on from there")
         if status != 0:
@@ -82,7 +167,7 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path) -> None:
         summary = json.loads((workdir / "summary.json").read_text())
         command = " ".join(["python train.py", *map(_quoted, cell.arguments())])
         curve = learning_curve(workdir / "metrics.jsonl")
-        keep_result(study, cell.name, cell.labels, command, summary, curve)
+        keep_result(study, cell.name, cell.labels, command, summary, curve, results)
 
 
 def learning_curve(metrics: Path) -> list[dict[str, float]]:
@@ -99,7 +184,7 @@ def learning_curve(metrics: Path) -> list[dict[str, float]]:
     return curve
 
 
-def run_and_hand_on_signals(call: list[str]) -> int:
+def run_and_forward_signals(call: list[str]) -> int:
     """Runs a program; its exit status. A SIGTERM goes to the program, which may save first."""
     process = subprocess.Popen(call, cwd=ROOT)
     previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -111,35 +196,24 @@ def run_and_hand_on_signals(call: list[str]) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-class Measurement(NamedTuple):
-    """One cell of a study that is computed and not trained.
-
-    Attributes:
-      name: unique in its study; the name of its file.
-      labels: what the table says of it, besides what was measured.
-      measure: ``() -> {name: number}``.
-    """
-
-    name: str
-    labels: dict[str, Any]
-    measure: Callable[[], dict[str, Any]]
-
-
-def run_measurements(study: str, measurements: Iterable[Measurement]) -> None:
+def run_measurements(
+    study: str, measurements: Iterable[Measurement], results: Path | None = None
+) -> None:
     """Computes what is missing; each result is kept as ``run_study`` keeps those of runs."""
+    package = "studies" if results is None else results.parent.name
     for name, labels, measure in measurements:
-        if _done(study, name):
+        if _done(study, name, results):
             continue
         print(f"{study}/{name} …", flush=True)
         devices = jax.devices()
         hardware = {"num_devices": len(devices), "device": devices[0].device_kind}
         found = {**measure(), **hardware}
-        keep_result(study, name, labels, f"python -m studies.{study}", found)
+        keep_result(study, name, labels, f"python -m {package}.{study}", found, results=results)
         print(f"{study}/{name}: {found}", flush=True)
 
 
-def _done(study: str, name: str) -> bool:
-    done = result_path(study, name).exists()
+def _done(study: str, name: str, results: Path | None) -> bool:
+    done = result_path(study, name, results).exists()
     if done:
         print(f"{study}/{name}: done", flush=True)
     return done
@@ -148,10 +222,11 @@ def _done(study: str, name: str) -> bool:
 def keep_result(
     study: str,
     name: str,
-    labels: dict[str, Any],
+    labels: Json,
     command: str,
-    summary: dict[str, Any],
+    summary: Json,
     curve: list[dict[str, float]] | None = None,
+    results: Path | None = None,
 ) -> None:
     """Writes the result file of a finished cell, its ``learning_curve`` beside the summary."""
     content = {
@@ -164,7 +239,7 @@ def keep_result(
     }
     if curve:
         content["learning_curve"] = curve
-    path = result_path(study, name)
+    path = result_path(study, name, results)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -173,7 +248,8 @@ def _commit() -> str:
     """The commit that is checked out; ``-dirty`` where more than results differ from it."""
     git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
     found = git("describe", "--always").stdout.strip()
-    differs = git("diff", "--quiet", "HEAD", "--", ".", ":!studies/results").returncode
+    left_out = (":!studies/results", ":!benchmarks/results")
+    differs = git("diff", "--quiet", "HEAD", "--", ".", *left_out).returncode
     return f"{found}-dirty" if found and differs else found or "unknown"
 
 
@@ -181,41 +257,6 @@ def _quoted(argument: str) -> str:
     return f"'{argument}'" if " " in argument else argument
 
 
-def result_path(study: str, name: str) -> Path:
+def result_path(study: str, name: str, results: Path | None = None) -> Path:
     """Where the result of a cell lies."""
-    return RESULTS / study / f"{name}.json"
-
-
-def results(study: str) -> list[dict[str, Any]]:
-    """Every result of a study, by name."""
-    return [
-        {"name": path.stem, **json.loads(path.read_text())}
-        for path in sorted((RESULTS / study).glob("*.json"))
-    ]
-
-
-def chosen(found: list[dict[str, Any]], **labels: Any) -> list[dict[str, Any]]:
-    """The results that carry these labels."""
-    return [run for run in found if all(run["labels"].get(name) == v for name, v in labels.items())]
-
-
-def by_epochs(found: list[dict[str, Any]]) -> list[tuple[float, list[dict[str, Any]]]]:
-    """Runs of each length apart: ``[(epochs, runs)]``, shortest first."""
-    lengths = sorted({run["labels"]["epochs"] for run in found})
-    return [(epochs, chosen(found, epochs=epochs)) for epochs in lengths]
-
-
-def final_accuracies(found: list[dict[str, Any]]) -> list[float]:
-    """Final test accuracies of runs."""
-    return [run["summary"]["test_accuracy"] for run in found]
-
-
-def mean_and_spread(values: list[float]) -> str:
-    """Percentages as ``"57.1 ± 0.4 (3)"``: mean, standard deviation, number of runs."""
-    if not values:
-        return "not run"
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{100 * mean:.2f} (1)"
-    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return f"{100 * mean:.2f} ± {100 * variance**0.5:.2f} ({len(values)})"
+    return (results or RESULTS) / study / f"{name}.json"

@@ -8,16 +8,14 @@ was stopped goes on where it was, so that it can be done in pieces:
   timeout 540 python -m studies.sparsity --methods deepzero --sparsities 0.99 --epochs 50
 """
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from studies.runner import Cell, length_overrides, run_study
+from deepzero_jax.training import Json
+from studies.runner import Cell, length_overrides, main
 
 STUDY = "sparsity"
 SPARSITIES = (0.8, 0.9, 0.95, 0.99)
-METHODS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, Json] = {
     "first_order_dense": {"estimator.name": "first_order", "pruning.sparsity": 0.0},
     "first_order_gradient": {"estimator.name": "first_order", "pruning.mask": "gradient"},
     "first_order_weights": {
@@ -44,7 +42,10 @@ PAPER_DENSE = 92.85
 
 
 def cells(
-    methods: list[str], sparsities: list[float], seeds: list[int], epochs: float
+    methods: tuple[str, ...] = tuple(METHODS),
+    sparsities: tuple[float, ...] = SPARSITIES,
+    seeds: tuple[int, ...] = (0,),
+    epochs: float = 50,
 ) -> Iterator[Cell]:
     """The runs; the dense one stands once for all sparsities."""
     for seed in seeds:
@@ -61,22 +62,5 @@ def cells(
                 yield Cell(name, "resnet20_cifar10_paper", overrides, labels)
 
 
-def main() -> None:
-    """Runs what the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--sparsities", default=",".join(map(str, SPARSITIES)))
-    parser.add_argument("--epochs", type=float, default=50)
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    options = parser.parse_args()
-    sparsities = [float(sparsity) for sparsity in options.sparsities.split(",")]
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    chosen = cells(options.methods.split(","), sparsities, seeds, options.epochs)
-    run_study(STUDY, chosen, options.runs)
-
-
 if __name__ == "__main__":
-    main()
+    main(STUDY, (cells,), __doc__ or "")

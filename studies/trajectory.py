@@ -6,22 +6,20 @@ ResNet-20 at 99 % gradient sparsity, the first steps: distance between the param
 zeroth-order run and of the first-order one, by the distance that the latter has travelled.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import deepzero_jax as dz
-from configs.experiment import build
-from configs.run import prepare_run
-from deepzero_jax.training.checkpoint import Checkpointer
-from studies.runner import Cell, Measurement, configured, run_measurements, run_study
+from deepzero_jax.applications.classification import build, prepare_run
+from deepzero_jax.training import Checkpointer, Json
+from deepzero_jax.types import Params
+from studies.runner import RUNS, Cell, Measurement, configured, main
 
 STUDY = "trajectory"
-WAYS: dict[str, dict[str, Any]] = {
+WAYS: dict[str, Json] = {
     "first_order": {"estimator.name": "first_order"},
     "difference, smoothing 1e-4": {"estimator.smoothing": 1e-4},
     "difference, smoothing 5e-3": {"estimator.smoothing": 5e-3},
@@ -31,7 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
 _CONFIG = "resnet20_cifar10_paper"
 
 
-def cells(steps: int, sparsity: float) -> Iterator[Cell]:
+def cells(steps: int = 5, sparsity: float = 0.99) -> Iterator[Cell]:
     """The runs, first-order first."""
     for way, changes in WAYS.items():
         overrides = {"pruning.sparsity": sparsity, "training.num_steps": steps, **changes}
@@ -39,23 +37,23 @@ def cells(steps: int, sparsity: float) -> Iterator[Cell]:
         yield Cell(name, _CONFIG, overrides, {"run": way, "steps": steps, "sparsity": sparsity})
 
 
-def parameters(cell: Cell, folder: Path) -> tuple[Any, Any]:
+def parameters(cell: Cell, folder: Path) -> tuple[Params, Params]:
     """Parameters of a run at its start and at its end."""
     experiment = build(configured(cell.config, cell.overrides))
     run = prepare_run(experiment, folder)
     checkpoints = Checkpointer(folder / "checkpoints", print)
-    restored = checkpoints.restore(run.initial_state)
+    restored = checkpoints.restore(run.state)
     checkpoints.close()
     if restored is None:
         raise SystemExit(f"{folder} holds no checkpoint; delete its result file and run it again")
     return experiment.params, restored[0].params
 
 
-def distances(steps: int, sparsity: float, runs: Path) -> Iterator[Measurement]:
+def distances(steps: int = 5, sparsity: float = 0.99, runs: Path = RUNS) -> Iterator[Measurement]:
     """Distance of each zeroth-order run from the first-order one."""
     reference, *others = cells(steps, sparsity)
 
-    def measure(cell: Cell) -> dict[str, Any]:
+    def measure(cell: Cell) -> Json:
         start, first_order = parameters(reference, runs / STUDY / reference.name)
         _, found = parameters(cell, runs / STUDY / cell.name)
         moved = lambda end: jax.tree.map(jnp.subtract, end, start)
@@ -68,16 +66,12 @@ def distances(steps: int, sparsity: float, runs: Path) -> Iterator[Measurement]:
         yield Measurement(name, labels, lambda c=cell: measure(c))
 
 
-def main() -> None:
-    """Runs and compares."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--sparsity", type=float, default=0.99)
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    options = parser.parse_args()
-    run_study(STUDY, cells(options.steps, options.sparsity), options.runs)
-    run_measurements(STUDY, distances(options.steps, options.sparsity, options.runs))
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        STUDY,
+        (
+            cells,
+            distances,
+        ),
+        __doc__ or "",
+    )

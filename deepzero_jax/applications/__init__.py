@@ -1,1 +1,1 @@
-"""Problems that zeroth-order training solves, built on the library."""
+"""Problems with their fields, their program and their parts; the commands that run them."""

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -26,6 +26,10 @@ ARCHIVES = {
 _TRAIN, _TEST = ("train_images", "train_labels"), ("test_images", "test_labels")
 _NUM_TRAIN, _NUM_TEST = 50_000, 10_000
 _BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
+
+# Images and labels; of training and test.
+Split = tuple[np.ndarray, np.ndarray]
+Splits = tuple[Split, Split]
 
 
 def load_cifar10(
@@ -76,11 +80,11 @@ def prepare(directory: str | None = None) -> None:
     builder.download_and_prepare()
 
 
-def _dataset(train: tuple[Any, Any], test: tuple[Any, Any]) -> Dataset:
+def _dataset(train: Split, test: Split) -> Dataset:
     return Dataset(*train, *test, num_classes=10, mean=MEAN, std=STD)
 
 
-def _read_through(cache: Path | None, folder: Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _read_through(cache: Path | None, folder: Path) -> Splits:
     """What ``_read_prepared`` gives, from the decoded copy where there is a sound one."""
     if cache is None:
         return _read_prepared(folder)
@@ -91,7 +95,8 @@ def _read_through(cache: Path | None, folder: Path) -> tuple[tuple[Any, Any], tu
     damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with suppress(*damage), copy.open("rb") as file, np.load(file) as kept:
         if kept["origin"].tolist() == origin:
-            return tuple(kept[name] for name in _TRAIN), tuple(kept[name] for name in _TEST)
+            train, test = ((kept[a], kept[b]) for a, b in (_TRAIN, _TEST))
+            return train, test
     train, test = _read_prepared(folder)
     # None is kept on a full disk or in a folder that cannot be written.
     with suppress(OSError):
@@ -103,11 +108,11 @@ def _read_through(cache: Path | None, folder: Path) -> tuple[tuple[Any, Any], tu
     return train, test
 
 
-def _read_prepared(folder: Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _read_prepared(folder: Path) -> Splits:
     import tensorflow_datasets as tfds
 
     try:
-        builder: Any = tfds.builder_from_directory(folder)
+        builder = tfds.builder_from_directory(folder)
         splits = []
         for split, expected in (("train", _NUM_TRAIN), ("test", _NUM_TEST)):
             source = builder.as_data_source(
@@ -125,7 +130,15 @@ def _read_prepared(folder: Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     return splits[0], splits[1]
 
 
-def _decode(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+class Record(TypedDict):
+    """An image as the prepared files hold it."""
+
+    id: bytes
+    image: bytes
+    label: int
+
+
+def _decode(records: list[Record]) -> tuple[np.ndarray, np.ndarray]:
     # The file keeps a shuffled order; the identifiers give the official one.
     records = sorted(records, key=lambda record: record["id"])
     images = [_decode_png(record["image"]) for record in records]
@@ -140,7 +153,7 @@ def _decode_png(encoded: bytes) -> np.ndarray:
         return np.asarray(image, np.uint8)
 
 
-def _read_archive(path: Path) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _read_archive(path: Path) -> Splits:
     if path.name not in ARCHIVES:
         raise ValueError(
             f"{path} is not an official CIFAR-10 archive; known: {', '.join(ARCHIVES)}"

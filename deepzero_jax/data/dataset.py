@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array | np.ndarray
+from deepzero_jax.types import Array
 
 
 class Dataset(NamedTuple):
@@ -35,6 +35,37 @@ class Dataset(NamedTuple):
         """uint8 [b, h, w, c] → float32, scaled to [0, 1], mean subtracted, divided by std."""
         scaled = jnp.asarray(images, jnp.float32) / 255.0
         return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+def check_dataset(dataset: object, name: str) -> None:
+    """Raises ValueError unless a loader gave a ``Dataset`` that holds together."""
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"data set {name!r} must be a deepzero_jax.data.Dataset, got {type(dataset).__name__}"
+        )
+    for part in ("train", "test"):
+        images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
+        if np.ndim(images) != 4 or np.shape(labels) != (len(images),) or len(images) == 0:
+            raise ValueError(
+                f"data set {name!r}: {part}_images must be [n, h, w, c] and {part}_labels [n], "
+                f"got {np.shape(images)} and {np.shape(labels)}"
+            )
+        if np.asarray(images).dtype != np.uint8:
+            raise ValueError(
+                f"data set {name!r}: {part}_images must be uint8, got {np.asarray(images).dtype}"
+            )
+        least, most = int(np.min(labels)), int(np.max(labels))
+        if least < 0 or most >= dataset.num_classes:
+            raise ValueError(
+                f"data set {name!r}: {part}_labels must lie in [0, {dataset.num_classes}), "
+                f"got {least} to {most}"
+            )
+    if not len(dataset.mean) == len(dataset.std) == np.shape(dataset.train_images)[3]:
+        raise ValueError(
+            f"data set {name!r}: mean and std must have an entry for each of the "
+            f"{np.shape(dataset.train_images)[3]} channels, got {len(dataset.mean)} and "
+            f"{len(dataset.std)}"
+        )
 
 
 def check_batch_size(batch_size: int, dataset: Dataset) -> None:

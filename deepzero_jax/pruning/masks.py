@@ -1,21 +1,20 @@
 """Masks in the optimiser: what a coordinate outside the mask may still do."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
+from deepzero_jax.sampling import check_mask
+from deepzero_jax.types import Params, PyTree
 
 
 def sparse_updates() -> optax.GradientTransformationExtraArgs:
     """Zeroes updates outside a mask given at every call.
 
-    Put first in a chain it makes the *gradient* sparse: momentum and weight decay still
-    move the other coordinates (the paper's setting). Put last it freezes them. Put last
-    with a fixed mask on parameters pruned by ``prune_params``, it makes the *weights*
-    sparse (FO-GraSP).
+    Put last in a chain it freezes the other coordinates; with a fixed mask on parameters
+    pruned by ``prune_params`` it makes the *weights* sparse (FO-GraSP). Estimates are zero
+    outside the coordinates already: a sparse *gradient*, whose other coordinates momentum
+    and weight decay still move (the paper's setting), needs no transformation.
 
     Returns:
       A stateless optax transformation whose ``update(updates, state, params, *, mask)``
@@ -35,14 +34,20 @@ def sparse_updates() -> optax.GradientTransformationExtraArgs:
         return optax.EmptyState()
 
     def update(
-        updates: PyTree, state: Any, params: PyTree = None, **extra: Any
-    ) -> tuple[PyTree, Any]:
-        del params
-        return prune_params(updates, extra["mask"]), state
+        updates: PyTree,
+        state: optax.EmptyState,
+        params: PyTree = None,
+        *,
+        mask: PyTree = None,
+        **extra: object,
+    ) -> tuple[PyTree, optax.EmptyState]:
+        del params, extra
+        check_mask(mask)
+        return prune_params(updates, mask), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def prune_params(params: PyTree, mask: PyTree) -> PyTree:
+def prune_params(params: Params, mask: PyTree) -> Params:
     """Sets every scalar outside the mask (true = kept) to zero."""
     return jax.tree.map(lambda keep, p: jnp.where(keep, p, jnp.zeros_like(p)), mask, params)

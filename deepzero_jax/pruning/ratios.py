@@ -1,22 +1,22 @@
 """From scores to layer-wise pruning ratios, by one threshold over all layers."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal, get_args
 
 import jax
 import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.types import PyTree
 
-PyTree = Any
-_RANKINGS = ("highest", "lowest", "smallest_magnitude")
+Ranking = Literal["highest", "lowest", "smallest_magnitude"]
 
 
 def prune_mask(
     scores: PyTree,
     sparsity: float,
     *,
-    prune: str = "highest",
+    prune: Ranking = "highest",
     always_kept: Iterable[str] | None = None,
 ) -> PyTree:
     """Mask (true = kept) of a global ranking of scores.
@@ -41,8 +41,8 @@ def prune_mask(
     """
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity!r}")
-    if prune not in _RANKINGS:
-        raise ValueError(f"prune must be one of {list(_RANKINGS)}, got {prune!r}")
+    if prune not in get_args(Ranking):
+        raise ValueError(f"prune must be one of {list(get_args(Ranking))}, got {prune!r}")
     leaves, treedef = jax.tree.flatten(scores)
     arrays = [np.asarray(leaf, np.float64) for leaf in leaves]
     paths = leaf_paths(scores)
@@ -69,7 +69,7 @@ def layer_ratios(
     scores: PyTree,
     sparsity: float,
     *,
-    prune: str = "highest",
+    prune: Ranking = "highest",
     always_kept: Iterable[str] | None = None,
 ) -> dict[str, float]:
     """Layer-wise pruning ratios: the fraction of each leaf beyond one global threshold.

@@ -1,20 +1,19 @@
 """Layer ratios on disk and before the eye: JSON, mask, table, bar chart."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.pictures import pyplot, save_figure
+from deepzero_jax.types import Params, PerLeaf, PyTree
 
-PyTree = Any
 
-
-def ratios_table(ratios: Mapping[str, float], sizes: Mapping[str, int]) -> str:
+def ratios_table(ratios: PerLeaf, sizes: Mapping[str, int]) -> str:
     """The ratios as a table with a line per leaf that is pruned, and the total."""
     pruned = [path for path in ratios if path in sizes and sizes[path] > 0 and ratios[path] > 0]
     width = max([len(path) for path in pruned] + [16])
@@ -31,7 +30,7 @@ def ratios_table(ratios: Mapping[str, float], sizes: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def plot_ratios(ratios: Mapping[str, float], title: str, picture: Path) -> None:
+def plot_ratios(ratios: PerLeaf, title: str, picture: Path) -> None:
     """Draws the kept fraction of every pruned leaf as bars into a PNG."""
     plt = pyplot()
     paths = [path for path, ratio in ratios.items() if ratio > 0]
@@ -46,10 +45,16 @@ def plot_ratios(ratios: Mapping[str, float], title: str, picture: Path) -> None:
     save_figure(figure, picture)
 
 
-def in_layer_order(ratios: Mapping[str, float], layer_names: Any) -> dict[str, float]:
-    """The same ratios, leaves in the order of the layers they belong to."""
-    order = {name: position for position, name in enumerate(layer_names)}
-    return dict(sorted(ratios.items(), key=lambda item: order[item[0].split("/", 1)[0]]))
+def in_layer_order(ratios: PerLeaf, layers: Iterable[str]) -> dict[str, float]:
+    """The same ratios, leaves in the order of the layers they belong to.
+
+    Args:
+      ratios: ``{leaf path: pruned fraction}``.
+      layers: first parts of the paths, in order; those that it leaves out come last.
+    """
+    order = {name: position for position, name in enumerate(layers)}
+    place = lambda item: order.get(item[0].split("/", 1)[0], len(order))
+    return dict(sorted(ratios.items(), key=place))
 
 
 def save_mask(path: Path, mask: PyTree) -> None:
@@ -62,7 +67,7 @@ def save_mask(path: Path, mask: PyTree) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load_mask(path: Path, params: PyTree) -> PyTree:
+def load_mask(path: Path, params: Params) -> PyTree:
     """Reads what ``save_mask`` wrote, for parameters of the same structure.
 
     Raises:
@@ -83,7 +88,21 @@ def load_mask(path: Path, params: PyTree) -> PyTree:
     return treedef.unflatten(masks)
 
 
-def load_ratios(path: Path) -> dict[str, Any]:
+class LayerRatios(NamedTuple):
+    """What a ratios file holds.
+
+    Attributes:
+      ratios: ``{leaf path: pruned fraction}``, leaves in the order of the layers.
+      num_queries: that the scores have cost.
+      origin: the settings that they follow from.
+    """
+
+    ratios: dict[str, float]
+    num_queries: int
+    origin: dict[str, object]
+
+
+def load_ratios(path: Path) -> LayerRatios:
     """Reads a ratios file.
 
     Raises:
@@ -91,10 +110,9 @@ def load_ratios(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-        ratios = content["ratios"]
-        content["ratios"] = {str(name): float(value) for name, value in ratios.items()}
+        ratios = {str(name): float(value) for name, value in content["ratios"].items()}
+        return LayerRatios(ratios, int(content.get("num_queries", 0)), content.get("origin", {}))
     except OSError as error:
         raise ValueError(f"cannot read the ratios in {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a ratios file; run prune.py again") from error
-    return content

@@ -1,27 +1,28 @@
 """Scores of parameters at initialisation: how much pruning each would change gradient flow."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.estimators import rge, value_and_grad
-from deepzero_jax.estimators.cge import check_smoothing
+from deepzero_jax.estimators import check_smoothing, rge, value_and_grad
+from deepzero_jax.registry import Registry
+from deepzero_jax.types import Key, Params, PyTree
 
-PyTree = Any
-_VARIANTS = ("shared", "independent", "released")
+Variant = Literal["shared", "independent", "released"]
+ScalarLoss = Callable[..., jax.Array]
 
 
 def zo_grasp_scores(
-    fun: Callable[..., jax.Array],
-    params: PyTree,
-    *args: Any,
-    key: jax.Array,
+    fun: ScalarLoss,
+    params: Params,
+    *args: PyTree,
+    key: Key,
     smoothing: float = 5e-3,
     num_directions: int = 192,
     step: float = 5e-3,
-    variant: str = "shared",
+    variant: Variant = "shared",
     batch_size: int | str = "auto",
 ) -> PyTree:
     r"""ZO-GraSP: $S = -θ ⊙ (\hat g(θ + s\,\hat g(θ)) - \hat g(θ)) / s$ from queries alone.
@@ -63,8 +64,8 @@ def zo_grasp_scores(
     check_smoothing(smoothing)
     if not step > 0:
         raise ValueError(f"step must be positive, got {step!r}")
-    if variant not in _VARIANTS:
-        raise ValueError(f"variant must be one of {list(_VARIANTS)}, got {variant!r}")
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant must be one of {list(get_args(Variant))}, got {variant!r}")
     first_key, second_key = jax.random.split(key)
     if variant == "shared":
         second_key = first_key
@@ -80,7 +81,7 @@ def zo_grasp_scores(
     )
     vg = value_and_grad(fun, estimator)
 
-    def gradient(at: PyTree, k: jax.Array) -> PyTree:
+    def gradient(at: Params, k: Key) -> PyTree:
         grads = vg(at, *args, key=k)[1]
         return jax.tree.map(lambda g: smoothing * g, grads) if released else grads
 
@@ -88,7 +89,7 @@ def zo_grasp_scores(
 
 
 def _scores_from_gradients(
-    gradient: Callable[[PyTree, Any], PyTree], params: PyTree, keys: tuple[Any, Any], step: float
+    gradient: Callable[[Params, Key], PyTree], params: Params, keys: tuple[Key, Key], step: float
 ) -> PyTree:
     start = gradient(params, keys[0])
     moved = jax.tree.map(lambda p, g: p + step * g, params, start)
@@ -96,7 +97,7 @@ def _scores_from_gradients(
     return jax.tree.map(lambda p, a, b: -p * (b - a) / step, params, start, stop)
 
 
-def grasp_scores(fun: Callable[..., jax.Array], params: PyTree, *args: Any) -> PyTree:
+def grasp_scores(fun: ScalarLoss, params: Params, *args: PyTree) -> PyTree:
     r"""GraSP: $S = -θ ⊙ H g$ by autodiff, the first-order counterpart of ``zo_grasp_scores``.
 
     Args:
@@ -119,7 +120,7 @@ def grasp_scores(fun: Callable[..., jax.Array], params: PyTree, *args: Any) -> P
     return jax.tree.map(lambda p, hg: -p * hg, params, product)
 
 
-def random_scores(key: jax.Array, params: PyTree) -> PyTree:
+def random_scores(key: Key, params: Params) -> PyTree:
     """Uniform random scores in [0, 1): every leaf is pruned by about the same fraction.
 
     Args:
@@ -137,3 +138,56 @@ def random_scores(key: jax.Array, params: PyTree) -> PyTree:
     return treedef.unflatten(
         [jax.random.uniform(k, jnp.shape(leaf)) for k, leaf in zip(keys, leaves, strict=False)]
     )
+
+
+class Scoring(NamedTuple):
+    """A kind of scores.
+
+    Attributes:
+      scores: ``(fun, params, args, key, **options) -> scores``; what its arguments are
+        called says what they are given.
+      num_queries: ``(**options) -> int``, evaluations of the loss that they cost.
+    """
+
+    scores: Callable[..., PyTree]
+    num_queries: Callable[..., int]
+
+
+def _grasp(fun: ScalarLoss, params: Params, args: tuple[PyTree, ...]) -> PyTree:
+    return grasp_scores(fun, params, *args)
+
+
+def _random(key: Key, params: Params) -> PyTree:
+    return random_scores(key, params)
+
+
+def _zo_grasp(
+    fun: ScalarLoss,
+    params: Params,
+    args: tuple[PyTree, ...],
+    key: Key,
+    smoothing: float,
+    num_directions: int,
+    step: float,
+    variant: Variant,
+) -> PyTree:
+    return zo_grasp_scores(
+        fun,
+        params,
+        *args,
+        key=key,
+        smoothing=smoothing,
+        num_directions=num_directions,
+        step=step,
+        variant=variant,
+    )
+
+
+SCORES = Registry(
+    "scores",
+    {
+        "grasp": Scoring(_grasp, lambda: 0),
+        "random": Scoring(_random, lambda: 0),
+        "zo_grasp": Scoring(_zo_grasp, lambda num_directions: 2 * (num_directions + 1)),
+    },
+)

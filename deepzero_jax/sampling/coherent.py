@@ -1,18 +1,15 @@
 """Coherent coordinate descent: blocks in turn, and descent along all estimates made so far."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
+from deepzero_jax.types import Params, PyTree
 
-PyTree = Any
 
-
-def block_sampler(params: PyTree, num_blocks: int) -> Sampler:
+def block_sampler(params: Params, num_blocks: int) -> Sampler:
     """One block of coordinates after the other, so that ``num_blocks`` steps see each once.
 
     Each leaf is dealt out over the blocks in a random order, drawn once: a block holds
@@ -44,7 +41,16 @@ def block_sampler(params: PyTree, num_blocks: int) -> Sampler:
             blocks.append(order.at[places].get(mode="fill", fill_value=size))
         return Selection(treedef.unflatten(blocks))
 
-    return Sampler(jax.random.key_data, sample, keep_state)
+    return Sampler(jax.random.key_data, sample, keep_state, name="block_sampler")
+
+
+def check_mask(mask: PyTree) -> None:
+    """Raises ValueError for an update that was called without ``mask=``."""
+    if mask is None:
+        raise ValueError(
+            "update() needs mask=, a boolean pytree like the parameters (true = estimated), "
+            "see coordinates.coordinate_mask"
+        )
 
 
 def coherent_gradient(decay: float) -> optax.GradientTransformationExtraArgs:
@@ -81,11 +87,17 @@ def coherent_gradient(decay: float) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(jnp.zeros_like, params)
 
     def update(
-        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        mask: PyTree = None,
+        **extra: object,
     ) -> tuple[PyTree, PyTree]:
-        del params
+        del params, extra
+        check_mask(mask)
         kept = jax.tree.map(
-            lambda new, g, old: jnp.where(new, g, decay * old), extra["mask"], updates, state
+            lambda new, g, old: jnp.where(new, g, decay * old), mask, updates, state
         )
         return kept, kept
 

@@ -1,20 +1,16 @@
 """The paper's sampler: random coordinates at layer-wise pruning ratios."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.coordinates import check_ratios, kept_per_leaf, sample_coordinates
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
-
-PyTree = Any
+from deepzero_jax.types import Params, PerLeaf
 
 
 def layer_ratio_sampler(
-    params: PyTree, ratios: Mapping[str, float], interval: int, unbiased: bool = False
+    params: Params, ratios: PerLeaf, interval: int, unbiased: bool = False
 ) -> Sampler:
     """Random coordinates at layer-wise pruning ratios, redrawn every ``interval`` steps.
 
@@ -45,4 +41,4 @@ def layer_ratio_sampler(
         key = jax.random.fold_in(jax.random.wrap_key_data(state), step // interval)
         return Selection(sample_coordinates(key, params, ratios), scales)
 
-    return Sampler(jax.random.key_data, sample, keep_state)
+    return Sampler(jax.random.key_data, sample, keep_state, name="layer_ratio_sampler")

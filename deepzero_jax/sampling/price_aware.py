@@ -1,17 +1,16 @@
 """Sampling that weighs what a coordinate costs against what it tells."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.coordinates import leaf_paths, num_valid
 from deepzero_jax.sampling.rates import sampling_rates
-from deepzero_jax.sampling.selection import Sampler, Selection, Share
+from deepzero_jax.sampling.selection import Sampler, Selection, Spending
+from deepzero_jax.types import Key, Params, PerLeaf, PyTree
 
-PyTree = Any
 # A leaf whose estimates have been tiny keeps 3 % of the mean rate, so that it is looked at again.
 _LEAST_MOMENT = 1e-3
 
@@ -35,11 +34,11 @@ class PriceAwareState(NamedTuple):
 
 
 def price_aware_sampler(
-    params: PyTree,
-    costs: Mapping[str, float],
+    params: Params,
+    costs: PerLeaf,
     budget: float,
     decay: float = 0.9,
-    second_moments: Mapping[str, float] | None = None,
+    second_moments: PerLeaf | None = None,
 ) -> Sampler:
     r"""Fresh coordinates every step, at the rates that give the least variance within a budget.
 
@@ -75,7 +74,7 @@ def price_aware_sampler(
     if not 0 <= decay < 1:
         raise ValueError(f"decay must lie in [0, 1), got {decay}")
 
-    def init(key: jax.Array) -> PriceAwareState:
+    def init(key: Key) -> PriceAwareState:
         start = second_moments or dict.fromkeys(paths, 1.0)
         return PriceAwareState(
             jax.random.key_data(key),
@@ -110,7 +109,7 @@ def price_aware_sampler(
     def update(state: PriceAwareState, selection: Selection, grads: PyTree) -> PriceAwareState:
         indices = treedef.flatten_up_to(selection.coordinates)
         counts = jnp.stack(
-            [jnp.sum(i < size) for i, size in zip(indices, sizes, strict=True)]
+            [num_valid(leaf, i) for leaf, i in zip(leaves, indices, strict=True)]
         ).astype(jnp.float32)
         squares = jnp.stack(
             [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in treedef.flatten_up_to(grads)]
@@ -123,20 +122,20 @@ def price_aware_sampler(
             num_updates=state.num_updates + seen,
         )
 
-    def shares(state: PriceAwareState) -> dict[str, Share]:
+    def spending(state: PriceAwareState) -> dict[str, Spending]:
         prices = [float(cost) for cost in state.costs]
         chosen = [float(rate) for rate in rates(state)]
         spent = [n * c * r for n, c, r in zip(sizes, prices, chosen, strict=True)]
         total = sum(spent) or 1.0
         return {
-            path: Share(price, rate, part / total)
+            path: Spending(price, rate, part / total)
             for path, price, rate, part in zip(paths, prices, chosen, spent, strict=True)
         }
 
-    return Sampler(init, sample, update, shares)
+    return Sampler(init, sample, update, spending, name="price_aware_sampler")
 
 
-def _draw(key: jax.Array, size: int, rate: jax.Array) -> jax.Array:
+def _draw(key: Key, size: int, rate: jax.Array) -> jax.Array:
     """Distinct random indices, ``size · rate`` of them on average, then padding: [size]."""
     order_key, count_key = jax.random.split(key)
     count = jnp.floor(size * rate + jax.random.uniform(count_key)).astype(jnp.int32)

@@ -1,17 +1,20 @@
 """Sampling rates that spend a budget best."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from deepzero_jax.types import Array
+
+Numbers = Mapping[str, Array | float]
+
 
 def sampling_rates(
-    costs: Mapping[str, Any],
-    second_moments: Mapping[str, Any],
-    sizes: Mapping[str, Any],
-    budget: Any,
+    costs: Numbers,
+    second_moments: Numbers,
+    sizes: Numbers,
+    budget: Array | float,
 ) -> dict[str, jax.Array]:
     r"""Rates of independent sampling that give the least variance within a budget.
 
@@ -59,7 +62,7 @@ def sampling_rates(
 
 
 def _best_rates(
-    cost: jax.Array, moment: jax.Array, size: jax.Array, budget: jax.Array | float
+    cost: jax.Array, moment: jax.Array, size: jax.Array, budget: Array | float
 ) -> jax.Array:
     # A scale common to all moments only changes κ; without it small ones would underflow.
     largest = jnp.max(moment, initial=0.0)

@@ -1,13 +1,12 @@
 """What a sampler is: which coordinates a step perturbs, as pure functions with explicit state."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from deepzero_jax.coordinates import all_coordinates
-
-PyTree = Any
+from deepzero_jax.types import Key, Params, PyTree
 
 
 class Selection(NamedTuple):
@@ -23,7 +22,7 @@ class Selection(NamedTuple):
     scales: PyTree | None = None
 
 
-class Share(NamedTuple):
+class Spending(NamedTuple):
     """What a sampler spends on a leaf.
 
     Attributes:
@@ -45,13 +44,19 @@ class Sampler(NamedTuple):
       sample: ``(state, step) -> Selection``; jit-able, its shapes never change.
       update: ``(state, selection, grads) -> state``, after the estimate is made; ``grads``
         before scaling.
-      shares: ``(state) -> {leaf path: Share}`` for the plan, where prices are known.
+      spending: ``(state) -> {leaf path: Spending}`` for the plan, where prices are known.
+      name: for messages.
     """
 
-    init: Callable[[jax.Array], PyTree]
+    init: Callable[[Key], PyTree]
     sample: Callable[[PyTree, jax.Array], Selection]
     update: Callable[[PyTree, Selection, PyTree], PyTree]
-    shares: Callable[[PyTree], dict[str, Share]] | None = None
+    spending: Callable[[PyTree], dict[str, Spending]] | None = None
+    name: str = "sampler"
+
+    def __repr__(self) -> str:
+        """The name, and whether prices are known."""
+        return f"{self.name}({'priced' if self.spending else ''})"
 
 
 def keep_state(state: PyTree, selection: Selection, grads: PyTree) -> PyTree:
@@ -62,9 +67,10 @@ def keep_state(state: PyTree, selection: Selection, grads: PyTree) -> PyTree:
 
 def fixed_sampler(coordinates: PyTree) -> Sampler:
     """The same coordinates at every step."""
-    return Sampler(lambda key: (), lambda state, step: Selection(coordinates), keep_state)
+    sample = lambda state, step: Selection(coordinates)
+    return Sampler(lambda key: (), sample, keep_state, name="fixed_sampler")
 
 
-def dense_sampler(params: PyTree) -> Sampler:
+def dense_sampler(params: Params) -> Sampler:
     """Every coordinate at every step."""
     return fixed_sampler(all_coordinates(params))

@@ -1,1 +1,75 @@
-"""Training: tasks, steps, the loop with exact resume, checkpoints, metrics, plans."""
+"""The training loop: task, step, plan, checkpoints, exact resume; several stages and processes."""
+
+from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
+from deepzero_jax.training.classification import (
+    classification_task,
+    cross_entropy,
+    scoring_batch,
+)
+from deepzero_jax.training.errors import (
+    InterruptedRunError,
+    NonFiniteError,
+    StepFailedError,
+    black_box_failure,
+)
+from deepzero_jax.training.folder import (
+    Json,
+    RunFolder,
+    RunFolderError,
+    differences,
+    read_json,
+    write_json,
+)
+from deepzero_jax.training.loop import train
+from deepzero_jax.training.metrics import MetricsLog, read_metrics
+from deepzero_jax.training.optimizer import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Mask,
+    Schedule,
+    learning_rate_schedule,
+    make_optimizer,
+)
+from deepzero_jax.training.planning import Plan, format_seconds, plan
+from deepzero_jax.training.stages import Stages, Trained
+from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
+from deepzero_jax.training.task import Task
+from deepzero_jax.training.timing import coordinate_seconds, step_seconds
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Checkpointer",
+    "CompiledStep",
+    "InterruptedRunError",
+    "Json",
+    "Mask",
+    "MetricsLog",
+    "NonFiniteError",
+    "Plan",
+    "RunFolder",
+    "RunFolderError",
+    "Schedule",
+    "Stages",
+    "StepFailedError",
+    "Task",
+    "TrainState",
+    "TrainStep",
+    "Trained",
+    "black_box_failure",
+    "classification_task",
+    "coordinate_seconds",
+    "cross_entropy",
+    "differences",
+    "format_seconds",
+    "learning_rate_schedule",
+    "make_optimizer",
+    "plan",
+    "read_json",
+    "read_metrics",
+    "scoring_batch",
+    "step_seconds",
+    "train",
+    "tree_digest",
+    "write_json",
+]

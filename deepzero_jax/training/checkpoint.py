@@ -2,15 +2,17 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-PyTree = Any
+from deepzero_jax.training.folder import Json
+from deepzero_jax.types import Log, PyTree
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 
 def tree_digest(tree: PyTree) -> str:
@@ -28,21 +30,24 @@ class Checkpointer:
 
     Args:
       folder: where the checkpoints lie, a subfolder for each step.
-      say: called with a line when a damaged checkpoint is passed over.
+      log: takes a line when a damaged checkpoint is passed over.
       max_to_keep: older ones are deleted.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None], max_to_keep: int = 3) -> None:
+    def __init__(self, folder: Path, log: Log, max_to_keep: int = 3) -> None:
         self._folder = Path(folder).absolute()  # orbax refuses relative paths
-        self._say = say
+        self._log = log
         self._max_to_keep = max_to_keep
         self._manager = self._open()
 
-    def _open(self) -> ocp.CheckpointManager:
+    def _open(self) -> "ocp.CheckpointManager":
+        # Here, as it takes a second: who only imports the package need not wait for it.
+        import orbax.checkpoint as ocp
+
         options = ocp.CheckpointManagerOptions(max_to_keep=self._max_to_keep, create=True)
         return ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, progress: Json) -> None:
         """Starts saving; the files appear under their final name when they are complete.
 
         Args:
@@ -52,6 +57,8 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return
+        import orbax.checkpoint as ocp
+
         host_state = jax.device_get(state)
         progress = {**progress, "digest": tree_digest(host_state)}
         self._manager.save(
@@ -62,7 +69,7 @@ class Checkpointer:
             ),
         )
 
-    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    def restore(self, like: PyTree) -> tuple[PyTree, Json] | None:
         """Restores the newest checkpoint that is whole; None when there is none.
 
         A damaged one is moved aside to ``<folder>_damaged`` and the one before is tried.
@@ -76,13 +83,15 @@ class Checkpointer:
             except Exception as error:  # orbax raises many kinds for a damaged file
                 reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
                 aside = self._move_aside(step)
-                self._say(
+                self._log(
                     f"checkpoint {step} is damaged ({reason}); moved to {aside}, "
                     "falling back to the one before"
                 )
         return None
 
-    def _restore_step(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    def _restore_step(self, step: int, like: PyTree) -> tuple[PyTree, Json]:
+        import orbax.checkpoint as ocp
+
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
         restored = self._manager.restore(
             step,

@@ -4,14 +4,19 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+# What JSON holds at its top: names and values.
+Json = dict[str, Any]
+# Of the files in a run folder. It rises when a folder of before could not be gone on with.
+FORMAT = 2
 
 
 class RunFolderError(ValueError):
     """The run folder cannot be used for this run; nothing in it was changed."""
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Writes JSON in one move: a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
@@ -20,7 +25,7 @@ def write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """Reads JSON; RunFolderError, naming the file, when it is damaged."""
     try:
         return json.loads(path.read_text())
@@ -43,22 +48,28 @@ class RunFolder:
         entering, not writable or in use by another process.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: Json) -> None:
         self.path = Path(path)
-        self._config = config
-        self._lock: Any = None
+        self._config: Json = {"format": FORMAT, **config}
+        self._lock: IO[str] | None = None
         config_file = self.path / "config.json"
         if not config_file.exists():
             return
-        differing = differences(read_json(config_file), json.loads(json.dumps(config)))
+        found = read_json(config_file)
+        if (written := found.get("format", 1)) != FORMAT:
+            raise RunFolderError(
+                f"{self.path} was written by another version of deepzero_jax (format {written}, "
+                f"this one has {FORMAT}): go on there with that version, or choose another folder"
+            )
+        differing = differences(found, json.loads(json.dumps(self._config)))
         if differing:
             raise RunFolderError(
                 f"{self.path} holds a run of another config: {'; '.join(differing)}. "
-                "Choose another folder with --workdir, or give the run's own values"
+                "Choose another folder, or give the run's own values"
             )
 
     @property
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Json | None:
         """The summary of a finished run, None while it is unfinished."""
         path = self.path / "summary.json"
         return read_json(path) if path.exists() else None
@@ -66,31 +77,30 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
+            self._lock = lock = (self.path / ".lock").open("a")
         except OSError as error:
             raise RunFolderError(
-                f"cannot write to the run folder {self.path} ({error.strerror}); "
-                "choose another with --workdir"
+                f"cannot write to the run folder {self.path} ({error.strerror}); choose another"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lock.close()
+            lock.close()
             raise RunFolderError(
-                f"another process is working in {self.path}; wait for it or choose another "
-                "folder with --workdir"
+                f"another process is working in {self.path}; wait for it or choose another folder"
             ) from error
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def claim(self) -> None:
         """Writes the configuration: from now on the folder is this run's."""
         write_json(self.path / "config.json", self._config)
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+def differences(old: object, new: object, prefix: str = "") -> list[str]:
     """Describes where two JSON values differ, as ``"estimator.smoothing is 0.1, not 0.2"``."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []

@@ -2,17 +2,15 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from tqdm import tqdm
 
 from deepzero_jax.coordinates import num_coordinates
-from deepzero_jax.estimators import Estimator, num_queries
-from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.errors import (
@@ -21,84 +19,84 @@ from deepzero_jax.training.errors import (
     StepFailedError,
     black_box_failure,
 )
-from deepzero_jax.training.folder import write_json
+from deepzero_jax.training.folder import Json, write_json
 from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
-from deepzero_jax.training.plan import Plan, make_plan
+from deepzero_jax.training.optimizer import Schedule
+from deepzero_jax.training.planning import plan
 from deepzero_jax.training.progress import Progress
 from deepzero_jax.training.signals import StopRequest
-from deepzero_jax.training.step import TrainState, TrainStep
-from deepzero_jax.training.task import Task
-
-PyTree = Any
+from deepzero_jax.training.step import CompiledStep, Metrics, TrainState, TrainStep
+from deepzero_jax.types import Log
 
 
 class Settings(NamedTuple):
-    """How long a run is and how often it looks up.
+    """How long a run is and how often it looks up, as the arguments of ``train``."""
 
-    Attributes:
-      name: in the bar and in pictures.
-      num_steps: of the whole run.
-      evaluation_interval: steps between evaluations; the last step is always evaluated.
-      checkpoint_seconds: at most this much work is lost to a kill.
-      initial_queries: spent before the first step, on pruning.
-      plan_only: print the plan and stop.
-    """
-
-    name: str
     num_steps: int
     evaluation_interval: int
-    checkpoint_seconds: float = 60.0
-    initial_queries: int = 0
-    plan_only: bool = False
+    checkpoint_seconds: float
+    initial_queries: int
+    name: str
 
 
-def run(
-    task: Task,
-    estimator: Estimator,
-    step: TrainStep,
-    schedule: Callable[[Any], Any],
-    initial_state: TrainState,
+def train(
+    step: TrainStep | CompiledStep,
+    state: TrainState,
+    *,
     folder: Path,
-    settings: Settings,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any] | None:
-    """Trains, or goes on training, until ``settings.num_steps``; returns the summary.
+    num_steps: int,
+    schedule: Schedule,
+    evaluation_interval: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    initial_queries: int = 0,
+    name: str = "run",
+    log: Log = print,
+) -> Json:
+    """Trains, or goes on training, until ``num_steps``; returns the summary.
+
+    A folder that holds checkpoints of the run is gone on with, to the same bits.
 
     Args:
-      task: the problem.
-      estimator: for the count of queries and the plan.
-      step: from ``make_step``.
+      step: the training step, compiled already or not.
+      state: at step 0, from ``TrainStep.init``.
+      folder: of the run; must exist.
+      num_steps: of the whole run.
       schedule: learning rate by step, for the record.
-      initial_state: at step 0.
-      folder: the run folder.
-      settings: length and intervals.
-      say: prints a line.
+      evaluation_interval: steps between evaluations, None: an epoch; the last step is
+        always evaluated.
+      checkpoint_seconds: at most this much work is lost to a kill.
+      initial_queries: spent before the first step, on pruning.
+      name: in the bar and in pictures.
+      log: takes a line for the person who watches.
 
     Returns:
-      The content of ``summary.json``; None after ``plan_only``.
+      The content of ``summary.json``.
 
     Raises:
       NonFiniteError: a loss or parameter that is not finite.
       StepFailedError: a black box that gives no answer.
       InterruptedRunError: by SIGTERM or SIGINT, after saving.
+
+    **Cost**: the queries of its steps and of its evaluations.
     """
-    trainer = _Trainer(task, estimator, step, schedule, folder, settings, say)
-    state = step.place(initial_state)
-    trainer.prepare(state)
-    if settings.plan_only:
-        say(str(trainer.plan(state)))
-        return None
-    checkpointer = Checkpointer(folder / "checkpoints", say)
+    if isinstance(step, TrainStep):
+        state = step.place(state)
+        step = step.compile(state)
+    state = step.step.place(state)
+    interval = evaluation_interval or step.step.task.steps_per_epoch
+    settings = Settings(num_steps, interval, checkpoint_seconds, initial_queries, name)
+    checkpointer = Checkpointer(folder / "checkpoints", log)
+    trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
     try:
         restored = checkpointer.restore(state)
         if restored is None:
-            say(str(trainer.plan(state)))
+            planned = plan(step, state, num_steps=num_steps, initial_queries=initial_queries)
+            log(str(planned))
         else:
-            state, saved = step.place(restored[0]), restored[1]
+            state, saved = step.step.place(restored[0]), restored[1]
             trainer.progress.load(saved)
-            say(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
-        state = trainer.train(state, checkpointer)
-        checkpointer.save(int(state.step), state, trainer.progress.dump())
+            log(f"going on from step {int(state.step):,} of {num_steps:,}")
+        state = trainer.run(state)
     finally:
         checkpointer.close()
     summary = trainer.summary(state)
@@ -112,53 +110,26 @@ class _Trainer:
 
     def __init__(
         self,
-        task: Task,
-        estimator: Estimator,
-        step: TrainStep,
-        schedule: Callable[[Any], Any],
+        compiled: CompiledStep,
+        schedule: Schedule,
         folder: Path,
         settings: Settings,
-        say: Callable[[str], None],
+        checkpointer: Checkpointer,
+        log: Log,
     ) -> None:
-        self.task, self.estimator, self.step = task, estimator, step
-        self.schedule, self.folder, self.settings, self.say = schedule, folder, settings, say
-        self.data = step.place(task.data)
-        self.progress = Progress(settings.initial_queries)
-        self.select = jax.jit(step.select)
-
-    def prepare(self, state: TrainState) -> None:
-        """Compiles the step, ahead of time, so that a plan and a run use the same program."""
-        started = time.perf_counter()
-        selection = self.select(state)
-        self.queries_per_step = num_queries(self.estimator, state.params, selection.coordinates)
-        self.advance = jax.jit(self.step.advance).lower(state, selection, self.data).compile()
-        self.compile_seconds = time.perf_counter() - started
-
-    def plan(self, state: TrainState) -> Plan:
-        """Measures what a step costs."""
-        selection = self.select(state)
-        return make_plan(
-            lambda coordinates: self.advance(
-                state,
-                selection._replace(coordinates=self.step.place(coordinates)),
-                self.data,
-            ),
-            state.params,
-            selection.coordinates,
-            self.estimator,
-            Loss(self.task.loss, jax.eval_shape(self.step.batch, state, self.data), has_aux=True),
-            self.step.shares(state),
-            num_parameters=num_coordinates(state.params),
-            queries_per_step=self.queries_per_step,
-            num_steps=self.settings.num_steps,
-            extra_queries=self.settings.initial_queries,
-            compile_seconds=self.compile_seconds,
+        self.compiled, self.task, self.estimator = (
+            compiled,
+            compiled.step.task,
+            compiled.step.estimator,
         )
+        self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
+        self.checkpointer = checkpointer
+        self.progress = Progress(settings.initial_queries)
 
-    def train(self, state: TrainState, checkpointer: Checkpointer) -> TrainState:
-        """Runs the remaining steps."""
+    def run(self, state: TrainState) -> TrainState:
+        """Runs the remaining steps, and saves the last state."""
         settings = self.settings
-        log = MetricsLog(self.folder, int(state.step)) if is_lead() else None
+        metrics = MetricsLog(self.folder, int(state.step)) if is_lead() else None
         saved_at = time.perf_counter()
         bar = tqdm(
             total=settings.num_steps,
@@ -170,71 +141,76 @@ class _Trainer:
         try:
             with StopRequest() as stop, bar:
                 # A box that failed while it was asked for scores is asked again.
-                self._evaluate_if_due(state, log, checkpointer)
+                self._evaluate_if_due(state, metrics)
                 while int(state.step) < settings.num_steps:
-                    state = self._one_step(state, log, bar, stop, checkpointer)
-                    evaluated = self._evaluate_if_due(state, log, checkpointer)
+                    state = self._one_step(state, metrics, bar, stop)
+                    evaluated = self._evaluate_if_due(state, metrics)
                     waited = agree(time.perf_counter() - saved_at)
                     if evaluated or waited >= settings.checkpoint_seconds:
-                        checkpointer.save(int(state.step), state, self.progress.dump())
+                        self._save(state)
                         saved_at = time.perf_counter()
                     signum = any_of(stop.signum or 0)
                     if signum:
-                        self._leave(state, checkpointer, signum)
+                        self._leave(state, signum)
         finally:
-            if log is not None:
-                log.close()
+            if metrics is not None:
+                metrics.close()
                 self._plot()
+        self._save(state)
         return state
+
+    def _save(self, state: TrainState) -> None:
+        self.checkpointer.save(int(state.step), state, self.progress.dump())
 
     def _one_step(
         self,
         state: TrainState,
-        log: MetricsLog | None,
-        bar: Any,
+        metrics: MetricsLog | None,
+        bar: tqdm,
         stop: StopRequest,
-        checkpointer: Checkpointer,
     ) -> TrainState:
         started = time.perf_counter()
-        with self._asking(f"step {int(state.step) + 1}", state, checkpointer):
-            moved, metrics = self.advance(state, self.select(state), self.data)
+        with self._asking(f"step {int(state.step) + 1}", state):
+            moved, found = self.compiled.run(state)
             # One process of several cannot leave a step that the others are in.
-            if not stop.wait(metrics["loss"], whole=jax.process_count() > 1):
-                self._leave(state, checkpointer, stop.signum or 0)
-            finite = bool(metrics.pop("finite"))
+            if not stop.wait(found["loss"], whole=jax.process_count() > 1):
+                self._leave(state, stop.signum or 0)
+            finite = bool(found.pop("finite"))
         done = int(moved.step)
         if not finite:
-            checkpointer.save(int(state.step), state, self.progress.dump())
+            self._save(state)
             raise NonFiniteError(
                 f"step {done} gave a loss or parameters that are not finite (loss "
-                f"{float(metrics['loss'])}); the state after step {int(state.step)} is kept in "
-                f"{self.folder}. Lower optimizer.learning_rate or estimator.smoothing in a new run"
+                f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
+                f"{self.folder}. Lower the learning rate or the smoothing in a new run"
             )
-        queries = self.estimator.num_queries(int(metrics.pop("num_coordinates")))
-        self.progress.num_queries += queries
-        values = {name: float(value) for name, value in metrics.items()}
-        seconds = time.perf_counter() - started
-        record = {
-            "epoch": done / self.task.steps_per_epoch,
-            **values,
-            "learning_rate": float(self.schedule(done - 1)),
-            "num_queries": self.progress.num_queries,
-            "seconds": seconds,
-        }
-        if log is not None:
-            log.write(done, record)
-        shown = {name: f"{value:.3f}" for name, value in values.items()}
-        bar.set_postfix(
-            **shown,
-            lr=f"{record['learning_rate']:.2g}",
-            queries=f"{queries / seconds:,.0f}/s",
-            refresh=False,
-        )
-        bar.update()
+        self._record(done, found, time.perf_counter() - started, metrics, bar)
         return moved
 
+    def _record(
+        self, done: int, found: Metrics, seconds: float, metrics: MetricsLog | None, bar: tqdm
+    ) -> None:
+        queries = self.estimator.num_queries(int(found.pop("num_coordinates")))
+        self.progress.num_queries += queries
+        values = {name: float(value) for name, value in found.items()}
+        rate = float(self.schedule(done - 1))
+        if metrics is not None:
+            record = {
+                "epoch": done / self.task.steps_per_epoch,
+                **values,
+                "learning_rate": rate,
+                "num_queries": self.progress.num_queries,
+                "seconds": seconds,
+            }
+            metrics.write(done, record)
+        shown = {name: f"{value:.3f}" for name, value in values.items()}
+        bar.set_postfix(
+            **shown, lr=f"{rate:.2g}", queries=f"{queries / seconds:,.0f}/s", refresh=False
+        )
+        bar.update()
+
     @contextmanager
-    def _asking(self, what: str, state: TrainState, checkpointer: Checkpointer) -> Iterator[None]:
+    def _asking(self, what: str, state: TrainState) -> Iterator[None]:
         """Keeps the state and says what failed where a black box inside gives no answer."""
         try:
             yield
@@ -243,28 +219,26 @@ class _Trainer:
             reason = black_box_failure(error)
             if reason is None:
                 raise
-            checkpointer.save(int(state.step), state, self.progress.dump())
+            self._save(state)
             raise StepFailedError(
                 f"{what} failed: {reason}. The state before it is kept in {self.folder}; the same "
                 "command goes on from there"
             ) from error
 
-    def _evaluate_if_due(
-        self, state: TrainState, log: MetricsLog | None, checkpointer: Checkpointer
-    ) -> bool:
+    def _evaluate_if_due(self, state: TrainState, metrics: MetricsLog | None) -> bool:
         done, settings = int(state.step), self.settings
         due = done % settings.evaluation_interval == 0 or done == settings.num_steps
         if not due or done <= self.progress.evaluated:
             return False
-        with self._asking(f"the evaluation after step {done}", state, checkpointer):
-            scores = self.task.evaluate(state.params, state.model_state, self.data)
+        with self._asking(f"the evaluation after step {done}", state):
+            scores = self.task.evaluate(state.params, state.model_state, self.compiled.data)
         self.progress.evaluated, self.progress.scores = done, scores
-        self._report(scores, done, log)
+        self._report(scores, done, metrics)
         return True
 
-    def _report(self, scores: dict[str, float], done: int, log: MetricsLog | None) -> None:
-        if log is not None:
-            log.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
+    def _report(self, scores: dict[str, float], done: int, metrics: MetricsLog | None) -> None:
+        if metrics is not None:
+            metrics.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
         score, best = scores[self.task.score], self.progress.best
         sign = 1 if self.task.higher_is_better else -1
         if not best or sign * score > sign * best["value"]:
@@ -274,11 +248,11 @@ class _Trainer:
         if sys.stderr.isatty():
             tqdm.write(line)
         else:
-            self.say(line)
+            self.log(line)
 
-    def _leave(self, state: TrainState, checkpointer: Checkpointer, signum: int) -> None:
-        checkpointer.save(int(state.step), state, self.progress.dump())
-        checkpointer.wait()
+    def _leave(self, state: TrainState, signum: int) -> None:
+        self._save(state)
+        self.checkpointer.wait()
         raise InterruptedRunError(
             signum,
             f"stopped on request after step {int(state.step):,} of "
@@ -293,7 +267,7 @@ class _Trainer:
             self.settings.name,
         )
 
-    def summary(self, state: TrainState) -> dict[str, Any]:
+    def summary(self, state: TrainState) -> Json:
         """What ``summary.json`` holds: final and best scores, queries, steps, seconds."""
         progress = self.progress.dump()
         return {

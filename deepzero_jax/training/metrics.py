@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from deepzero_jax.pictures import pyplot, save_figure
+from deepzero_jax.training.folder import Json
 
 
 class MetricsLog:
@@ -26,7 +26,7 @@ class MetricsLog:
         self._file = self.path.open("a")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
+    def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line ``{"step": step, **values}`` and the same as events."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
@@ -39,7 +39,7 @@ class MetricsLog:
         self._events.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[Json]:
     """Reads the whole lines of a ``metrics.jsonl``; a last line cut by a kill is left out."""
     if not path.exists():
         return []

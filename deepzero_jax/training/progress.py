@@ -1,7 +1,8 @@
 """What a run counts as it goes: queries, seconds, the best score."""
 
 import time
-from typing import Any
+
+from deepzero_jax.training.folder import Json
 
 
 class Progress:
@@ -18,12 +19,12 @@ class Progress:
     def __init__(self, initial_queries: int) -> None:
         self.num_queries = initial_queries
         self.wall_seconds = 0.0
-        self.best: dict[str, Any] = {}
+        self.best: Json = {}
         self.evaluated = 0
         self.scores: dict[str, float] = {}
         self._since = time.perf_counter()
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def load(self, saved: Json) -> None:
         """Takes over what a checkpoint holds."""
         self.num_queries = saved["num_queries"]
         self.wall_seconds = saved["wall_seconds"]
@@ -31,7 +32,7 @@ class Progress:
         self.evaluated = saved["evaluated"]
         self.scores = saved["scores"]
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> Json:
         """What a checkpoint is to hold."""
         now = time.perf_counter()
         self.wall_seconds += now - self._since

@@ -1,20 +1,24 @@
 """One training step as pure functions: draw coordinates, estimate, update."""
 
+import dataclasses
+import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from deepzero_jax.coordinates import coordinate_mask
-from deepzero_jax.estimators import Estimator, value_and_grad
-from deepzero_jax.sampling import Sampler, Selection, Share
+from deepzero_jax.coordinates import coordinate_mask, num_valid
+from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
+from deepzero_jax.sampling import Sampler, Selection, Spending
 from deepzero_jax.sharding import replicate, split_batch
 from deepzero_jax.training.task import Task
+from deepzero_jax.types import Key, Params, PyTree
 
-PyTree = Any
+Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -31,32 +35,145 @@ class TrainState(NamedTuple):
     """
 
     step: jax.Array
-    params: PyTree
+    params: Params
     model_state: PyTree
     opt_state: PyTree
     sampler_state: PyTree
     key: jax.Array
 
 
-class TrainStep(NamedTuple):
-    """The functions of a training step, all pure and jit-able.
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """The training step of a task; its methods are pure.
 
     Attributes:
-      init: ``(key, params, model_state) -> TrainState``.
-      select: ``(state) -> Selection``, the coordinates of the coming step.
-      advance: ``(state, selection, data) -> (state, metrics)``; metrics hold ``loss``,
-        ``finite``, ``num_coordinates`` and the task's own.
-      batch: ``(state, data) -> (model_state, *batch)``, arguments of the task's loss.
-      shares: ``(state) -> {leaf path: Share}``, or None where prices are not known.
-      place: ``(pytree) -> pytree``, the same values on the step's devices.
+      task: the problem.
+      estimator: of gradients; ``sharded`` if it is to use the mesh's coordinates axis.
+      optimizer: an optax chain, from ``make_optimizer``.
+      sampler: of coordinates.
+      mesh: devices; None for one.
+
+    **Cost** of ``advance``: ``num_queries(estimator, params, coordinates)`` queries.
     """
 
-    init: Callable[[jax.Array, PyTree, PyTree], TrainState]
+    task: Task
+    estimator: Estimator
+    optimizer: optax.GradientTransformationExtraArgs
+    sampler: Sampler
+    mesh: Mesh | None = None
+
+    def init(self, key: Key, params: Params, model_state: PyTree) -> TrainState:
+        """The state at step 0; consumes the key."""
+        run_key, sampler_key = jax.random.split(key)
+        return TrainState(
+            jnp.int32(0),
+            params,
+            model_state,
+            self.optimizer.init(params),
+            self.sampler.init(sampler_key),
+            jax.random.key_data(run_key),
+        )
+
+    def batch(self, state: TrainState, data: PyTree) -> tuple[PyTree, ...]:
+        """Arguments of the task's loss: ``(model_state, *batch)``."""
+        drawn = self.task.batch(data, _keys(state)[0], state.step)
+        return (state.model_state, *(drawn if self.mesh is None else split_batch(drawn, self.mesh)))
+
+    def select(self, state: TrainState) -> Selection:
+        """The coordinates of the coming step; jit-able."""
+        return self.sampler.sample(state.sampler_state, state.step)
+
+    def advance(
+        self, state: TrainState, selection: Selection, data: PyTree
+    ) -> tuple[TrainState, Metrics]:
+        """The next state; metrics hold ``loss``, ``finite``, ``num_coordinates``, the task's own.
+
+        Can be jitted.
+        """
+        coordinates = selection.coordinates
+        (loss, (model_state, metrics)), grads = self._estimate(
+            state.params,
+            *self.batch(state, data),
+            key=_keys(state)[1],
+            coordinates=coordinates,
+        )
+        sampler_state = self.sampler.update(state.sampler_state, selection, grads)
+        if selection.scales is not None:
+            grads = jax.tree.map(lambda g, scale: g * scale, grads, selection.scales)
+        updates, opt_state = self.optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            mask=coordinate_mask(state.params, coordinates),
+        )
+        params = optax.apply_updates(state.params, updates)
+        moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
+        count = _num_coordinates(state.params, coordinates)
+        finite = _all_finite((loss, params, model_state))
+        return moved, {"loss": loss, "finite": finite, "num_coordinates": count, **metrics}
+
+    def spending(self, state: TrainState) -> dict[str, Spending] | None:
+        """What the sampler spends on each leaf, or None where prices are not known."""
+        return None if self.sampler.spending is None else self.sampler.spending(state.sampler_state)
+
+    def place(self, tree: PyTree) -> PyTree:
+        """The same values on the step's devices."""
+        return tree if self.mesh is None else replicate(tree, self.mesh)
+
+    def compile(self, state: TrainState) -> "CompiledStep":
+        """Compiles the step ahead of time, so that plan, prices and run use one program.
+
+        Args:
+          state: of the run, placed; its shapes count.
+        """
+        started = time.perf_counter()
+        data = self.place(self.task.data)
+        select = jax.jit(self.select)
+        selection = select(state)
+        advance = jax.jit(self.advance).lower(state, selection, data).compile()
+        queries = num_queries(self.estimator, state.params, selection.coordinates)
+        return CompiledStep(self, data, select, advance, queries, time.perf_counter() - started)
+
+    @cached_property
+    def _estimate(self) -> Callable[..., tuple[PyTree, PyTree]]:
+        return value_and_grad(self.task.loss, self.estimator, has_aux=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A ``TrainStep`` compiled for a state, with its data on the devices.
+
+    Attributes:
+      step: what was compiled.
+      data: of the task, placed.
+      select: as ``TrainStep.select``.
+      advance: as ``TrainStep.advance``.
+      num_queries: of the first step.
+      seconds: that compiling took.
+    """
+
+    step: TrainStep
+    data: PyTree
     select: Callable[[TrainState], Selection]
-    advance: Callable[[TrainState, Selection, PyTree], tuple[TrainState, dict[str, jax.Array]]]
-    batch: Callable[[TrainState, PyTree], tuple[Any, ...]]
-    shares: Callable[[TrainState], dict[str, Share] | None]
-    place: Callable[[PyTree], PyTree]
+    advance: Callable[[TrainState, Selection, PyTree], tuple[TrainState, Metrics]]
+    num_queries: int
+    seconds: float
+
+    def run(self, state: TrainState, selection: Selection | None = None) -> PyTree:
+        """One step from a state, at coordinates of its own choice or others."""
+        return self.advance(
+            state, self.select(state) if selection is None else selection, self.data
+        )
+
+    def loss(self, state: TrainState) -> Loss:
+        """The loss on a batch, of which the shapes are known."""
+        shapes = jax.eval_shape(self.step.batch, state, self.data)
+        return Loss(self.step.task.loss, shapes, has_aux=True)
+
+
+def _keys(state: TrainState) -> tuple[Key, Key]:
+    data_key, estimator_key = jax.random.split(jax.random.wrap_key_data(state.key))
+    return data_key, jax.random.fold_in(estimator_key, state.step)
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
@@ -66,81 +183,6 @@ def _all_finite(tree: PyTree) -> jax.Array:
     return finite
 
 
-def _count_valid(params: PyTree, coordinates: PyTree) -> jax.Array:
-    count = jnp.int32(0)
-    for leaf, indices in zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True):
-        count += jnp.sum(indices < jnp.size(leaf))
-    return count
-
-
-def make_step(
-    task: Task,
-    estimator: Estimator,
-    optimizer: optax.GradientTransformationExtraArgs,
-    sampler: Sampler,
-    mesh: Mesh | None = None,
-) -> TrainStep:
-    """Builds the training step of a task.
-
-    Args:
-      task: the problem.
-      estimator: of gradients; ``sharded`` if it is to use the mesh's coordinates axis.
-      optimizer: an optax chain that takes ``mask=``.
-      sampler: of coordinates.
-      mesh: devices; None for one.
-
-    **Cost** of ``advance``: ``num_queries(estimator, params, coordinates)`` queries.
-    """
-    vg = value_and_grad(task.loss, estimator, has_aux=True)
-
-    def init(key: jax.Array, params: PyTree, model_state: PyTree) -> TrainState:
-        run_key, sampler_key = jax.random.split(key)
-        return TrainState(
-            jnp.int32(0),
-            params,
-            model_state,
-            optimizer.init(params),
-            sampler.init(sampler_key),
-            jax.random.key_data(run_key),
-        )
-
-    def keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
-        data_key, estimator_key = jax.random.split(jax.random.wrap_key_data(state.key))
-        return data_key, jax.random.fold_in(estimator_key, state.step)
-
-    def batch(state: TrainState, data: PyTree) -> tuple[Any, ...]:
-        drawn = task.batch(data, keys(state)[0], state.step)
-        return (state.model_state, *(drawn if mesh is None else split_batch(drawn, mesh)))
-
-    def select(state: TrainState) -> Selection:
-        return sampler.sample(state.sampler_state, state.step)
-
-    def advance(
-        state: TrainState, selection: Selection, data: PyTree
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        coordinates = selection.coordinates
-        (loss, (model_state, metrics)), grads = vg(
-            state.params, *batch(state, data), key=keys(state)[1], coordinates=coordinates
-        )
-        sampler_state = sampler.update(state.sampler_state, selection, grads)
-        if selection.scales is not None:
-            grads = jax.tree.map(lambda g, scale: g * scale, grads, selection.scales)
-        updates, opt_state = optimizer.update(
-            grads,
-            state.opt_state,
-            state.params,
-            mask=coordinate_mask(state.params, coordinates),
-        )
-        params = optax.apply_updates(state.params, updates)
-        moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
-        count = _count_valid(state.params, coordinates)
-        finite = _all_finite((loss, params, model_state))
-        return moved, {"loss": loss, "finite": finite, "num_coordinates": count, **metrics}
-
-    def shares(state: TrainState) -> dict[str, Share] | None:
-        return None if sampler.shares is None else sampler.shares(state.sampler_state)
-
-    def place(tree: PyTree) -> PyTree:
-        return tree if mesh is None else replicate(tree, mesh)
-
-    return TrainStep(init, select, advance, batch, shares, place)
+def _num_coordinates(params: Params, coordinates: PyTree) -> jax.Array:
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
+    return sum((num_valid(leaf, indices) for leaf, indices in pairs), jnp.int32(0))

@@ -1,7 +1,7 @@
 """The five defenses: what each trains, how its gradient is made, how it answers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,9 @@ from deepzero_jax.applications.blackbox_defense.stability import (
     restoration,
 )
 from deepzero_jax.estimators import Estimator, cge, first_order, rge
-from deepzero_jax.training.task import Task
-
-PyTree = Any
-METHODS = ("deepzero", "zo_ae_ds", "zo_ds", "fo_ds", "none")
+from deepzero_jax.registry import Registry
+from deepzero_jax.training import Task
+from deepzero_jax.types import Key, Params, PyTree
 
 
 class Defense(NamedTuple):
@@ -95,7 +94,7 @@ def denoiser_pretraining(defense: Defense, key: jax.Array) -> Task:
     denoiser = defense.denoiser
     shape = (1, *defense.examples.images.shape[1:])
 
-    def prepare(params: PyTree, model_state: PyTree, images: jax.Array) -> Any:
+    def prepare(params: Params, model_state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
         return denoise(denoiser, params, model_state, images, train=True)
 
     return noisy_task(
@@ -113,8 +112,8 @@ def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
     network = defense.autoencoder
     shape = (1, *defense.examples.images.shape[1:])
 
-    def prepare(params: PyTree, model_state: PyTree, images: jax.Array) -> Any:
-        return network.apply({"params": params}, images), model_state
+    def prepare(params: Params, model_state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
+        return jnp.asarray(network.apply({"params": params}, images)), model_state
 
     def respond(params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
         return defense.box(prepare(params, model_state, images)[0])
@@ -127,32 +126,6 @@ def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
         prepared_loss(prepare, restoration),
         respond,
     )
-
-
-def make_method(name: str, defense: Defense, start: Start, estimator: Estimator) -> Method:
-    """Builds a trained defense.
-
-    Args:
-      name: one of ``METHODS`` but ``"none"``, which trains nothing.
-      defense: what all share.
-      start: variables to start from.
-      estimator: ``deepzero``: of the gradient of the parameters; ``zo_ds`` and
-        ``zo_ae_ds``: of the gradient at the box's, or the decoder's, input, image by image;
-        ``fo_ds``: autodiff.
-
-    Raises:
-      ValueError: an unknown method.
-    """
-    if name in ("deepzero", "fo_ds"):
-        classifier = defense.box if name == "deepzero" else defense.twin
-        return _at_image(defense, start, answers(classifier), estimator)
-    if name == "zo_ds":
-        pixels = int(jnp.size(defense.examples.images[0]))
-        objective = estimated_answers(defense.box, estimator)
-        return _at_image(defense, start, objective, counted_first_order(estimator, pixels))
-    if name == "zo_ae_ds":
-        return _at_code(defense, start, estimator)
-    raise ValueError(f"method must be one of {list(METHODS[:-1])}, got {name!r}")
 
 
 def _at_image(defense: Defense, start: Start, objective: Objective, estimator: Estimator) -> Method:
@@ -175,21 +148,23 @@ def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
         raise ValueError("zo_ae_ds needs the variables of an auto-encoder to start from")
 
     def behind(code: jax.Array) -> jax.Array:
-        decoded: Any = network.apply(frozen, code, method=network.decode)
-        return defense.box(decoded)
+        decoded = network.apply(frozen, code, method=network.decode)
+        return defense.box(jnp.asarray(decoded))
 
-    def encode(params: PyTree, model_state: PyTree, images: jax.Array, train: bool) -> Any:
+    def encode(
+        params: PyTree, model_state: PyTree, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
         cleaned, model_state = denoise(
             defense.denoiser, params["denoiser"], model_state, images, train
         )
         variables = {"params": params["encoder"]}
-        code: Any = network.apply(variables, cleaned, method=network.encode)
-        return code, model_state
+        code = network.apply(variables, cleaned, method=network.encode)
+        return jnp.asarray(code), model_state
 
     def respond(params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
         return behind(encode(params, model_state, images, train=False)[0])
 
-    def init(key: jax.Array) -> tuple[PyTree, PyTree]:
+    def init(key: Key) -> tuple[Params, PyTree]:
         params, model_state = split_variables(start.denoiser)
         encoder = {
             layer: leaves
@@ -211,20 +186,102 @@ def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
     return Method(task, counted_first_order(estimator, network.latent), respond)
 
 
-def default_estimator(name: str, smoothing: float, num_directions: int, chunk: int) -> Estimator:
+class Training(NamedTuple):
+    """How a method trains.
+
+    Attributes:
+      make: ``(defense, start, estimator) -> Method``. The estimator is of the gradient of
+        the parameters, or of the gradient at the box's, or the decoder's, input, image by
+        image.
+      estimator: ``(smoothing, num_directions, chunk_size) -> Estimator``, as published.
+      queries: whether it asks the box and is trained for a number of queries.
+      at_fraction: whether a step perturbs a fraction of every kernel.
+      needs_code: whether it starts from an auto-encoder.
+    """
+
+    make: Callable[[Defense, Start, Estimator], Method]
+    estimator: Callable[[float, int, int], Estimator]
+    queries: bool = True
+    at_fraction: bool = False
+    needs_code: bool = False
+
+
+def _deepzero(defense: Defense, start: Start, estimator: Estimator) -> Method:
+    return _at_image(defense, start, answers(defense.box), estimator)
+
+
+def _fo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
+    return _at_image(defense, start, answers(defense.twin), estimator)
+
+
+def _zo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
+    pixels = int(jnp.size(defense.examples.images[0]))
+    objective = estimated_answers(defense.box, estimator)
+    return _at_image(defense, start, objective, counted_first_order(estimator, pixels))
+
+
+def _coordinates(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:
+    del num_directions
+    return cge(smoothing=smoothing, reuse="difference", batch_size=chunk_size)
+
+
+def _coordinates_of_the_code(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:
+    del num_directions
+    return cge(smoothing=smoothing, reuse="none", batch_size=chunk_size)
+
+
+def _directions(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:
+    return rge(
+        smoothing=smoothing, num_directions=num_directions, reuse="none", batch_size=chunk_size
+    )
+
+
+# None: trains nothing, the bare box.
+METHODS: Registry[Training | None] = Registry(
+    "method",
+    {
+        "deepzero": Training(_deepzero, _coordinates, at_fraction=True),
+        "zo_ae_ds": Training(_at_code, _coordinates_of_the_code, needs_code=True),
+        "zo_ds": Training(_zo_ds, _directions),
+        "fo_ds": Training(_fo_ds, lambda *_: first_order(), queries=False),
+        "none": None,
+    },
+)
+
+
+def training_of(name: str) -> Training:
+    """How a method trains; ValueError for an unknown one, and for one that trains nothing."""
+    found = METHODS[name]
+    if found is None:
+        trained = [known for known, training in METHODS.items() if training is not None]
+        raise ValueError(f"method must be one of {trained}, got {name!r}")
+    return found
+
+
+def make_method(name: str, defense: Defense, start: Start, estimator: Estimator) -> Method:
+    """Builds a trained defense.
+
+    Args:
+      name: one of ``METHODS`` that trains.
+      defense: what all share.
+      start: variables to start from.
+      estimator: as in ``Training.make``.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    return training_of(name).make(defense, start, estimator)
+
+
+def default_estimator(
+    name: str, smoothing: float, num_directions: int, chunk_size: int
+) -> Estimator:
     """The estimator of a method, as published: coordinates, or directions for ``zo_ds``.
 
     Args:
       name: of the method.
       smoothing: μ, of parameters, pixels or code.
       num_directions: of ``zo_ds``.
-      chunk: perturbed passes side by side; a box wants many in one call.
+      chunk_size: perturbed passes side by side; a box wants many in one call.
     """
-    if name == "fo_ds":
-        return first_order()
-    if name == "zo_ds":
-        return rge(
-            smoothing=smoothing, num_directions=num_directions, reuse="none", batch_size=chunk
-        )
-    reuse = "difference" if name == "deepzero" else "none"
-    return cge(smoothing=smoothing, reuse=reuse, batch_size=chunk)
+    return training_of(name).estimator(smoothing, num_directions, chunk_size)

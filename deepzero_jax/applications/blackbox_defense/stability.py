@@ -13,7 +13,7 @@ Source: Zhang et al., ICLR 2022 (ZO-AE-DS); DeepZero, section 6 (arXiv 2310.0202
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,18 @@ import numpy as np
 
 from deepzero_jax.data import epoch_indices
 from deepzero_jax.estimators import Estimator, first_order, value_and_grad
-from deepzero_jax.training.task import Task, cross_entropy
+from deepzero_jax.training import Task, cross_entropy
+from deepzero_jax.types import Key, Params, PyTree
 
-PyTree = Any
 # Images [b, h, w, c] in [0, 1] → logits [b, classes].
 Classifier = Callable[[jax.Array], jax.Array]
+Metrics = dict[str, jax.Array]
+# (params, model_state, clean, noisy, labels, key) -> (loss, (model_state, metrics)).
+NoisyLoss = Callable[..., tuple[jax.Array, tuple[PyTree, Metrics]]]
+# (params, model_state, images) -> (prepared images, model_state).
+Prepare = Callable[[Params, PyTree, jax.Array], tuple[jax.Array, PyTree]]
 # (prepared images, clean images, labels, key) -> (loss, metrics).
-Objective = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Any]
+Objective = Callable[[jax.Array, jax.Array, jax.Array, Key], tuple[jax.Array, Metrics]]
 
 
 class Examples(NamedTuple):
@@ -55,8 +60,8 @@ def noisy_task(
     examples: Examples,
     batch_size: int,
     sigma: float,
-    init: Callable[[jax.Array], tuple[PyTree, PyTree]],
-    loss: Callable[..., Any],
+    init: Callable[[Key], tuple[Params, PyTree]],
+    loss: NoisyLoss,
     respond: Callable[[PyTree, PyTree, jax.Array], jax.Array],
 ) -> Task:
     """A ``Task`` whose batches are ``(clean, noisy, labels, key)``.
@@ -71,7 +76,7 @@ def noisy_task(
         often the answer to a noisy held-out image is the box's answer to the clean one.
     """
 
-    def batch(data: PyTree, key: jax.Array, step: jax.Array) -> tuple[Any, ...]:
+    def batch(data: PyTree, key: Key, step: jax.Array) -> tuple[jax.Array, ...]:
         order_key, noise_key = jax.random.split(key)
         indices = epoch_indices(order_key, step, len(examples.images), batch_size)
         clean = scaled(data["images"][indices])
@@ -98,9 +103,7 @@ def noisy_task(
     )
 
 
-def prepared_loss(
-    prepare: Callable[..., tuple[jax.Array, PyTree]], objective: Objective
-) -> Callable[..., Any]:
+def prepared_loss(prepare: Prepare, objective: Objective) -> NoisyLoss:
     """The loss of a ``noisy_task``: an objective of what a network makes of the noisy images.
 
     Args:
@@ -114,8 +117,8 @@ def prepared_loss(
         clean: jax.Array,
         noisy: jax.Array,
         labels: jax.Array,
-        key: jax.Array,
-    ) -> Any:
+        key: Key,
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         prepared, model_state = prepare(params, model_state, noisy)
         value, metrics = objective(prepared, clean, labels, key)
         return value, (model_state, metrics)
@@ -128,7 +131,9 @@ def answers(classifier: Classifier) -> Objective:
     return lambda cleaned, clean, labels, key: cross_entropy(classifier(cleaned), labels)
 
 
-def restoration(found: jax.Array, clean: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+def restoration(
+    found: jax.Array, clean: jax.Array, labels: jax.Array, key: Key
+) -> tuple[jax.Array, Metrics]:
     """Mean squared error to the clean image: pre-training that asks the box nothing."""
     del labels, key
     return jnp.mean(jnp.square(found - clean)), {}

@@ -1,15 +1,15 @@
 """The network that corrects a solver's state after each of its steps."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from deepzero_jax.types import Params
+
 # (params, states [n, *grid, channels]) → corrected states.
-Correct = Callable[[PyTree, jax.Array], jax.Array]
+Correct = Callable[[Params, jax.Array], jax.Array]
 
 
 class CorrectionNet(nn.Module):
@@ -70,8 +70,8 @@ def additive_correction(
       mask: [*grid, outputs], by which changes are multiplied.
     """
 
-    def correct(params: PyTree, states: jax.Array) -> jax.Array:
-        change: Any = network.apply({"params": params}, (states - shift) / scale)
+    def correct(params: Params, states: jax.Array) -> jax.Array:
+        change = jnp.asarray(network.apply({"params": params}, (states - shift) / scale))
         if mask is not None:
             change = change * mask
         missing = states.shape[-1] - change.shape[-1]

@@ -6,30 +6,34 @@ differencing Runge–Kutta of second order in Fourier space (Cox and Matthews, 2
 solver is written apart from it, and stands for a program that can only be run.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from deepzero_jax.fields import Range, check_fields, setting
+from deepzero_jax.types import Key
+
+if TYPE_CHECKING:
+    import exponax
 
 # States [n, points, 1] → states one step later.
 HostSolver = Callable[[np.ndarray], np.ndarray]
 Solver = Callable[[jax.Array], jax.Array]
 
 
-class KuramotoSivashinsky(NamedTuple):
-    """The equation as the coarse solver sees it.
+@dataclasses.dataclass(frozen=True)
+class KuramotoSivashinsky:
+    """The Kuramoto–Sivashinsky equation as the coarse solver sees it."""
 
-    Attributes:
-      domain_length: of the periodic interval; 22 is chaotic.
-      num_points: equidistant.
-      dt: time of one step.
-    """
-
-    domain_length: float = 22.0
-    num_points: int = 24
-    dt: float = 0.2
+    domain_length: float = setting(
+        22.0, Range(above=0, at_most=1e6), "of the periodic interval; 22 is chaotic"
+    )
+    num_points: int = setting(24, Range(at_least=8, at_most=2**16), "equidistant")
+    dt: float = setting(0.2, Range(above=0, at_most=1e3), "time of one step")
 
 
 def numpy_solver(problem: KuramotoSivashinsky) -> HostSolver:
@@ -37,6 +41,7 @@ def numpy_solver(problem: KuramotoSivashinsky) -> HostSolver:
 
     Every linear part of the scheme is one real matrix, made by applying it to unit vectors.
     """
+    check_fields(problem)
     count = problem.num_points
     modes = np.arange(count // 2 + 1)
     derivative = 2j * np.pi / problem.domain_length * modes
@@ -61,7 +66,7 @@ def numpy_solver(problem: KuramotoSivashinsky) -> HostSolver:
     return solve
 
 
-def _stepper(problem: KuramotoSivashinsky) -> Any:
+def _stepper(problem: KuramotoSivashinsky) -> "exponax.BaseStepper":
     try:
         import exponax
     except ImportError as error:
@@ -84,7 +89,7 @@ def twin(problem: KuramotoSivashinsky) -> Solver:
 
 
 def fine_frames(
-    key: jax.Array,
+    key: Key,
     problem: KuramotoSivashinsky,
     num_runs: int,
     num_frames: int,
@@ -107,7 +112,9 @@ def fine_frames(
     Raises:
       ImportError: exponax is not installed.
     """
-    fine = problem._replace(num_points=refinement * problem.num_points, dt=problem.dt / refinement)
+    fine = KuramotoSivashinsky(
+        problem.domain_length, refinement * problem.num_points, problem.dt / refinement
+    )
     step = jax.vmap(_stepper(fine))
 
     def steps(states: jax.Array, count: int) -> jax.Array:

@@ -3,7 +3,8 @@
 Source: Um et al., NeurIPS 2020 (SRC, NON, SOL); DeepZero, section 6 (arXiv 2310.02025).
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,16 @@ from deepzero_jax.applications.solver_in_the_loop.correction import (
 from deepzero_jax.applications.solver_in_the_loop.rollout import (
     Frames,
     Step,
+    WindowLoss,
     mean_absolute_errors,
     rollout,
     rollout_loss,
     window_task,
 )
 from deepzero_jax.estimators import Estimator, cge, first_order
-from deepzero_jax.training.task import Task
-
-PyTree = Any
-METHODS = ("src", "non", "zo_sol", "fo_sol")
+from deepzero_jax.registry import Registry
+from deepzero_jax.training import Task
+from deepzero_jax.types import Params
 
 
 class Correction(NamedTuple):
@@ -105,33 +106,26 @@ def make_correction(
     )
 
 
-def make_task(name: str, correction: Correction) -> Task:
-    """What a method trains.
+def _of_pairs(correction: Correction) -> Task:
+    """Of pairs: what the solver answers, and the fine frame. It has run already."""
+    frames = correction.frames.train
+    already = lambda states: states
+    loss = rollout_loss(already, correction.correct, 1, correction.step_error)
+    answers = np.asarray(jax.jit(correction.box)(frames[:, :-1].reshape(-1, *frames.shape[2:])))
+    later = frames[:, 1:].reshape(answers.shape)
+    return _window_task(correction, loss, np.stack([answers, later], axis=1), 2)
 
-    Args:
-      name: one of ``METHODS`` but ``"src"``, which trains nothing.
-      correction: what all share.
 
-    Raises:
-      ValueError: an unknown method.
-    """
-    frames, length = correction.frames.train, correction.unroll + 1
-    if name == "non":
-        # Of pairs: what the solver answers, and the fine frame. It has run already.
-        already = lambda states: states
-        loss, length = rollout_loss(already, correction.correct, 1, correction.step_error), 2
-        answers = np.asarray(jax.jit(correction.box)(frames[:, :-1].reshape(-1, *frames.shape[2:])))
-        later = frames[:, 1:].reshape(answers.shape)
-        sequences = np.stack([answers, later], axis=1)
-    elif name in ("zo_sol", "fo_sol"):
-        solver = correction.box if name == "zo_sol" else correction.twin
-        loss = rollout_loss(
-            solver, correction.correct, correction.unroll, correction.unrolled_error
-        )
-        sequences = frames
-    else:
-        raise ValueError(f"method must be one of {list(METHODS[1:])}, got {name!r}")
-    shape = (1, *frames.shape[2:])
+def _through(correction: Correction, solver: Step) -> Task:
+    """Of rollouts of the solver and the correction in turn."""
+    loss = rollout_loss(solver, correction.correct, correction.unroll, correction.unrolled_error)
+    return _window_task(correction, loss, correction.frames.train, correction.unroll + 1)
+
+
+def _window_task(
+    correction: Correction, loss: WindowLoss, sequences: np.ndarray, length: int
+) -> Task:
+    shape = (1, *correction.frames.train.shape[2:])
     validation = jnp.asarray(correction.frames.validation)
     judge = jax.jit(
         lambda params: jnp.mean(mean_absolute_errors(corrected(correction, params), validation))
@@ -146,18 +140,68 @@ def make_task(name: str, correction: Correction) -> Task:
     )
 
 
-def default_estimator(name: str, smoothing: float, chunk: int) -> Estimator:
-    """How a method makes its gradient: by coordinates for ``zo_sol``, else by autodiff.
+class Training(NamedTuple):
+    """How a method trains.
 
-    ``non`` needs no more: the solver's answers are made beforehand, and only the network is
-    differentiated.
+    Attributes:
+      make: ``(correction) -> Task``.
+      estimator: ``(smoothing, chunk_size) -> Estimator``.
     """
-    if name == "zo_sol":
-        return cge(smoothing=smoothing, batch_size=chunk)
+
+    make: Callable[[Correction], Task]
+    estimator: Callable[[float, int], Estimator]
+
+
+def _autodiff(smoothing: float, chunk_size: int) -> Estimator:
+    del smoothing, chunk_size
     return first_order()
 
 
-def corrected(correction: Correction, params: PyTree | None) -> Step:
+def _coordinates(smoothing: float, chunk_size: int) -> Estimator:
+    return cge(smoothing=smoothing, batch_size=chunk_size)
+
+
+# None: trains nothing, the solver alone.
+METHODS: Registry[Training | None] = Registry(
+    "method",
+    {
+        "src": None,
+        # The solver's answers are made beforehand: only the network is differentiated.
+        "non": Training(_of_pairs, _autodiff),
+        "zo_sol": Training(lambda c: _through(c, c.box), _coordinates),
+        "fo_sol": Training(lambda c: _through(c, c.twin), _autodiff),
+    },
+)
+
+
+def training_of(name: str) -> Training:
+    """How a method trains; ValueError for an unknown one, and for one that trains nothing."""
+    found = METHODS[name]
+    if found is None:
+        trained = [known for known, training in METHODS.items() if training is not None]
+        raise ValueError(f"method must be one of {trained}, got {name!r}")
+    return found
+
+
+def make_task(name: str, correction: Correction) -> Task:
+    """What a method trains.
+
+    Args:
+      name: one of ``METHODS`` that trains.
+      correction: what all share.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    return training_of(name).make(correction)
+
+
+def default_estimator(name: str, smoothing: float, chunk_size: int) -> Estimator:
+    """How a method makes its gradient: by coordinates for ``zo_sol``, else by autodiff."""
+    return training_of(name).estimator(smoothing, chunk_size)
+
+
+def corrected(correction: Correction, params: Params | None) -> Step:
     """Solver and network as one step; the solver alone without parameters."""
     if params is None:
         return correction.box

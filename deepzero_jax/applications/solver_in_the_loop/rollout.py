@@ -1,7 +1,7 @@
 """Solver and network in turn: the rollout, its loss, and the training task around it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,12 @@ import numpy as np
 
 from deepzero_jax.applications.solver_in_the_loop.correction import Correct
 from deepzero_jax.data import epoch_indices
-from deepzero_jax.training.task import Task
+from deepzero_jax.training import Task
+from deepzero_jax.types import Key, Params, PyTree
 
-PyTree = Any
 Step = Callable[[jax.Array], jax.Array]
+# (params, model_state, windows) -> (loss, (model_state, metrics)).
+WindowLoss = Callable[..., tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]]
 
 
 class Frames(NamedTuple):
@@ -46,7 +48,7 @@ def mean_absolute_errors(step: Step, frames: jax.Array) -> jax.Array:
     return jnp.mean(differences, axis=tuple(range(2, differences.ndim)))
 
 
-def rollout_loss(solver: Step, correct: Correct, unroll: int, unit: float) -> Callable[..., Any]:
+def rollout_loss(solver: Step, correct: Correct, unroll: int, unit: float) -> WindowLoss:
     """Mean squared distance of a corrected rollout to fine frames.
 
     Args:
@@ -60,7 +62,9 @@ def rollout_loss(solver: Step, correct: Correct, unroll: int, unit: float) -> Ca
       ``loss(params, model_state, windows [b, unroll + 1, …]) -> (loss, (model_state, metrics))``.
     """
 
-    def loss(params: PyTree, model_state: PyTree, windows: jax.Array) -> Any:
+    def loss(
+        params: Params, model_state: PyTree, windows: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
         state, total = windows[:, 0], jnp.zeros(())
         for i in range(unroll):
             state = correct(params, solver(state))
@@ -78,12 +82,12 @@ def windows(frames: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def window_task(
-    loss: Callable[..., Any],
-    init: Callable[[jax.Array], PyTree],
+    loss: WindowLoss,
+    init: Callable[[Key], Params],
     sequences: np.ndarray,
     length: int,
     batch_size: int,
-    judge: Callable[[PyTree], float],
+    judge: Callable[[Params], float],
 ) -> Task:
     """A ``Task`` whose batches are windows of sequences, drawn without replacement.
 
@@ -105,7 +109,7 @@ def window_task(
             f"{batch_size}; make more frames"
         )
 
-    def batch(data: PyTree, key: jax.Array, step: jax.Array) -> tuple[Any, ...]:
+    def batch(data: PyTree, key: Key, step: jax.Array) -> tuple[jax.Array]:
         chosen = epoch_indices(key, step, len(runs), batch_size)
         frames = data["firsts"][chosen][:, None] + jnp.arange(length)
         return (data["sequences"][data["runs"][chosen][:, None], frames],)

@@ -11,40 +11,52 @@ each cell, the velocity across it on the upper face, and the Reynolds number in 
 no step changes. The face of the inflow, and those of the walls, are known and not stored.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = Any
+from deepzero_jax.applications.solver_in_the_loop.transport import Advection, advected, diffused
+from deepzero_jax.fields import Range, check_fields, setting
+from deepzero_jax.types import Array
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
 # Right-hand sides [n, cells] → pressures [n, cells].
 Poisson = Callable[[Array], Array]
 
-ADVECTIONS = ("maccormack", "semi_lagrangian")
 
+@dataclasses.dataclass(frozen=True)
+class Wake:
+    """The channel as a solver sees it."""
 
-class Wake(NamedTuple):
-    """The channel as a solver sees it.
+    num_along: int = setting(64, Range(at_least=8, at_most=2**14), "cells along the channel")
+    num_across: int = setting(
+        32, Range(at_least=4, at_most=2**14), "cells across it; cells are squares"
+    )
+    dt: float = setting(1.0, Range(above=0, at_most=1e3), "time of one step")
+    length: float = setting(200.0, Range(above=0, at_most=1e6), "of the channel")
+    radius: float = setting(
+        10.0,
+        Range(above=0, at_most=1e6),
+        "of the cylinder, whose centre lies at a quarter of the length, halfway across",
+    )
+    advection: Advection = setting(
+        "semi_lagrangian",
+        meaning="semi_lagrangian is cheaper, and more viscous: on 64 by 32 cells the vortices are "
+        "weaker and slower",
+    )
 
-    Attributes:
-      num_along: cells along the channel.
-      num_across: cells across it; cells are squares.
-      dt: time of one step.
-      length: of the channel.
-      radius: of the cylinder, whose centre lies at a quarter of the length, halfway across.
-      advection: one of ``ADVECTIONS``; ``"semi_lagrangian"`` is cheaper, and more viscous: on
-        64 by 32 cells the vortices are weaker and slower.
-    """
-
-    num_along: int = 64
-    num_across: int = 32
-    dt: float = 1.0
-    length: float = 200.0
-    radius: float = 10.0
-    advection: str = "maccormack"
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells along and across."""
+        return self.num_along, self.num_across
 
     @property
     def cell(self) -> float:
@@ -54,7 +66,7 @@ class Wake(NamedTuple):
     @property
     def solid(self) -> np.ndarray:
         """Cells whose centre lies in the cylinder: bool [along, across]."""
-        along, across = (self.cell * (np.arange(n) + 0.5) for n in self[:2])
+        along, across = (self.cell * (np.arange(n) + 0.5) for n in self.shape)
         middle = self.cell * self.num_across / 2
         distance = np.hypot(along[:, None] - self.length / 4, across - middle)
         return distance < self.radius
@@ -70,11 +82,11 @@ def _open_faces(problem: Wake) -> tuple[np.ndarray, np.ndarray]:
     return along, across
 
 
-def _laplacian(problem: Wake) -> Any:
+def _laplacian(problem: Wake) -> "sparse.csc_array":
     """Of pressures, in units of one over the squared cell; sparse [cells, cells]."""
     from scipy import sparse
 
-    number = np.arange(problem.num_along * problem.num_across).reshape(problem[:2])
+    number = np.arange(problem.num_along * problem.num_across).reshape(problem.shape)
     along, across = _open_faces(problem)
     pairs = [
         (number[:-1][along[:-1]], number[1:][along[:-1]]),
@@ -102,45 +114,7 @@ def _inverted(problem: Wake) -> np.ndarray:
     return np.linalg.inv(_laplacian(problem).toarray())
 
 
-def _sampled(xp: Any, field: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """A field [n, p, q] at fractional indices, bilinear, with the least and largest neighbour."""
-    n, p, q = field.shape
-    x, y = xp.clip(x, 0, p - 1), xp.clip(y, 0, q - 1)
-    i, j = xp.clip(xp.floor(x), 0, p - 2), xp.clip(xp.floor(y), 0, q - 2)
-    fx, fy = x - i, y - j
-    own = np.arange(n, dtype=np.int32)[:, None, None] * (p * q)
-    start = own + i.astype(np.int32) * q + j.astype(np.int32)
-    flat = field.reshape(-1)
-    corner = [xp.take(flat, start + step, mode="clip") for step in (0, 1, q, q + 1)]
-    value = (1 - fx) * ((1 - fy) * corner[0] + fy * corner[1])
-    value = value + fx * ((1 - fy) * corner[2] + fy * corner[3])
-    least = xp.minimum(xp.minimum(corner[0], corner[1]), xp.minimum(corner[2], corner[3]))
-    largest = xp.maximum(xp.maximum(corner[0], corner[1]), xp.maximum(corner[2], corner[3]))
-    return value, least, largest
-
-
-def _advected(xp: Any, advection: str, field: Array, along: Array, across: Array) -> Array:
-    """Moved with velocities, in cells a step, that are given on the field's own faces."""
-    rows, columns = np.indices(field.shape[1:]).astype(field.dtype)
-    moved, least, largest = _sampled(xp, field, rows - along, columns - across)
-    if advection == "semi_lagrangian":
-        return moved
-    back, _, _ = _sampled(xp, moved, rows + along, columns + across)
-    return xp.clip(moved + 0.5 * (field - back), least, largest)
-
-
-def _diffused(xp: Any, field: Array, number: Array, wall: str) -> Array:
-    """One explicit step; ``number`` [n, 1, 1] is viscosity × time / cell²."""
-    padded = xp.pad(field, ((0, 0), (1, 1), (0, 0)), mode="edge")
-    change = padded[:, 2:] + padded[:, :-2] - 2 * field
-    if wall == "slip":
-        padded = xp.pad(field, ((0, 0), (0, 0), (1, 1)), mode="edge")
-    else:
-        padded = xp.pad(field, ((0, 0), (0, 0), (1, 1)))
-    return field + number * (change + padded[:, :, 2:] + padded[:, :, :-2] - 2 * field)
-
-
-def _step(problem: Wake, xp: Any, solve: Poisson, states: Array, substeps: int) -> Array:
+def _step(problem: Wake, xp: ModuleType, solve: Poisson, states: Array, substeps: int) -> Array:
     """One step of states in ``xp``, which is NumPy or jax.numpy."""
     along_open, across_open = _open_faces(problem)
     along, across, thousands = (states[..., i] for i in range(3))
@@ -159,15 +133,15 @@ def _step(problem: Wake, xp: Any, solve: Poisson, states: Array, substeps: int) 
     )
     along_there = 0.5 * (along_there[:, :, 1:] + along_there[:, :, :-1])
 
-    advected = functools.partial(_advected, xp, problem.advection)
-    new_along = advected(full_along, courant * full_along, courant * across_there)
-    new_across = advected(full_across, courant * along_there, courant * full_across)
+    move = functools.partial(advected, xp, problem.advection)
+    new_along = move(full_along, courant * full_along, courant * across_there)
+    new_across = move(full_across, courant * along_there, courant * full_across)
 
     viscosity = 2 * problem.radius / (1000 * thousands[:, :1, :1])
     number = viscosity * problem.dt / (substeps * problem.cell**2)
     for _ in range(substeps):
-        new_along = _diffused(xp, new_along, number, "slip")
-        new_across = _diffused(xp, new_across, number, "none")
+        new_along = diffused(xp, new_along, number, "slip")
+        new_across = diffused(xp, new_across, number, "none")
         new_along = xp.concatenate(
             [xp.ones_like(along[:, :1]), new_along[:, 1:] * along_open], axis=1
         )
@@ -209,6 +183,7 @@ def numpy_solver(
       lowest_reynolds: for which diffusion must be stable.
       chunk: states at a time, to stay in cache.
     """
+    check_fields(problem)
     if problem.num_along * problem.num_across <= 4096:
         inverse = _inverted(problem).T
         by_type = {np.dtype(kind): inverse.astype(kind) for kind in (np.float32, np.float64)}
@@ -268,7 +243,7 @@ def coarsened(states: np.ndarray, factor: int) -> np.ndarray:
 
 def resting_start(problem: Wake, reynolds: np.ndarray) -> np.ndarray:
     """Uniform flow with a slight bend, so that shedding sets in: float32 [n, along, across, 3]."""
-    along = np.ones(problem[:2])
+    along = np.ones(problem.shape)
     middle = problem.cell * (np.arange(problem.num_along) + 0.5) / problem.length
     across = 0.1 * np.sin(2 * np.pi * middle)[:, None] * np.ones(problem.num_across)
     across[:, -1] = 0
@@ -298,15 +273,18 @@ def fine_frames(
     Returns:
       float32 [solutions, frames + 1, along, across, 3].
     """
-    fine = problem._replace(
-        num_along=refinement * problem.num_along,
-        num_across=refinement * problem.num_across,
-        advection="maccormack",
+    fine = Wake(
+        refinement * problem.num_along,
+        refinement * problem.num_across,
+        problem.dt,
+        problem.length,
+        problem.radius,
+        "maccormack",
     )
     solve, states = numpy_solver(fine, float(reynolds.min())), resting_start(fine, reynolds)
     for _ in range(warm_up):
         states = solve(states)
-    mask = np.concatenate([open_mask(problem), np.ones((*problem[:2], 1), np.float32)], axis=-1)
+    mask = np.concatenate([open_mask(problem), np.ones((*problem.shape, 1), np.float32)], axis=-1)
     frames = [coarsened(states, refinement) * mask]
     for _ in range(num_frames):
         states = solve(states)

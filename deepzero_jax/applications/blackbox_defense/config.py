@@ -1,0 +1,80 @@
+"""The fields of a record that compares defenses: defaults, meanings, what is allowed."""
+
+from dataclasses import dataclass
+
+from deepzero_jax.applications.blackbox_defense.certification import Certification
+from deepzero_jax.applications.blackbox_defense.methods import METHODS
+from deepzero_jax.data import DataSource
+from deepzero_jax.estimators import SMOOTHING
+from deepzero_jax.fields import OneOf, Range, section, setting
+from deepzero_jax.models import MODELS
+
+COUNT = Range(at_least=1, below=2**31)
+STEPS = Range(at_least=0, below=2**31)
+RATE = Range(above=0)
+CHANNELS = Range(at_least=1, at_most=2**16)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The black box, trained first by autodiff (Adam) and written as an ONNX file."""
+
+    model: str = setting("cnn2", OneOf(MODELS), "the network")
+    width: int | None = setting(12, CHANNELS, "channels of the first stage; none: its own")
+    num_epochs: float = setting(40.0, Range(above=0, at_most=1e6))
+    learning_rate: float = setting(3e-3, RATE)
+    batch_size: int = setting(64, COUNT, "images a step")
+    augment: bool = setting(False, meaning="random crop and flip")
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """The DnCNN in front of the box; pre-training to restore clean images asks no query."""
+
+    depth: int = setting(5, Range(at_least=2, at_most=1000), "convolutions")
+    width: int = setting(16, CHANNELS, "channels")
+    use_norm: bool = setting(False, meaning="batch norm in the inner layers")
+    pretraining_steps: int = setting(4000, STEPS)
+    learning_rate: float = setting(3e-3, RATE, "of pre-training, Adam")
+
+
+@dataclass(frozen=True)
+class AutoEncoder:
+    """The bottleneck of ZO-AE-DS, trained on clean images, no query."""
+
+    latent: int = setting(4, Range(at_least=1, at_most=2**16), "numbers in the code")
+    width: int = setting(16, CHANNELS, "channels of the first level")
+    pretraining_steps: int = setting(3000, STEPS)
+    learning_rate: float = setting(3e-3, RATE)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The stability training of the methods, at equal numbers of queries."""
+
+    methods: tuple[str, ...] = setting(tuple(METHODS), OneOf(METHODS), "in this order")
+    num_queries: int = setting(100_000, COUNT, "of each zeroth-order method, a query is one batch")
+    batch_size: int = setting(64, COUNT, "images a step")
+    held_out: int = setting(200, COUNT, 'training images kept for the score "stability"')
+    chunk_size: int = setting(64, COUNT, "perturbed passes in one call of the box")
+    smoothing: float = setting(5e-3, SMOOTHING)
+    learning_rate: float = setting(3e-3, RATE, "Adam, cosine")
+    fraction: float = setting(
+        0.1, Range(above=0, at_most=1), "deepzero: of the coordinates of every kernel, a step"
+    )
+    num_directions: int = setting(16, COUNT, "zo_ds")
+    first_order_steps: int = setting(3000, COUNT, "fo_ds")
+    checkpoint_seconds: float = setting(60.0, Range(at_least=0), local=True)
+
+
+@dataclass(frozen=True)
+class DefenseConfig:
+    """A comparison of defenses of a classifier that can only be queried."""
+
+    seed: int = setting(0, Range(at_least=0, below=2**32), "of every random draw")
+    data: DataSource = section(DataSource, name="digits")
+    classifier: Classifier = section(Classifier)
+    denoiser: Denoiser = section(Denoiser)
+    autoencoder: AutoEncoder = section(AutoEncoder)
+    training: Training = section(Training)
+    certification: Certification = section(Certification)

@@ -1,0 +1,261 @@
+"""Trained and certified defenses, each stage a run of the loop."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.applications.blackbox_defense import config as fields
+from deepzero_jax.applications.blackbox_defense.certification import (
+    certified_accuracy,
+    certify_images,
+    num_abstentions,
+    plot_certified,
+)
+from deepzero_jax.applications.blackbox_defense.config import DefenseConfig
+from deepzero_jax.applications.blackbox_defense.denoiser import AutoEncoder, DnCNN
+from deepzero_jax.applications.blackbox_defense.methods import (
+    METHODS,
+    Defense,
+    Start,
+    autoencoder_pretraining,
+    denoiser_pretraining,
+    training_of,
+)
+from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
+from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
+from deepzero_jax.blackbox import HostFunction, black_box, onnx_model
+from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
+from deepzero_jax.data import Dataset
+from deepzero_jax.estimators import first_order
+from deepzero_jax.models import MODELS, predict
+from deepzero_jax.platform import num_cores
+from deepzero_jax.programs import Program, Run, cache_folder
+from deepzero_jax.registry import call_with
+from deepzero_jax.sampling import layer_ratio_sampler
+from deepzero_jax.training import Json, Stages, Task, classification_task, write_json
+from deepzero_jax.types import Key, Log
+
+_STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
+STAGE_KEYS = {name: number for number, name in enumerate(_STAGES)}
+# Makes the host function of the box from its file.
+OpenBox = Callable[..., HostFunction]
+# Images [n, h, w, c] → logits [n, classes].
+Respond = Callable[[jax.Array], jax.Array]
+
+
+def stages_of(config: DefenseConfig, workdir: Path, log: Log = print) -> Stages:
+    """The stages of a run folder."""
+    return Stages(config.seed, STAGE_KEYS, workdir, config.training.checkpoint_seconds, log)
+
+
+def train_classifier(
+    config: DefenseConfig, stages: Stages, dataset: Dataset
+) -> tuple[Path, Classifier, Json]:
+    """The box: an ONNX file, its white-box twin on images in [0, 1], and its summary."""
+    chosen = config.classifier
+    width = {} if chosen.width is None else {"width": chosen.width}
+    model = call_with(MODELS[chosen.model], {"num_classes": dataset.num_classes, **width})
+    task = classification_task(model, dataset, chosen.batch_size, chosen.augment)
+    num_steps = max(1, round(chosen.num_epochs * task.steps_per_epoch))
+    params, model_state, summary = stages.run(
+        "classifier", task, first_order(), num_steps, chosen.learning_rate
+    )
+    variables = {"params": params, **model_state}
+    mean, std = (np.asarray(values, np.float32) for values in (dataset.mean, dataset.std))
+
+    def twin(images: jax.Array) -> jax.Array:
+        return predict(model, params, model_state, (images - mean) / std)
+
+    path = stages.workdir / "classifier.onnx"
+    height, width, channels = dataset.train_images.shape[1:]
+    shape = (height, width, channels)
+    export_onnx(model, variables, shape, dataset.mean, dataset.std, path)
+    images = np.asarray(dataset.train_images[:64], np.float32) / 255
+    gap = float(np.max(np.abs(onnx_model(path)(images) - np.asarray(twin(jnp.asarray(images))))))
+    if gap > 1e-3:
+        raise ValueError(f"{path} answers otherwise than the network it was made from, by {gap:g}")
+    return path, twin, summary
+
+
+def train_defenses(
+    config: DefenseConfig, workdir: Path, log: Log = print, open_box: OpenBox = onnx_model
+) -> Json:
+    """Trains the box and the methods, certifies them, writes ``summary.json`` and the curve.
+
+    Args:
+      config: whose fields ``check_fields`` has found right.
+      workdir: the run folder.
+      log: takes a line for the person who watches.
+      open_box: makes the host function of the box from its file.
+
+    Raises:
+      ValueError: fewer queries than one step takes, or a stage that cannot be read back.
+      InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
+    """
+    started = time.perf_counter()
+    dataset = config.data.load(cache_folder())
+    stages = stages_of(config, workdir, log)
+    defense, box_summary = prepare_defense(config, stages, dataset, open_box)
+    names = config.training.methods
+    start = pretrain(config, stages, defense, names)
+    responses: dict[str, Respond] = {}
+    num_queries: dict[str, int] = {}
+    for name in names:
+        if METHODS[name] is None:
+            responses[name], num_queries[name] = defense.box, 0
+            continue
+        responses[name], num_queries[name] = _train_method(name, config, stages, defense, start)
+    certification = config.certification
+    records = _certify(config, stages, dataset, responses)
+    plot_certified(records, certification, workdir / "certified_accuracy.png")
+    summary = {
+        "name": workdir.name,
+        "certified_accuracy": {
+            name: {f"{r:g}": certified_accuracy(found, r) for r in certification.radii}
+            for name, found in records.items()
+        },
+        "abstained": {name: num_abstentions(found) for name, found in records.items()},
+        "num_queries": num_queries,
+        "box_test_accuracy": box_summary["test_accuracy"],
+        "num_images": len(next(iter(records.values()))),
+        "sigma": certification.sigma,
+        "num_samples": certification.num_samples,
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+    }
+    write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def _answers(host: HostFunction, images: np.ndarray) -> np.ndarray:
+    parts = np.array_split(images, max(1, len(images) // 1000))
+    answers = [np.asarray(host((part / 255.0).astype(np.float32))).argmax(-1) for part in parts]
+    return np.concatenate(answers).astype(np.int32)
+
+
+def prepare_defense(
+    config: DefenseConfig,
+    stages: Stages,
+    dataset: Dataset,
+    open_box: OpenBox = onnx_model,
+) -> tuple[Defense, Json]:
+    """What all methods share, the box trained, and the summary of its training."""
+    path, twin, summary = train_classifier(config, stages, dataset)
+    host = open_box(path, num_threads=num_cores())
+    box = black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
+    held = config.training.held_out
+    images = np.asarray(dataset.train_images)
+    height, width, channels = images.shape[1:]
+    answers = _answers(host, images)
+    defense = Defense(
+        Examples(images[held:], answers[held:], images[:held], answers[:held]),
+        box,
+        twin,
+        DnCNN(config.denoiser.depth, config.denoiser.width, config.denoiser.use_norm),
+        AutoEncoder(config.autoencoder.latent, config.autoencoder.width, (height, width, channels)),
+        config.certification.sigma,
+        config.training.batch_size,
+    )
+    return defense, summary
+
+
+def pretrain(
+    config: DefenseConfig, stages: Stages, defense: Defense, names: Iterable[str]
+) -> Start:
+    """Pre-trained denoiser and, where a method wants it, auto-encoder."""
+    kinds: list[
+        tuple[str, Callable[[Defense, Key], Task], fields.Denoiser | fields.AutoEncoder]
+    ] = [("denoiser", denoiser_pretraining, config.denoiser)]
+    if any(training.needs_code for name in names if (training := METHODS[name])):
+        kinds.append(("autoencoder", autoencoder_pretraining, config.autoencoder))
+    found = {}
+    for name, pretraining, chosen in kinds:
+        key = stages.key(f"{name}_pretraining")
+        task = pretraining(defense, key)
+        params, model_state = task.init(key)
+        if chosen.pretraining_steps:
+            params, model_state, _ = stages.run(
+                f"{name}_pretraining",
+                task,
+                first_order(),
+                chosen.pretraining_steps,
+                chosen.learning_rate,
+            )
+        found[name] = {"params": params, **model_state}
+    return Start(**found)
+
+
+def _train_method(
+    name: str, config: DefenseConfig, stages: Stages, defense: Defense, start: Start
+) -> tuple[Respond, int]:
+    """How a trained method answers, and the queries that it has spent."""
+    training, way = config.training, training_of(name)
+    estimator = way.estimator(training.smoothing, training.num_directions, training.chunk_size)
+    method = way.make(defense, start, estimator)
+    params, _ = method.task.init(stages.key(name))
+    sampler = None
+    per_step = method.estimator.num_queries(0)
+    if way.at_fraction:
+        pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
+        sampler = layer_ratio_sampler(params, pruned, interval=1)
+        per_step = estimator.num_queries(sum(kept_per_leaf(params, pruned).values()))
+    steps = training.num_queries // per_step if way.queries else training.first_order_steps
+    if steps < 1:
+        raise ValueError(
+            f"training.num_queries {training.num_queries:,} is less than the {per_step:,} of one "
+            f"step of {name}"
+        )
+    trained = stages.run(
+        name, method.task, method.estimator, steps, training.learning_rate, sampler
+    )
+    respond = lambda images: method.respond(trained.params, trained.model_state, images)
+    return respond, trained.summary["num_queries"] if way.queries else 0
+
+
+def _certify(
+    config: DefenseConfig, stages: Stages, dataset: Dataset, responses: Mapping[str, Respond]
+) -> dict[str, list[Json]]:
+    certification = config.certification
+    count = min(certification.num_images, len(dataset.test_labels))
+    images = (np.asarray(dataset.test_images[:count]) / 255.0).astype(np.float32)
+    labels = np.asarray(dataset.test_labels[:count])
+    records = {}
+    stages.log(f"\ncertified accuracy of {count} test images, sigma {certification.sigma:g}")
+    stages.log("method      " + "".join(f"{f'r = {r:g}':>10}" for r in certification.radii))
+    for name, respond in responses.items():
+        answer = jax.jit(lambda x, respond=respond: jnp.argmax(respond(x), -1))
+        records[name] = certify_images(
+            lambda x, answer=answer: np.asarray(answer(x)),
+            images,
+            labels,
+            certification,
+            stages.workdir / name / "certificates.jsonl",
+            dataset.num_classes,
+            config.seed,
+        )
+        values = [certified_accuracy(records[name], radius) for radius in certification.radii]
+        stages.log(f"{name:<12}" + "".join(f"{100 * value:>8.1f} %" for value in values))
+    return records
+
+
+def _train(config: DefenseConfig, run: Run) -> Json:
+    run.hold()
+    run.claim()
+    return train_defenses(config, run.workdir, run.log)
+
+
+def describe(summary: Json) -> str:
+    """The result of a run in a line."""
+    accuracies = {
+        name: next(iter(of.values())) for name, of in summary["certified_accuracy"].items()
+    }
+    words = ", ".join(f"{name} {100 * value:.1f} %" for name, value in accuracies.items())
+    return f"certified accuracy at the least radius: {words}; see summary.json and the pictures"
+
+
+PROGRAM = Program(_train, describe)

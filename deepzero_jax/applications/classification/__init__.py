@@ -1,0 +1,26 @@
+"""Image classification: the paper's protocol, and what goes past it."""
+
+from deepzero_jax.applications.classification.config import Config
+from deepzero_jax.applications.classification.experiment import Experiment, build
+from deepzero_jax.applications.classification.program import (
+    PROGRAM,
+    Prepared,
+    prepare_run,
+    train_prepared,
+)
+from deepzero_jax.applications.classification.ratios import compute_scores, find_ratios
+from deepzero_jax.applications.classification.sampling import choose_sampler, experiment_costs
+
+__all__ = [
+    "PROGRAM",
+    "Config",
+    "Experiment",
+    "Prepared",
+    "build",
+    "choose_sampler",
+    "compute_scores",
+    "experiment_costs",
+    "find_ratios",
+    "prepare_run",
+    "train_prepared",
+]

@@ -1,0 +1,131 @@
+"""From a record to the objects of a run."""
+
+import inspect
+from typing import NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from deepzero_jax.applications.classification.config import Config
+from deepzero_jax.data import Dataset
+from deepzero_jax.estimators import ESTIMATORS, Estimator, sharded
+from deepzero_jax.models import MODELS, Model, check_model
+from deepzero_jax.programs import cache_folder
+from deepzero_jax.registry import call_with
+from deepzero_jax.sharding import make_mesh
+from deepzero_jax.training import (
+    Schedule,
+    Task,
+    classification_task,
+    learning_rate_schedule,
+    make_optimizer,
+)
+from deepzero_jax.types import Key, Params, PyTree
+
+
+class Experiment(NamedTuple):
+    """The objects of a run, before its coordinates are chosen.
+
+    Attributes:
+      config: what they were made from.
+      model: the network.
+      dataset: in memory.
+      task: the problem for the loop.
+      estimator: of gradients, over the devices of the mesh.
+      mesh: devices.
+      params: at initialisation.
+      model_state: likewise.
+    """
+
+    config: Config
+    model: Model
+    dataset: Dataset
+    task: Task
+    estimator: Estimator
+    mesh: Mesh
+    params: Params
+    model_state: PyTree
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        training = self.config.training
+        if training.num_steps is not None:
+            return training.num_steps
+        return max(1, round(training.num_epochs * self.task.steps_per_epoch))
+
+    def key(self, purpose: str) -> Key:
+        """The key of one purpose of the run: "init", "pruning" or "run"."""
+        return run_key(self.config, purpose)
+
+
+def run_key(config: Config, purpose: str) -> Key:
+    """The key of one purpose of a run: "init", "pruning" or "run"."""
+    purposes = ("init", "pruning", "run")
+    return jax.random.fold_in(jax.random.key(config.seed), purposes.index(purpose))
+
+
+def make_estimator(config: Config) -> Estimator:
+    """Builds the estimator that a record names."""
+    chosen = config.estimator
+    options = {**vars(chosen), "batch_size": chosen.chunk_size}
+    return call_with(ESTIMATORS[chosen.name], options)
+
+
+def make_model(config: Config, num_classes: int) -> Model:
+    """Builds the network that a record names.
+
+    Raises:
+      ValueError: a width for a network that has none, or an own one that is no network.
+    """
+    maker, width = MODELS[config.model.name], config.model.width
+    options = {"num_classes": num_classes} | ({} if width is None else {"width": width})
+    if width is not None and "width" not in inspect.signature(maker).parameters:
+        raise ValueError(f"model.width: {config.model.name} takes no width; leave it out")
+    model = call_with(maker, options)
+    check_model(model, config.model.name)
+    return model
+
+
+def build(config: Config) -> Experiment:
+    """Builds everything but the choice of coordinates; reads the data.
+
+    Args:
+      config: whose fields ``check_fields`` has found right.
+
+    Raises:
+      ValueError: a value that the data or the devices do not allow.
+      FileNotFoundError: a data set that is not there.
+    """
+    mesh = make_mesh(config.mesh.coordinates, config.mesh.data)
+    estimator = sharded(make_estimator(config), mesh)
+    dataset = config.data.load(cache_folder())
+    model = make_model(config, dataset.num_classes)
+    cut = config.estimator.reuse == "split" and config.estimator.name == "cge"
+    task = classification_task(model, dataset, config.data.batch_size, config.data.augment, cut)
+    params, model_state = task.init(run_key(config, "init"))
+    return Experiment(config, model, dataset, task, estimator, mesh, params, model_state)
+
+
+def optimizer_and_schedule(
+    experiment: Experiment,
+) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
+    """The optax chain that a record names, and its learning rate by step."""
+    config, chosen = experiment.config, experiment.config.optimizer
+    schedule = learning_rate_schedule(
+        chosen.schedule,
+        chosen.learning_rate,
+        experiment.num_steps,
+        round(chosen.warmup_epochs * experiment.task.steps_per_epoch),
+    )
+    optimizer = make_optimizer(
+        chosen.name,
+        schedule,
+        momentum=chosen.momentum,
+        nesterov=chosen.nesterov,
+        weight_decay=chosen.weight_decay,
+        mask=config.pruning.mask,
+        coherence=config.sampling.coherence,
+    )
+    return optimizer, schedule

@@ -1,0 +1,136 @@
+"""Trains an image classifier: coordinates chosen, step compiled, memory minded."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from deepzero_jax.applications.classification.config import Config
+from deepzero_jax.applications.classification.experiment import (
+    Experiment,
+    build,
+    make_estimator,
+    optimizer_and_schedule,
+)
+from deepzero_jax.applications.classification.ratios import describe_ratios, find_ratios
+from deepzero_jax.applications.classification.sampling import choose_sampler, measure_prices
+from deepzero_jax.estimators import sharded
+from deepzero_jax.programs import Program, Run
+from deepzero_jax.training import (
+    CompiledStep,
+    Json,
+    Schedule,
+    TrainState,
+    TrainStep,
+    plan,
+    train,
+)
+from deepzero_jax.types import Log
+
+
+class Prepared(NamedTuple):
+    """A run before its first step.
+
+    Attributes:
+      experiment: what it was made from.
+      step: compiled.
+      schedule: learning rate by step.
+      state: at step 0, placed.
+      num_queries: already spent on pruning.
+    """
+
+    experiment: Experiment
+    step: CompiledStep
+    schedule: Schedule
+    state: TrainState
+    num_queries: int
+
+
+def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prepared:
+    """Chooses coordinates (scoring if need be), compiles the step, measures prices."""
+    sampler, params, queries = choose_sampler(experiment, workdir, log)
+    optimizer, schedule = optimizer_and_schedule(experiment)
+    step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
+    state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
+    compiled = step.compile(state)
+    state = step.place(measure_prices(experiment, compiled, state, log))
+    return Prepared(experiment, compiled, schedule, state, queries)
+
+
+def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print) -> Json:
+    """Runs the loop."""
+    experiment, training = prepared.experiment, prepared.experiment.config.training
+    steps_per_epoch = experiment.task.steps_per_epoch
+    return train(
+        prepared.step,
+        prepared.state,
+        folder=folder,
+        num_steps=experiment.num_steps,
+        schedule=prepared.schedule,
+        evaluation_interval=max(1, round(training.evaluation_epochs * steps_per_epoch)),
+        checkpoint_seconds=training.checkpoint_seconds,
+        initial_queries=prepared.num_queries,
+        name=name,
+        log=log,
+    )
+
+
+def train_classifier(config: Config, run: Run) -> Json | None:
+    """Trains a record, or goes on training it; prints the plan alone where that is asked for.
+
+    Out of device memory it halves the chunks, says so, and goes on.
+    """
+    experiment = build(config)
+    run.hold()
+    prepared = prepare_run(experiment, run.workdir, run.log)
+    if run.plan_only:
+        steps, queries = experiment.num_steps, prepared.num_queries
+        run.log(str(plan(prepared.step, prepared.state, num_steps=steps, initial_queries=queries)))
+        return None
+    run.claim()
+    divisor = 1
+    while True:
+        try:
+            return train_prepared(prepared, run.workdir, run.name, run.log)
+        except jax.errors.JaxRuntimeError as error:
+            automatic = config.estimator.chunk_size == "auto"
+            if "RESOURCE_EXHAUSTED" not in str(error) or not automatic or divisor >= 1024:
+                raise
+        divisor *= 2
+        print(f"out of memory: estimator.chunk_size is now auto/{divisor}", file=sys.stderr)
+        experiment = with_chunks(experiment, f"auto/{divisor}")
+        prepared = prepare_run(experiment, run.workdir, run.log)
+
+
+def with_chunks(experiment: Experiment, chunk_size: str) -> Experiment:
+    """The same experiment, its perturbed passes in other chunks."""
+    config = experiment.config
+    changed = dataclasses.replace(config.estimator, chunk_size=chunk_size)
+    estimator = make_estimator(dataclasses.replace(config, estimator=changed))
+    return experiment._replace(estimator=sharded(estimator, experiment.mesh))
+
+
+def describe(summary: Json) -> str:
+    """The result of a run in a line."""
+    return (
+        f"test accuracy {100 * summary['test_accuracy']:.2f} %, "
+        f"{summary['num_queries']:,} queries, {summary['num_steps']:,} steps, "
+        f"{summary['wall_seconds']:.0f} s"
+    )
+
+
+def prune(config: Config, run: Run) -> str:
+    """Scores the parameters at initialisation, writes the ratios, prints a table."""
+    if config.pruning.sparsity == 0:
+        raise ValueError(
+            "pruning.sparsity is 0: nothing to prune; give --config.pruning.sparsity=0.9"
+        )
+    experiment = build(config)
+    found = find_ratios(experiment, run.workdir, run.log)
+    run.log(describe_ratios(experiment, found))
+    return f"{found.num_queries:,} queries; wrote {run.workdir}/ratios.json, ratios.png"
+
+
+PROGRAM = Program(train_classifier, describe, prune, has_plan=True)

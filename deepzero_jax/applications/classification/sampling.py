@@ -1,0 +1,184 @@
+"""From a record to the sampler of a run, priced where its rates follow from prices."""
+
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from deepzero_jax.applications.classification.config import interval_steps, parse_budget
+from deepzero_jax.applications.classification.experiment import Experiment
+from deepzero_jax.applications.classification.ratios import find_ratios
+from deepzero_jax.coordinates import (
+    all_coordinates,
+    coordinates_per_leaf,
+    kept_per_leaf,
+    masked_coordinates,
+)
+from deepzero_jax.estimators import coordinate_costs
+from deepzero_jax.pruning import LayerRatios, load_mask, prune_params
+from deepzero_jax.sampling import (
+    SAMPLERS,
+    PriceAwareState,
+    Sampler,
+    dense_sampler,
+    fixed_sampler,
+)
+from deepzero_jax.training import (
+    CompiledStep,
+    TrainState,
+    coordinate_seconds,
+    format_seconds,
+    step_seconds,
+)
+from deepzero_jax.types import Log, Params, PyTree
+
+
+class Chosen(NamedTuple):
+    """What ``choose_sampler`` finds.
+
+    Attributes:
+      sampler: of coordinates.
+      params: parameters to start from.
+      num_queries: spent on scoring.
+    """
+
+    sampler: Sampler
+    params: Params
+    num_queries: int
+
+
+class Given:
+    """What a maker of samplers may ask for, by the names of its arguments; found when asked for."""
+
+    def __init__(self, experiment: Experiment, workdir: Path, log: Log) -> None:
+        self._experiment, self._workdir, self._log = experiment, workdir, log
+        self.params = experiment.params
+        self.num_queries = 0
+
+    @cached_property
+    def file(self) -> LayerRatios:
+        """The ratios file of the run, made when it is missing."""
+        found = find_ratios(self._experiment, self._workdir, self._log)
+        self.num_queries = found.num_queries
+        return found
+
+    @property
+    def ratios(self) -> Mapping[str, float]:
+        """``{leaf path: pruned fraction}``."""
+        return self.file.ratios
+
+    @property
+    def interval(self) -> int:
+        """Steps between draws."""
+        steps_per_epoch = self._experiment.task.steps_per_epoch
+        return interval_steps(self._experiment.config.pruning.mask_interval, steps_per_epoch)
+
+    @cached_property
+    def costs(self) -> dict[str, float]:
+        """Multiply-adds of one coordinate of each leaf."""
+        return experiment_costs(self._experiment)
+
+    @property
+    def budget(self) -> float:
+        """Price of a step in multiply-adds; ``measure_prices`` puts seconds in their place."""
+        amount, unit = parse_budget(self._experiment.config.sampling.budget)
+        if unit == "multiply-adds":
+            return amount
+        kept = kept_per_leaf(self.params, self.ratios if unit == "layer ratios" else {})
+        whole = sum(kept[path] * cost for path, cost in self.costs.items())
+        return whole if unit == "seconds" else amount * whole
+
+    def arguments(self, names: Mapping[str, object]) -> dict[str, object]:
+        """Those of the named arguments that are known here or are fields of the record."""
+        options, found = vars(self._experiment.config.sampling), {}
+        for name in names:
+            if hasattr(type(self), name) or name == "params":
+                found[name] = getattr(self, name)
+            elif name in options:
+                found[name] = options[name]
+        return found
+
+
+def choose_sampler(experiment: Experiment, workdir: Path, log: Log = print) -> Chosen:
+    """The sampler that a record names; scores the parameters if it needs layer ratios."""
+    config, given = experiment.config, Given(experiment, workdir, log)
+    params = experiment.params
+    if config.sampling.name == "layer_ratios" and config.pruning.sparsity == 0:
+        return Chosen(dense_sampler(params), params, 0)
+    if config.pruning.mask == "weights":
+        queries = given.file.num_queries
+        mask = load_mask(workdir / "mask.npz", params)
+        return Chosen(fixed_sampler(masked_coordinates(mask)), prune_params(params, mask), queries)
+    maker = SAMPLERS[config.sampling.name]
+    sampler = maker(**given.arguments(inspect.signature(maker).parameters))
+    if not isinstance(sampler, Sampler):
+        raise ValueError(
+            f"sampler {config.sampling.name!r} must make a deepzero_jax.sampling.Sampler, "
+            f"got {type(sampler).__name__}"
+        )
+    return Chosen(sampler, params, given.num_queries)
+
+
+def experiment_costs(experiment: Experiment) -> dict[str, float]:
+    """Multiply-adds of one coordinate of each leaf on a batch of the experiment."""
+    task = experiment.task
+    batch = jax.eval_shape(task.batch, task.data, jax.random.key(0), jax.numpy.int32(0))
+    args = (experiment.model_state, *batch)
+    return coordinate_costs(task.loss, experiment.params, *args, has_aux=True)
+
+
+def measure_prices(
+    experiment: Experiment, step: CompiledStep, state: TrainState, log: Log = print
+) -> TrainState:
+    """The state with measured seconds for prices, if the budget is one of seconds.
+
+    Args:
+      experiment: of the run.
+      step: its compiled step.
+      state: placed.
+      log: takes a line.
+
+    Raises:
+      ValueError: a step without any coordinate already takes longer than the budget.
+    """
+    sampling = experiment.config.sampling
+    budget, unit = parse_budget(sampling.budget)
+    if not isinstance(state.sampler_state, PriceAwareState) or unit != "seconds":
+        return state
+    log("measuring the price of a coordinate, leaf by leaf …")
+    selection = step.select(state)
+
+    def run(part: PyTree) -> PyTree:
+        # Drawing the coordinates is part of a step too.
+        moved = selection._replace(coordinates=step.step.place(part))
+        return step.select(state), step.run(state, moved)
+
+    empty, seconds = coordinate_seconds(run, state.params, all_coordinates(state.params))
+    if budget <= empty:
+        raise ValueError(
+            f"sampling.budget {sampling.budget!r} is used up by the base pass, which takes "
+            f"{format_seconds(empty)} on this machine; give more"
+        )
+    priced = _with_prices(state, seconds, budget - empty)
+    # A step is not the sum of its leaves measured one by one: one step of that plan corrects it.
+    chosen = step.select(priced).coordinates
+    counts = coordinates_per_leaf(state.params, chosen)
+    planned = sum(count * seconds[path] for path, count in counts.items())
+    estimator, loss = experiment.estimator, step.loss(state)
+    measured = step_seconds(run, state.params, chosen, estimator, loss)
+    factor = (measured - empty) / planned
+    if factor > 0:
+        priced = _with_prices(state, {k: factor * v for k, v in seconds.items()}, budget - empty)
+    return priced
+
+
+def _with_prices(state: TrainState, seconds: Mapping[str, float], budget: float) -> TrainState:
+    """The state of a price-aware run with seconds for prices and budget."""
+    prices = state.sampler_state._replace(
+        costs=jax.numpy.asarray(list(seconds.values()), jax.numpy.float32),
+        budget=jax.numpy.float32(budget),
+    )
+    return state._replace(sampler_state=prices)

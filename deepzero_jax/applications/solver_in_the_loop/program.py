@@ -1,0 +1,180 @@
+"""Trained and judged corrections of a solver, each stage a run of the loop."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.applications.solver_in_the_loop.cases import CASES, Case
+from deepzero_jax.applications.solver_in_the_loop.config import SolverConfig
+from deepzero_jax.applications.solver_in_the_loop.methods import (
+    METHODS,
+    Correction,
+    corrected,
+    default_estimator,
+    make_correction,
+    make_task,
+)
+from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
+from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
+from deepzero_jax.blackbox import HostFunction, black_box
+from deepzero_jax.programs import Program, Run
+from deepzero_jax.training import Json, Stages, write_json
+from deepzero_jax.types import Log, Params
+
+
+def build_correction(
+    config: SolverConfig, case: Case, host: HostFunction | None = None
+) -> Correction:
+    """Measures what the coarse solver makes of the fine solutions of a case.
+
+    Args:
+      config: whose fields ``check_fields`` has found right.
+      case: of ``CASES``, built from the same config.
+      host: in place of the coarse NumPy solver, states [n, …] to the same.
+    """
+    state = case.frames.train.shape[2:]
+    training = config.training
+    return make_correction(
+        case.frames,
+        black_box(host or case.host, state, retries=0),
+        case.twin,
+        case.network,
+        training.unroll,
+        training.batch_size,
+        case.mask,
+    )
+
+
+def train_corrections(
+    config: SolverConfig,
+    workdir: Path,
+    log: Log = print,
+    host: HostFunction | None = None,
+) -> Json:
+    """Trains every method from every seed, judges them, writes ``summary.json`` and pictures.
+
+    Args:
+      config: whose fields ``check_fields`` has found right.
+      workdir: the run folder.
+      log: takes a line for the person who watches.
+      host: as in ``build_correction``.
+
+    Raises:
+      ValueError: too few frames, or a stage that cannot be read back.
+      ImportError: exponax is not installed.
+      InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
+    """
+    started = time.perf_counter()
+    training = config.training
+    log(f"{config.case}: the fine solutions, and the coarse solver's answers to them …")
+    case = CASES[config.case](config, workdir)
+    correction = build_correction(config, case, host)
+    log(
+        f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
+        f"{correction.unrolled_error**0.5:.3g} over {training.unroll} steps (root mean square)"
+    )
+    params, runs = _train_methods(config, workdir, correction, log)
+    errors = {name: _test_errors(correction, params[name]) for name in params}
+    plot_errors(errors, case.dt, workdir / "error_against_time.png")
+    case.draw(correction.frames.test[0], _first_test_run(correction, params), workdir)
+    of_seeds = {name: values.mean((1, 2)) for name, values in errors.items()}
+    of_runs = {name: values.mean((0, 2)) for name, values in errors.items()}
+    summary = {
+        "name": workdir.name,
+        "mae": {name: float(values.mean()) for name, values in of_seeds.items()},
+        "mae_of_seeds": {name: values.tolist() for name, values in of_seeds.items()},
+        "mae_of_test_runs": {name: values.tolist() for name, values in of_runs.items()},
+        "num_queries": {name: runs[name][0]["num_queries"] for name in runs},
+        "training_seconds": {
+            name: round(float(np.mean([run["wall_seconds"] for run in runs[name]])), 1)
+            for name in runs
+        },
+        "num_parameters": num_parameters(correction),
+        "num_seeds": training.num_seeds,
+        "num_test_runs": len(correction.frames.test),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+    }
+    write_json(workdir / "summary.json", summary)
+    _report(summary, log)
+    return summary
+
+
+def _train_methods(
+    config: SolverConfig, workdir: Path, correction: Correction, log: Log
+) -> tuple[dict[str, list[Params | None]], dict[str, list[Json]]]:
+    """Parameters of every method, seed by seed (None: it has none), and summaries of its runs."""
+    training, seeds = config.training, range(config.training.num_seeds)
+    # The methods of a seed start alike and see the same windows.
+    keys = {f"{name}_{seed}": seed for name in METHODS for seed in seeds}
+    stages = Stages(config.seed, keys, workdir, training.checkpoint_seconds, log)
+    params: dict[str, list[Params | None]] = {name: [None] for name in training.methods}
+    runs: dict[str, list[Json]] = {}
+    for name in training.methods:
+        if METHODS[name] is None:
+            continue
+        estimator = default_estimator(name, training.smoothing, training.chunk_size)
+        task = make_task(name, correction)
+        found = [
+            stages.run(
+                f"{name}_{seed}", task, estimator, training.num_steps, training.learning_rate
+            )
+            for seed in seeds
+        ]
+        params[name] = [of_seed.params for of_seed in found]
+        runs[name] = [of_seed.summary for of_seed in found]
+    return params, runs
+
+
+def num_parameters(correction: Correction) -> int:
+    """Of the correction network."""
+    state = jnp.zeros((1, *correction.frames.train.shape[2:]))
+    shapes = jax.eval_shape(correction.network.init, jax.random.key(0), state)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _test_errors(correction: Correction, params: list[Params | None]) -> np.ndarray:
+    """[seeds, runs, frames]."""
+    test = jnp.asarray(correction.frames.test)
+    judge = jax.jit(lambda p: mean_absolute_errors(corrected(correction, p), test))
+    return np.stack([np.asarray(judge(p)) for p in params])
+
+
+def _first_test_run(
+    correction: Correction, params: Mapping[str, list[Params | None]]
+) -> Mapping[str, np.ndarray]:
+    """Rollouts of every method, of its first seed: [frames, …], the true first frame included."""
+    truth, found = correction.frames.test[0], {}
+    for name, of_seeds in params.items():
+        step = corrected(correction, of_seeds[0])
+        frames = jax.jit(lambda state, step=step: rollout(step, state, len(truth) - 1))(truth[:1])
+        found[name] = np.concatenate([truth[:1], np.asarray(frames)[:, 0]])
+    return found
+
+
+def _report(summary: Json, log: Log) -> None:
+    log(f"\nmean absolute error over {summary['num_test_runs']} test runs")
+    log("method   error    of the seeds")
+    for name, values in summary["mae_of_seeds"].items():
+        shown = ", ".join(f"{value:.5f}" for value in values)
+        log(f"{name:<8} {summary['mae'][name]:.5f}  {shown}")
+
+
+def _train(config: SolverConfig, run: Run) -> Json:
+    run.hold()
+    run.claim()
+    return train_corrections(config, run.workdir, run.log)
+
+
+def describe(summary: Json) -> str:
+    """The result of a run in a line."""
+    words = ", ".join(f"{name} {value:.5f}" for name, value in summary["mae"].items())
+    return f"mean absolute error {words}; see summary.json and the pictures"
+
+
+PROGRAM = Program(_train, describe)

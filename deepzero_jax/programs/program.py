@@ -1,0 +1,203 @@
+"""What trains a record, from the command line to the exit status."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deepzero_jax.platform import keep_freed_memory
+from deepzero_jax.programs.caches import use_compilation_cache
+from deepzero_jax.programs.command_line import parse_command_line
+from deepzero_jax.programs.records import identity
+from deepzero_jax.sharding import agree, is_lead
+from deepzero_jax.training import (
+    InterruptedRunError,
+    Json,
+    NonFiniteError,
+    RunFolder,
+    RunFolderError,
+    StepFailedError,
+    black_box_failure,
+    processes,
+)
+from deepzero_jax.training.signals import exit_now
+from deepzero_jax.types import Log
+
+
+@dataclass
+class Run:
+    """What the command line asks for, and the run folder.
+
+    Attributes:
+      folder: of the run; nothing is written to it before ``hold``.
+      name: of the record.
+      plan_only: print the plan and stop.
+      log: takes a line for the person who watches.
+    """
+
+    folder: RunFolder
+    name: str
+    plan_only: bool = False
+    log: Log = print
+    _held: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def workdir(self) -> Path:
+        """Path of the run folder."""
+        return self.folder.path
+
+    def hold(self) -> None:
+        """Makes the folder, and keeps other processes from working in it."""
+        if is_lead():
+            self._held.enter_context(self.folder)
+
+    def claim(self) -> None:
+        """Writes the record into the folder: from now on it is this run's."""
+        if is_lead():
+            self.folder.claim()
+
+
+@dataclass(frozen=True)
+class Program:
+    """How records of one type are run.
+
+    Attributes:
+      train: ``(record, run) -> summary`` trains or goes on training; None after a plan.
+      describe: ``(summary) -> str``, the result in a few words.
+      prune: ``(record, run) -> str`` computes layer ratios; the last line. None: there are
+        none to compute.
+      has_plan: whether it can print a plan, and run as several processes.
+    """
+
+    train: Callable[[Any, Run], Json | None]
+    describe: Callable[[Json], str]
+    prune: Callable[[Any, Run], str] | None = None
+    has_plan: bool = False
+
+
+# By type of the record: the module that holds its ``PROGRAM``.
+Programs = Mapping[type, str]
+
+
+def _program(programs: Programs, record: object) -> Program:
+    return import_module(programs[type(record)]).PROGRAM
+
+
+def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int:
+    """Trains a record, or goes on training it.
+
+    Args:
+      programs: for each type of record.
+      arguments: in place of those of the process.
+      name: of the program, which starts every error message.
+
+    Returns:
+      The exit status: 0; 1 for a run that failed and can be gone on with; 2 for what is
+      wrong with the record or the folder; 128 + n after signal n.
+    """
+    options, record = parse_command_line(
+        name, "Train a network from forward evaluations.", programs, arguments, training=True
+    )
+    keep_freed_memory()
+    with ExitStack() as held:
+        watch = None
+        try:
+            program = _program(programs, record)
+            if not program.has_plan:
+                _refuse_plan(options, record)
+            processes.join(
+                options.coordinator,
+                options.num_processes,
+                options.process_id,
+                options.distributed,
+            )
+            log = print if is_lead() else lambda line: None
+            use_compilation_cache()
+            processes.check_same(identity(record))
+            folder = RunFolder(options.workdir, identity(record))
+            if agree(folder.summary is not None):
+                log(f"already finished: {program.describe(folder.summary or {})}")
+                return 0
+            abort = lambda message: _abort(name, message)
+            watch = held.enter_context(processes.PeerWatch(options.workdir, abort))
+            run = Run(folder, options.name, options.plan, log, held)
+            summary = program.train(record, run)
+        except InterruptedRunError as interruption:
+            print(f"{name}: {interruption}", file=sys.stderr)
+            if watch is not None:
+                watch.say_goodbye()
+            return exit_now(128 + interruption.signum)
+        except Exception as error:
+            # A collective fails at once when a process is gone; the watch soon knows which.
+            if watch is not None and watch.is_about_peers(error):
+                watch.wait()
+                raise
+            return _failed(name, error, options.debug)
+        watch.finish()
+    if summary is not None:
+        log(f"finished: {program.describe(summary)}; see {options.workdir}")
+    return 0
+
+
+def prune(programs: Programs, arguments: Sequence[str] | None, name: str) -> int:
+    """Computes the layer-wise pruning ratios of a record; arguments and status as of ``train``."""
+    description = "Compute the layer-wise pruning ratios of a network."
+    options, record = parse_command_line(name, description, programs, arguments)
+    keep_freed_memory()
+    try:
+        program = _program(programs, record)
+        if program.prune is None:
+            raise ValueError(f"{options.config} prunes nothing: it is a {type(record).__name__}")
+        use_compilation_cache()
+        folder = RunFolder(options.workdir, identity(record))
+        print(program.prune(record, Run(folder, options.name)))
+    except Exception as error:
+        return _failed(name, error, options.debug)
+    return 0
+
+
+def _refuse_plan(options: argparse.Namespace, record: object) -> None:
+    if options.plan or options.distributed or options.coordinator:
+        raise ValueError(f"--plan and several processes are not for a {type(record).__name__}")
+
+
+def _failed(name: str, error: Exception, debug: bool) -> int:
+    """Says on one line of stderr what is wrong; the exit status. A fault of ours is raised."""
+    if debug:
+        traceback.print_exception(error)
+    status, words = exit_status(error)
+    if status is None:
+        raise error
+    print(f"{name}: error: {words}", file=sys.stderr)
+    return status
+
+
+def exit_status(error: Exception) -> tuple[int | None, str]:
+    """Exit status and line for what ended a program; status None for a fault of the program."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    reason = black_box_failure(error)
+    if isinstance(error, NonFiniteError | StepFailedError):
+        return 1, words
+    if reason is not None:
+        return 1, f"{reason}. What is done is kept; the same command goes on from there"
+    if isinstance(error, RunFolderError):
+        return 2, f"{words} (--workdir)"
+    if isinstance(error, jax.errors.JaxRuntimeError | NotImplementedError):
+        return None, words
+    if isinstance(error, ValueError | TypeError | OSError | ImportError):
+        return 2, words
+    return None, words
+
+
+def _abort(name: str, message: str) -> None:
+    """Ends this process because another one is gone."""
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    os._exit(1)

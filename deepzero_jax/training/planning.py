@@ -1,0 +1,139 @@
+"""The plan of a run, printed before it starts: what a step costs, measured on a few chunks."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
+from deepzero_jax.sampling import Spending
+from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
+from deepzero_jax.training.timing import step_seconds
+
+
+class LeafPlan(NamedTuple):
+    """Coordinates of one leaf.
+
+    Attributes:
+      path: leaf path.
+      shape: of the leaf.
+      num_coordinates: perturbed in a step.
+      spending: price, rate and share of the step, where the sampler knows them.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    num_coordinates: int
+    spending: Spending | None = None
+
+
+class Plan(NamedTuple):
+    """What a run will cost.
+
+    Attributes:
+      leaves: coordinates, leaf by leaf.
+      num_parameters: of the model.
+      queries_per_step: evaluations of the loss on a batch.
+      num_steps: of the whole run.
+      extra_queries: spent once, before the first step.
+      seconds_per_step: measured on a sample of its chunks and extrapolated.
+      compile_seconds: spent on compiling the step.
+    """
+
+    leaves: list[LeafPlan]
+    num_parameters: int
+    queries_per_step: int
+    num_steps: int
+    extra_queries: int
+    seconds_per_step: float
+    compile_seconds: float
+
+    def __str__(self) -> str:
+        """The plan as a table and a few lines."""
+        width = max((len(leaf.path) for leaf in self.leaves), default=4)
+        chosen = sum(leaf.num_coordinates for leaf in self.leaves)
+        priced = any(leaf.spending for leaf in self.leaves)
+        columns = f"  {'price':>9}  {'rate':>6}  {'share':>6}" if priced else ""
+        lines = [f"{'leaf':<{width}}  {'shape':>14}  {'coordinates':>16}{columns}"]
+        for leaf in self.leaves:
+            size = int(np.prod(leaf.shape))
+            shape = "×".join(map(str, leaf.shape)) or "scalar"
+            taken = f"{leaf.num_coordinates:,} of {size:,}"
+            line = f"{leaf.path:<{width}}  {shape:>14}  {taken:>16}"
+            if leaf.spending:
+                price, rate, share = leaf.spending
+                line += f"  {price:>9.3g}  {rate:>6.3f}  {100 * share:>4.1f} %"
+            lines.append(line)
+        total = self.queries_per_step * self.num_steps + self.extra_queries
+        lines += [
+            f"parameters    {self.num_parameters:,}, of which a step perturbs {chosen:,}",
+            f"queries       {self.queries_per_step:,} a step × {self.num_steps:,} steps"
+            + (f" + {self.extra_queries:,} for pruning" if self.extra_queries else "")
+            + f" = {total:,}",
+            f"time          {format_seconds(self.seconds_per_step)} a step (measured), "
+            f"compiled in {format_seconds(self.compile_seconds)}",
+            f"ETA           {format_seconds(self.seconds_per_step * self.num_steps)} for the "
+            "whole run, evaluation not counted",
+        ]
+        return "\n".join(lines)
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds in the unit a person would say: ``"320 ms"``, ``"41.0 s"``, ``"1 h 40 min"``."""
+    if seconds < 1:
+        return f"{1e3 * seconds:.3g} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    if seconds < 600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def plan(
+    step: TrainStep | CompiledStep,
+    state: TrainState,
+    *,
+    num_steps: int,
+    initial_queries: int = 0,
+) -> Plan:
+    """Measures a step on some of its chunks and sums up the run; ``str`` of it is a table.
+
+    Args:
+      step: the training step, compiled already or not.
+      state: of the run.
+      num_steps: of the whole run.
+      initial_queries: spent before the first step.
+
+    **Cost**: a few steps on a part of their coordinates; a black box inside is asked.
+    """
+    if isinstance(step, TrainStep):
+        step = step.compile(step.place(state))
+    state = step.step.place(state)
+    selection, place = step.select(state), step.step.place
+    seconds = step_seconds(
+        lambda part: step.run(state, selection._replace(coordinates=place(part))),
+        state.params,
+        selection.coordinates,
+        step.step.estimator,
+        step.loss(state),
+    )
+    counts = coordinates_per_leaf(state.params, selection.coordinates)
+    spending = step.step.spending(state) or {}
+    leaves = [
+        LeafPlan(path, np.shape(leaf), count, spending.get(path))
+        for leaf, (path, count) in zip(jax.tree.leaves(state.params), counts.items(), strict=True)
+    ]
+    return Plan(
+        leaves=leaves,
+        num_parameters=num_coordinates(state.params),
+        queries_per_step=step.num_queries,
+        num_steps=num_steps,
+        extra_queries=initial_queries,
+        seconds_per_step=seconds,
+        compile_seconds=step.seconds,
+    )

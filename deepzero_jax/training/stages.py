@@ -1,0 +1,106 @@
+"""Runs of the training loop in subfolders of one run folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from deepzero_jax.estimators import Estimator
+from deepzero_jax.sampling import Sampler, dense_sampler
+from deepzero_jax.training.checkpoint import Checkpointer
+from deepzero_jax.training.folder import Json, read_json
+from deepzero_jax.training.loop import train
+from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from deepzero_jax.training.step import TrainStep
+from deepzero_jax.training.task import Task
+from deepzero_jax.types import Key, Log, Params, PyTree
+
+
+class Trained(NamedTuple):
+    """A finished stage.
+
+    Attributes:
+      params: parameters.
+      model_state: running statistics.
+      summary: of its run.
+    """
+
+    params: Params
+    model_state: PyTree
+    summary: Json
+
+
+class Stages:
+    """Trains stages by Adam, one after the other; finished ones are read back.
+
+    Args:
+      seed: of the whole.
+      keys: ``{stage: number}``. Stages of one number start from the same draws and see their data
+        in the same order, so that only what they do with it sets them apart.
+      workdir: the run folder.
+      checkpoint_seconds: as in ``train``.
+      log: takes a line for the person who watches.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        keys: Mapping[str, int],
+        workdir: Path,
+        checkpoint_seconds: float = 60.0,
+        log: Log = print,
+    ) -> None:
+        self.workdir, self.log = workdir, log
+        self._seed, self._keys, self._checkpoint_seconds = seed, dict(keys), checkpoint_seconds
+
+    def key(self, name: str) -> Key:
+        """The key of a stage."""
+        return jax.random.fold_in(jax.random.key(self._seed), self._keys[name])
+
+    def run(
+        self,
+        name: str,
+        task: Task,
+        estimator: Estimator,
+        num_steps: int,
+        learning_rate: float,
+        sampler: Sampler | None = None,
+    ) -> Trained:
+        """Trains a stage, or reads it back.
+
+        Raises:
+          ValueError: a finished stage whose checkpoint is gone.
+          InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
+        """
+        folder = self.workdir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        init_key, run_key = jax.random.split(self.key(name))
+        params, model_state = task.init(init_key)
+        schedule = learning_rate_schedule("cosine", learning_rate, num_steps)
+        optimizer = make_optimizer("adam", schedule)
+        step = TrainStep(task, estimator, optimizer, sampler or dense_sampler(params))
+        state = step.init(run_key, params, model_state)
+        if not (folder / "summary.json").exists():
+            self.log(f"\n{name}: {num_steps:,} steps")
+            train(
+                step,
+                state,
+                folder=folder,
+                num_steps=num_steps,
+                schedule=schedule,
+                evaluation_interval=max(1, num_steps // 4),
+                checkpoint_seconds=self._checkpoint_seconds,
+                name=name,
+                log=self.log,
+            )
+        checkpoints = Checkpointer(folder / "checkpoints", self.log)
+        restored = checkpoints.restore(state)
+        checkpoints.close()
+        if restored is None:
+            raise ValueError(
+                f"{folder} is finished but holds no checkpoint; remove the folder to train it again"
+            )
+        return Trained(
+            restored[0].params, restored[0].model_state, read_json(folder / "summary.json")
+        )

@@ -1,0 +1,45 @@
+"""The results that are committed, and what tables and figures pick out of them."""
+
+import json
+from pathlib import Path
+
+from deepzero_jax.training import Json
+from studies.runner import RESULTS
+
+# A result file: labels, command, commit, hardware, summary, and its name.
+Result = Json
+
+
+def results(study: str, folder: Path | None = None) -> list[Result]:
+    """Every result of a study, by name."""
+    return [
+        {"name": path.stem, **json.loads(path.read_text())}
+        for path in sorted(((folder or RESULTS) / study).glob("*.json"))
+    ]
+
+
+def chosen(found: list[Result], **labels: object) -> list[Result]:
+    """The results that carry these labels."""
+    return [run for run in found if all(run["labels"].get(name) == v for name, v in labels.items())]
+
+
+def by_epochs(found: list[Result]) -> list[tuple[float, list[Result]]]:
+    """Runs of each length apart: ``[(epochs, runs)]``, shortest first."""
+    lengths = sorted({run["labels"]["epochs"] for run in found})
+    return [(epochs, chosen(found, epochs=epochs)) for epochs in lengths]
+
+
+def final_accuracies(found: list[Result]) -> list[float]:
+    """Final test accuracies of runs."""
+    return [run["summary"]["test_accuracy"] for run in found]
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Percentages as ``"57.1 ± 0.4 (3)"``: mean, standard deviation, number of runs."""
+    if not values:
+        return "not run"
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{100 * mean:.2f} (1)"
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return f"{100 * mean:.2f} ± {100 * variance**0.5:.2f} ({len(values)})"

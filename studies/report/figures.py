@@ -1,0 +1,227 @@
+"""The figures of docs/results.md."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from deepzero_jax.pictures import pyplot, save_figure
+from studies import (
+    cge_vs_rge,
+    defense_gradients,
+    gradient_quality,
+    price_aware,
+    pruning,
+    sparsity,
+)
+from studies.report.committed import Result, by_epochs, chosen, final_accuracies
+from studies.report.ladder_table import longer_runs
+
+
+def plot_price_aware(found: list[Result], picture: Path) -> None:
+    """A panel for each part, a dot for each seed, a line at each arm's mean."""
+    plt = pyplot()
+    shown = {
+        part: [arm for arm in price_aware.PARTS[part].arms if chosen(found, part=part, arm=arm)]
+        for part in price_aware.PARTS
+    }
+    shown = {part: arms for part, arms in shown.items() if arms}
+    widths = [len(arms) + 1 for arms in shown.values()]
+    figure, axes = plt.subplots(
+        1,
+        len(shown),
+        figsize=(0.8 * sum(widths) + 1, 4),
+        width_ratios=widths,
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, (part, arms) in zip(axes[0], shown.items(), strict=True):
+        for position, arm in enumerate(arms):
+            values = [100 * value for value in final_accuracies(chosen(found, part=part, arm=arm))]
+            colour = "tab:gray" if arm == "dense" else "tab:blue"
+            mean = sum(values) / len(values)
+            axis.hlines(mean, position - 0.35, position + 0.35, color=colour, linewidth=3)
+            axis.plot([position] * len(values), values, "k.", markersize=5)
+            axis.annotate(f"{mean:.1f}", (position, mean), (6, 4), textcoords="offset points")
+        axis.set_xticks(range(len(arms)), [arm.replace("_", "\n") for arm in arms], fontsize=8)
+        axis.set_xlim(-0.6, len(arms) - 0.3)
+        axis.margins(y=0.12)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_title(price_aware.PARTS[part].title.replace(", ", "\n", 1), fontsize=9)
+        axis.set_ylabel("test accuracy, %")
+    save_figure(figure, picture)
+
+
+def plot_gradient_quality(found: list[Result], picture: Path) -> None:
+    """Relative error against smoothing; cosine of RGE against directions."""
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    models = list(dict.fromkeys(run["labels"]["model"] for run in found))
+    for model, style in zip(models, ("-", "--", ":"), strict=False):
+        for colour, way in enumerate(gradient_quality.WAYS):
+            runs = sorted(
+                chosen(found, model=model, way=way), key=lambda r: r["labels"]["smoothing"]
+            )
+            left.plot(
+                [run["labels"]["smoothing"] for run in runs],
+                [run["summary"]["relative_error"] for run in runs],
+                style,
+                color=f"C{colour}",
+                marker=".",
+                label=f"{model}, {way.replace('_', ' ')}",
+            )
+        runs = sorted(
+            chosen(found, model=model, way="rge"), key=lambda r: r["labels"]["num_directions"]
+        )
+        if not runs:
+            continue
+        right.plot(
+            [run["labels"]["num_directions"] for run in runs],
+            [run["summary"]["cosine"] for run in runs],
+            style,
+            color="C3",
+            marker=".",
+            label=f"{model}, RGE",
+        )
+    left.set(xscale="log", yscale="log", xlabel="smoothing", ylabel="relative error of CGE")
+    right.set(xscale="log", xlabel="directions", ylabel="cosine to autodiff")
+    right.axhline(1.0, color="C0", linewidth=1, label="CGE, smoothing 1e-4")
+    right.set_ylim(0, 1.05)
+    left.legend(fontsize=7)
+    right.legend(fontsize=7)
+    save_figure(figure, picture)
+
+
+def plot_defense_gradients(found: list[Result], picture: Path) -> None:
+    """Cosine against the number of pixels, a line for each way of asking."""
+    plt = pyplot()
+    runs = sorted(
+        (run for run in found if "side" in run["labels"]), key=lambda run: run["labels"]["side"]
+    )
+    pixels = [run["labels"]["side"] ** 2 for run in runs]
+    figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    for way, title in defense_gradients.WAYS.items():
+        axis.errorbar(
+            pixels,
+            [run["summary"][way] for run in runs],
+            [run["summary"][f"{way}_spread"] for run in runs],
+            marker="o",
+            capsize=3,
+            label=title,
+        )
+    axis.set(xscale="log", xlabel="pixels of an image", ylabel="cosine to autodiff", ylim=(0, 1.05))
+    axis.set_title(f"gradient of the denoiser from {defense_gradients.QUERIES:,} queries")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, picture)
+
+
+def plot_cge_vs_rge(found: list[Result], picture: Path) -> None:
+    """Accuracy by epoch and by time of the steps: a column for each depth, a line for each seed."""
+    found = longer_runs(found)
+    if not found:
+        return
+    plt = pyplot()
+    depths = sorted({run["labels"]["depth"] for run in found})
+    figure, axes = plt.subplots(
+        2, len(depths), figsize=(5 * len(depths), 6.5), layout="constrained", squeeze=False
+    )
+    for column, depth in zip(axes.T, depths, strict=True):
+        runs = chosen(found, depth=depth)
+        for row, (field, unit, title) in enumerate(
+            (("epoch", 1, "epoch"), ("seconds", 60, "minutes"))
+        ):
+            for colour, method in enumerate(cge_vs_rge.METHODS):
+                for number, run in enumerate(chosen(runs, method=method)):
+                    curve = run["learning_curve"]
+                    column[row].plot(
+                        [point[field] / unit for point in curve],
+                        [100 * point["accuracy"] for point in curve],
+                        color=f"C{colour}",
+                        linewidth=1.2,
+                        label=method.replace("_", " ") if number == 0 else None,
+                    )
+            column[row].set(xlabel=title, ylabel="test accuracy, %")
+            column[row].grid(alpha=0.3)
+        column[0].set_title(f"CNN of {cge_vs_rge.SIZES[depth]:,} parameters")
+        column[0].legend()
+    save_figure(figure, picture)
+
+
+def plot_pruning(found: list[Result], picture: Path) -> None:
+    """Fraction of each layer kept, a line for each kind of scores and seed."""
+    found = [run for run in found if "ratios_from" in run["labels"]]
+    if not found:
+        return
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    for colour, name in enumerate(pruning.SCORES):
+        for number, run in enumerate(chosen(found, ratios_from=name)):
+            axis.plot(
+                [100 * kept for kept in run["summary"]["kept"].values()],
+                color=f"C{colour}",
+                marker=".",
+                linewidth=1,
+                label=name if number == 0 else None,
+            )
+    layers = [path.removesuffix("/kernel") for path in found[0]["summary"]["kept"]]
+    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
+    axis.set(ylabel="coordinates kept, % of the layer", yscale="log")
+    percent = [1, 2, 5, 10, 20, 50, 100]
+    low, high = axis.get_ylim()
+    axis.set_yticks([tick for tick in percent if low <= tick <= high])
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.set_title("ResNet-20 at 90 % sparsity, a line for each seed")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, picture)
+
+
+def plot_sparsity(found: list[Result], picture: Path) -> None:
+    """Accuracy against sparsity, a colour for each method; the paper's dashed."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for colour, (method, title) in enumerate(sparsity.TITLES.items()):
+        lengths = by_epochs(chosen(found, method=method))
+        for marker, (epochs, runs) in zip("osv^", lengths, strict=False):
+            axis.plot(
+                [_mean_percent(chosen(runs, sparsity=value)) for value in sparsity.SPARSITIES],
+                color=f"C{colour}",
+                marker=marker,
+                label=f"{title}, {epochs:g} epochs",
+            )
+        if method in sparsity.PAPER:
+            paper = sparsity.PAPER[method]
+            axis.plot(paper, ".--", color=f"C{colour}", linewidth=1, label=f"{title}, paper")
+    for epochs, runs in by_epochs(chosen(found, method="first_order_dense")):
+        title = f"first-order, dense, {epochs:g} epochs"
+        axis.axhline(_mean_percent(runs), color="tab:gray", label=title)
+    axis.axhline(
+        sparsity.PAPER_DENSE,
+        color="tab:gray",
+        linestyle="--",
+        linewidth=1,
+        label="first-order, dense, paper",
+    )
+    percent = [f"{100 * value:g}" for value in sparsity.SPARSITIES]
+    axis.set_xticks(range(len(percent)), percent)
+    axis.set(xlabel="sparsity, %", ylabel="test accuracy, %")
+    axis.set_title("ResNet-20; the paper's runs have 50 epochs")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
+    save_figure(figure, picture)
+
+
+def _mean_percent(found: list[Result]) -> float:
+    """Mean accuracy of runs in per cent; of none NaN, which a line leaves out."""
+    values = final_accuracies(found)
+    return 100 * sum(values) / len(values) if values else float("nan")
+
+
+FIGURES: dict[str, Callable[[list[Result], Path], None]] = {
+    price_aware.STUDY: plot_price_aware,
+    cge_vs_rge.STUDY: plot_cge_vs_rge,
+    defense_gradients.STUDY: plot_defense_gradients,
+    pruning.STUDY: plot_pruning,
+    sparsity.STUDY: plot_sparsity,
+    gradient_quality.STUDY: plot_gradient_quality,
+}

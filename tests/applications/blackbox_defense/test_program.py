@@ -1,0 +1,78 @@
+"""The black-box defense as a whole: a box that fails on the way."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepzero_jax.applications.blackbox_defense import train_defenses
+from deepzero_jax.applications.blackbox_defense.config import (
+    AutoEncoder,
+    Certification,
+    Classifier,
+    DefenseConfig,
+    Denoiser,
+    Training,
+)
+from deepzero_jax.blackbox import onnx_model
+from deepzero_jax.training import StepFailedError
+
+TINY = DefenseConfig(
+    classifier=Classifier(width=2, num_epochs=1),
+    denoiser=Denoiser(depth=2, width=2, pretraining_steps=2),
+    autoencoder=AutoEncoder(width=2, pretraining_steps=2),
+    training=Training(methods=("deepzero",), num_queries=80, batch_size=16, chunk_size=8),
+    certification=Certification(num_samples=200, num_images=3, radii=(0.0, 0.25)),
+)
+
+
+def run(workdir, open_box=onnx_model):
+    return train_defenses(TINY, workdir, log=lambda line: None, open_box=open_box)
+
+
+def records_of(workdir):
+    lines = (workdir / "deepzero/metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    return run(workdir), records_of(workdir)
+
+
+def crash(images):
+    raise ConnectionError("the box is gone")
+
+
+def slow(fault):
+    return pytest.param(*fault, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (crash, "ConnectionError: the box is gone"),
+        slow((lambda images: np.full((len(images), 10), np.nan), "are not finite")),
+        slow((lambda images: np.zeros((len(images), 9)), r"answers must have shape \(\d+, 10\)")),
+    ],
+)
+def test_a_failing_box_stops_the_run_which_goes_on_to_the_same_bits(
+    fault, words, uninterrupted, tmp_path
+):
+    summary, records = uninterrupted
+    metrics = tmp_path / "deepzero/metrics.jsonl"
+
+    def open_failing(path, **options):
+        sound = onnx_model(path, **options)
+        failing = lambda: metrics.exists() and len(records_of(tmp_path)) >= 2
+        return lambda images: fault(images) if failing() else sound(images)
+
+    with pytest.raises(StepFailedError, match=rf"after step 2 failed: .*{words}"):
+        run(tmp_path, open_failing)
+    assert not (tmp_path / "summary.json").exists()
+    resumed = run(tmp_path)
+    for name in ("certified_accuracy", "num_queries", "abstained"):
+        assert resumed[name] == summary[name]
+    assert records_of(tmp_path) == records
+    assert len(records) > 4

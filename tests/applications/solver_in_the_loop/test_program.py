@@ -1,0 +1,273 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import train
+from deepzero_jax.applications.solver_in_the_loop import methods, train_corrections
+from deepzero_jax.applications.solver_in_the_loop.config import (
+    Correction,
+    Simulation,
+    SolverConfig,
+    Training,
+)
+from deepzero_jax.applications.solver_in_the_loop.correction import CorrectionNet
+from deepzero_jax.applications.solver_in_the_loop.kuramoto_sivashinsky import (
+    KuramotoSivashinsky,
+    fine_frames,
+    numpy_solver,
+    twin,
+)
+from deepzero_jax.applications.solver_in_the_loop.rollout import rollout, windows
+from deepzero_jax.estimators import value_and_grad
+from deepzero_jax.training import StepFailedError
+from tests.conftest import ROOT
+from tests.runs import correction_of
+from tests.networks import flatten, relative_error
+
+pytest.importorskip("exponax")
+
+PROBLEM = KuramotoSivashinsky()
+TINY = SolverConfig(
+    simulation=Simulation(
+        num_points=16,
+        refinement=2,
+        num_train_runs=2,
+        num_train_frames=12,
+        num_validation_runs=2,
+        num_test_runs=3,
+        num_test_frames=5,
+    ),
+    correction=Correction(width=3, depth=2, kernel=3),
+    training=Training(num_seeds=1, num_steps=6, unroll=2, batch_size=4),
+)
+
+
+@pytest.fixture(scope="module")
+def states():
+    return fine_frames(jax.random.key(0), PROBLEM, 64, 0, refinement=2, warm_up=50.0)[:, 0]
+
+
+# The solver.
+
+
+def test_numpy_solver_and_twin_make_the_same_step(states):
+    mine, theirs = numpy_solver(PROBLEM)(states), np.asarray(twin(PROBLEM)(states))
+    assert np.max(np.abs(mine - states)) > 0.05
+    assert np.max(np.abs(mine - theirs)) < 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+def test_they_agree_to_rounding_in_float64(states):
+    states = states.astype(np.float64)
+    mine, theirs = numpy_solver(PROBLEM)(states), np.asarray(twin(PROBLEM)(states))
+    np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
+def test_error_falls_with_the_square_of_the_time_step(states):
+    def at_time_one(dt):
+        solve, now = numpy_solver(dataclasses.replace(PROBLEM, dt=dt)), states.astype(np.float64)
+        for _ in range(round(1 / dt)):
+            now = solve(now)
+        return now
+
+    exact = at_time_one(1 / 320)
+    errors = [np.abs(at_time_one(dt) - exact).max() for dt in (1 / 20, 1 / 40)]
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
+
+
+def test_the_mean_is_conserved(states):
+    solve, now = numpy_solver(PROBLEM), states.astype(np.float64) + 0.3
+    for _ in range(50):
+        now = solve(now)
+    np.testing.assert_allclose(now.mean(1), states.mean(1, dtype=np.float64) + 0.3, atol=1e-6)
+
+
+def test_frames_are_one_coarse_step_apart():
+    frames = fine_frames(jax.random.key(1), PROBLEM, 3, 2, refinement=1, warm_up=10.0)
+    assert frames.shape == (3, 3, 24, 1) and frames.dtype == np.float32
+    assert np.abs(frames[:, 1] - frames[:, 0]).max() > 0.01
+    for now, later in ((0, 1), (1, 2)):
+        found = numpy_solver(PROBLEM)(frames[:, now])
+        np.testing.assert_allclose(found, frames[:, later], atol=1e-5)
+
+
+# Learning through it.
+
+
+@pytest.fixture(scope="module")
+def correction(tmp_path_factory):
+    return correction_of(TINY, tmp_path_factory.mktemp("correction"))
+
+
+@pytest.fixture(scope="module")
+def problem(correction):
+    tasks = {name: methods.make_task(name, correction) for name in ("zo_sol", "fo_sol", "non")}
+    params, _ = tasks["zo_sol"].init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    moved = jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape), params)
+    return tasks, jax.tree.map(jnp.float32, moved)
+
+
+def gradient(tasks, name, params, estimator):
+    task = tasks[name]
+    batch = task.batch(task.data, jax.random.key(3), jnp.int32(0))
+    vg = jax.jit(value_and_grad(task.loss, estimator, has_aux=True))
+    (loss, _), grads = vg(params, {}, *batch)
+    return float(loss), grads
+
+
+def test_the_black_solver_cannot_be_differentiated(problem):
+    tasks, params = problem
+    with pytest.raises(ValueError, match=r"[Cc]allbacks do not support JVP"):
+        gradient(tasks, "zo_sol", params, methods.default_estimator("fo_sol", 1e-3, 8))
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_gradients_by_queries_agree_with_autodiff_through_the_twin(problem, chunk):
+    tasks, params = problem
+    by_queries, exact = (
+        gradient(tasks, name, params, methods.default_estimator(name, 1e-3, chunk))
+        for name in ("zo_sol", "fo_sol")
+    )
+    assert by_queries[0] == pytest.approx(exact[0], rel=1e-4)
+    assert np.linalg.norm(flatten(exact[1])) > 0.1
+    assert relative_error(by_queries[1], exact[1]) < 0.01
+
+
+def test_an_untrained_correction_leaves_the_solver_as_it_is(correction):
+    params, _ = methods.make_task("zo_sol", correction).init(jax.random.key(0))
+    first = correction.frames.test[:, 0]
+    alone, both = (rollout(methods.corrected(correction, p), first, 4) for p in (None, params))
+    np.testing.assert_array_equal(alone, both)
+
+
+@pytest.mark.parametrize("grid", [(12,), (10, 7)])
+def test_a_periodic_correction_moves_with_the_grid(grid):
+    network = CorrectionNet(num_outputs=2, width=3, depth=3, kernel=5)
+    states = jax.random.normal(jax.random.key(0), (4, *grid, 1))
+    params = network.init(jax.random.key(1), states)
+    assert not np.any(network.apply(params, states))  # the last layer starts at zero
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    moved = network.apply(params, jnp.roll(states, 3, axis=1))
+    expected = network.apply(params, states)
+    assert expected.shape == (4, *grid, 2)
+    np.testing.assert_allclose(moved, jnp.roll(expected, 3, axis=1), atol=1e-5)
+
+
+def test_loss_of_the_solver_alone_is_about_one(correction):
+    task = methods.make_task("fo_sol", correction)
+    params, _ = task.init(jax.random.key(0))
+    batch = task.batch(task.data, jax.random.key(3), jnp.int32(0))
+    assert 0.2 < float(task.loss(params, {}, *batch)[0]) < 5
+
+
+def test_pairs_of_non_are_the_solvers_answer_and_the_next_frame(correction):
+    task = methods.make_task("non", correction)
+    (pairs,) = task.batch(task.data, jax.random.key(3), jnp.int32(0))
+    frames = correction.frames.train
+    answers = np.asarray(correction.box(frames[:, :-1].reshape(-1, 16, 1)))
+    later = frames[:, 1:].reshape(-1, 16, 1)
+    for answer, frame in pairs:
+        (place,) = np.flatnonzero((answers == np.asarray(answer)).all((1, 2)))
+        np.testing.assert_array_equal(frame, later[place])
+
+
+def test_windows_cover_every_run_and_stay_inside():
+    runs, firsts = windows(np.zeros((3, 7, 2, 1)), 5)
+    assert sorted(zip(runs.tolist(), firsts.tolist(), strict=True)) == [
+        (run, first) for run in range(3) for first in range(3)
+    ]
+
+
+def test_what_is_too_short_is_named(tmp_path):
+    short = dataclasses.replace(
+        TINY, training=dataclasses.replace(TINY.training, unroll=20, batch_size=4)
+    )
+    with pytest.raises(ValueError, match=r"training\.unroll 20 needs runs of at least 21 frames"):
+        correction_of(short, tmp_path)
+    large = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, batch_size=99))
+    with pytest.raises(ValueError, match=r"fewer than training\.batch_size 99"):
+        methods.make_task("zo_sol", correction_of(large, tmp_path))
+
+
+# The whole.
+
+
+def run(workdir, config, host=None):
+    return train_corrections(config, workdir, log=lambda line: None, host=host)
+
+
+def losses_of(workdir, stage="zo_sol_0"):
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+
+def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys):
+    command = ["--config", str(ROOT / "configs/sol_ks.py"), f"--workdir={tmp_path}"]
+    for section in ("simulation", "correction", "training"):
+        default, own = getattr(SolverConfig(), section), getattr(TINY, section)
+        changed = vars(own).items() - vars(default).items()
+        command += [f"--config.{section}.{name}={value}" for name, value in changed]
+    assert train.main(command) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["mae"]) == ["src", "non", "zo_sol", "fo_sol"]
+    assert all(0 < value < 1 for value in summary["mae"].values())
+    assert {len(values) for values in summary["mae_of_seeds"].values()} == {1}
+    assert len(summary["mae_of_test_runs"]["src"]) == 3
+    assert summary["num_queries"]["zo_sol"] == 6 * (1 + summary["num_parameters"])
+    # The methods of a seed start alike and see the same windows: their paths stay together.
+    np.testing.assert_allclose(losses_of(tmp_path), losses_of(tmp_path, "fo_sol_0"), rtol=1e-2)
+    for picture in ("error_against_time.png", "states.png"):
+        assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
+    capsys.readouterr()
+    assert train.main(command) == 0
+    assert "already finished" in capsys.readouterr().out
+
+
+QUERIED = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, methods=("zo_sol",)))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    return run(workdir, QUERIED), losses_of(workdir)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda states: 1 / 0, "division by zero"),
+        pytest.param(
+            lambda states: np.where(states > 1, np.nan, states),
+            "are not finite",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda states: states[:, 1:],
+            r"answers must have shape \(\d+, 16, 1\)",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_failing_solver_stops_the_run_which_goes_on_to_the_same_bits(
+    fault, words, uninterrupted, tmp_path
+):
+    sound = numpy_solver(KuramotoSivashinsky(num_points=16))
+    sizes = []
+
+    def host(states):
+        sizes.append(len(states))
+        # The two validation runs are rolled out after the first step; large calls are a step's.
+        return fault(states) if 2 in sizes and len(states) > 20 else sound(states)
+
+    with pytest.raises(StepFailedError, match=rf"step \d+ failed: .*{words}"):
+        run(tmp_path, QUERIED, host)
+    assert not (tmp_path / "summary.json").exists()
+    summary = run(tmp_path, QUERIED)
+    assert summary["mae_of_seeds"] == uninterrupted[0]["mae_of_seeds"]
+    assert losses_of(tmp_path) == uninterrupted[1]
+    assert len(uninterrupted[1]) == 6

@@ -1,0 +1,186 @@
+import dataclasses
+import json
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+from deepzero_jax.applications.solver_in_the_loop.config import (
+    Channel,
+    Correction,
+    SolverConfig,
+    Training,
+)
+
+import train
+from deepzero_jax.applications.solver_in_the_loop import methods
+from deepzero_jax.applications.solver_in_the_loop.transport import Advection
+from deepzero_jax.applications.solver_in_the_loop.wake import (
+    Wake,
+    coarsened,
+    divergence,
+    numpy_solver,
+    resting_start,
+    twin,
+    vorticity,
+)
+from deepzero_jax.estimators import value_and_grad
+from tests.conftest import ROOT
+from tests.runs import correction_of
+from tests.networks import relative_error
+
+PROBLEM = Wake(advection="maccormack")
+REYNOLDS = np.array([100.0, 300.0, 1200.0])
+SMALL_CHANNEL = {
+    "num_along": 16,
+    "num_across": 8,
+    "refinement": 2,
+    "warm_up": 5,
+    "num_frames": 6,
+    "train_reynolds": "100, 200",
+    "validation_reynolds": "150",
+    "test_reynolds": "120, 180",
+}
+
+
+def after(problem, reynolds, steps, dtype=np.float32):
+    solve, states = numpy_solver(problem), resting_start(problem, reynolds).astype(dtype)
+    for _ in range(steps):
+        states = solve(states)
+    return states
+
+
+@pytest.fixture(scope="module")
+def states():
+    return after(PROBLEM, REYNOLDS, 150)
+
+
+def test_flow_has_no_divergence_and_does_not_enter_the_cylinder(states):
+    assert np.all(np.isfinite(states))
+    assert np.abs(divergence(PROBLEM, states)).max() < 1e-5
+    solid = PROBLEM.solid
+    assert solid.sum() * PROBLEM.cell**2 == pytest.approx(np.pi * PROBLEM.radius**2, rel=0.1)
+    assert not np.any(states[:, solid, :2])
+    assert not np.any(states[:, :, -1, 1])
+    # What comes in leaves.
+    np.testing.assert_allclose(states[:, -1, :, 0].mean(-1), 1, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_divergence_falls_to_rounding_in_float64():
+    states = after(PROBLEM, REYNOLDS[:1], 5, np.float64)
+    assert np.abs(divergence(PROBLEM, states)).max() < 1e-12
+
+
+def test_sparse_and_dense_pressures_agree():
+    fine = Wake(num_along=128, num_across=64)
+    dense = Wake(num_along=64, num_across=32)
+    assert np.abs(divergence(fine, after(fine, REYNOLDS[:1], 3))).max() < 1e-5
+    assert np.abs(divergence(dense, after(dense, REYNOLDS[:1], 3))).max() < 1e-5
+
+
+def test_uniform_flow_past_nothing_stays():
+    empty = Wake(radius=1.0)  # smaller than half a cell: no cell's centre lies in it
+    assert not empty.solid.any()
+    states = resting_start(empty, REYNOLDS)
+    states[..., 1] = 0
+    np.testing.assert_allclose(numpy_solver(empty)(states), states, atol=1e-6)
+
+
+@pytest.mark.parametrize("advection", get_args(Advection))
+def test_twin_makes_the_same_step(states, advection):
+    problem = dataclasses.replace(PROBLEM, advection=advection)
+    mine, theirs = numpy_solver(problem)(states), np.asarray(jax.jit(twin(problem))(states))
+    assert np.max(np.abs(mine - states)) > 0.01
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_the_cheaper_advection_loses_more_energy(states):
+    energy = [
+        np.sum(numpy_solver(dataclasses.replace(PROBLEM, advection=advection))(states)[..., :2] ** 2)
+        for advection in ("semi_lagrangian", "maccormack")
+    ]
+    assert energy[0] < energy[1] < 1.01 * np.sum(states[..., :2] ** 2)
+
+
+def test_states_of_a_batch_do_not_mix(states):
+    solve = numpy_solver(PROBLEM, chunk=2)
+    together, alone = solve(states), [solve(states[i : i + 1]) for i in range(3)]
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+
+
+def test_a_coarsened_flow_has_no_divergence_either():
+    fine = Wake(num_along=128, num_across=64)
+    coarse = coarsened(after(fine, REYNOLDS, 20), 2)
+    assert coarse.shape == (3, 64, 32, 3)
+    found = divergence(PROBLEM, coarse)
+    # Coarse cells that the fine cylinder's edge cuts are solid in part.
+    away = ~PROBLEM.solid & (np.abs(found).max(0) < 1)
+    assert np.abs(found[:, away]).max() < 1e-5
+    np.testing.assert_array_equal(coarse[:, 0, 0, 2], np.float32(REYNOLDS / 1000))
+
+
+def strouhal(problem, reynolds, settle, steps):
+    solve, states = numpy_solver(problem), after(problem, np.array([reynolds]), settle)
+    probe = []
+    place = (round(80 / problem.cell), problem.num_across // 2)
+    for _ in range(steps):
+        states = solve(states)
+        probe.append(float(states[0, place[0], place[1], 1]))
+    signal = np.array(probe) - np.mean(probe)
+    crossings = np.flatnonzero((signal[:-1] < 0) & (signal[1:] >= 0))
+    period = problem.dt * np.diff(crossings).mean()
+    return 2 * problem.radius / period, signal, states
+
+
+@pytest.mark.slow
+def test_shedding_has_the_strouhal_number_of_a_channel():
+    problem = Wake(num_along=256, num_across=128)
+    number, signal, states = strouhal(problem, 150.0, 900, 500)
+    assert 0.16 < number < 0.26
+    assert np.abs(signal).max() > 0.2
+    behind = vorticity(problem, states)[0, problem.num_along // 2 :]
+    assert behind.min() < -0.05 < 0.05 < behind.max()
+
+
+def test_a_shrunken_comparison_on_the_wake(tmp_path):
+    small = {
+        **{f"channel.{name}": value for name, value in SMALL_CHANNEL.items()},
+        "correction.width": 2,
+        "correction.kernel": 3,
+        "training.num_steps": 2,
+        "training.unroll": 2,
+        "training.methods": "src, zo_sol",
+    }
+    command = ["--config", str(ROOT / "configs/sol_wake.py"), f"--workdir={tmp_path}"]
+    command += [f"--config.{name}={value}" for name, value in small.items()]
+    assert train.main(command) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["mae"]) == ["src", "zo_sol"]
+    assert len(summary["mae_of_test_runs"]["src"]) == 2
+    frames = np.load(tmp_path / "frames.npy")
+    assert frames.shape == (5, 7, 16, 8, 3)
+    assert (tmp_path / "vorticity.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_gradients_by_queries_agree_with_autodiff_through_the_twin(tmp_path):
+    config = SolverConfig(
+        case="wake",
+        channel=Channel(**SMALL_CHANNEL),
+        correction=Correction(width=2, depth=2, kernel=3),
+        training=Training(unroll=3, batch_size=2),
+    )
+    correction = correction_of(config, tmp_path)
+    tasks = {name: methods.make_task(name, correction) for name in ("zo_sol", "fo_sol")}
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jax.numpy.float32(leaf + 0.1 * rng.normal(size=leaf.shape)),
+        tasks["zo_sol"].init(jax.random.key(0))[0],
+    )
+    grads = []
+    for name, task in tasks.items():
+        batch = task.batch(task.data, jax.random.key(3), jax.numpy.int32(0))
+        vg = value_and_grad(task.loss, methods.default_estimator(name, 1e-3, 64), has_aux=True)
+        grads.append(jax.jit(vg)(params, {}, *batch)[1])
+    assert relative_error(*grads) < 0.01

@@ -1,0 +1,82 @@
+"""Runs of a few steps, in this process."""
+
+import os
+import signal
+import time
+
+import jax
+import numpy as np
+
+import deepzero_jax as dz
+from deepzero_jax.data import Dataset
+from deepzero_jax.models import CNN
+from deepzero_jax.sampling import layer_ratio_sampler
+from deepzero_jax.training import (
+    TrainStep,
+    classification_task,
+    learning_rate_schedule,
+    make_optimizer,
+    plan,
+    train,
+)
+from tests.conftest import ROOT
+
+TINY = ["--config", str(ROOT / "tests/records/tiny.py")]
+
+
+def tiny_dataset():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60).astype(np.int32) % 3
+    images = rng.integers(0, 80, (60, 8, 8, 1)).astype(np.uint8)
+    images[np.arange(60), labels * 2 + 1, :, 0] += 150
+    return Dataset(images, labels, images[:21], labels[:21], 3, (0.3,), (0.25,))
+
+
+def tiny_run(
+    folder,
+    estimator=None,
+    num_steps=8,
+    learning_rate=0.1,
+    lines=None,
+    sampler=None,
+    task_of=lambda task: task,
+    log=None,
+    plan_only=False,
+):
+    """Trains the smallest CNN; its summary, or the plan."""
+    model = CNN(depth=1, width=2, num_classes=3)
+    task = task_of(classification_task(model, tiny_dataset(), 12, cut=True))
+    estimator = estimator or dz.cge(smoothing=1e-3, reuse="split")
+    params, model_state = task.init(jax.random.key(0))
+    schedule = learning_rate_schedule("cosine", learning_rate, num_steps, 2)
+    sampler = sampler or layer_ratio_sampler(params, {"block1_conv/kernel": 0.5}, interval=3)
+    step = TrainStep(task, estimator, make_optimizer("sgd", schedule), sampler)
+    state = step.init(jax.random.key(1), params, model_state)
+    if plan_only:
+        return str(plan(step, state, num_steps=num_steps))
+    folder.mkdir(exist_ok=True)
+    lines = [] if lines is None else lines
+    return train(
+        step,
+        state,
+        folder=folder,
+        num_steps=num_steps,
+        schedule=schedule,
+        evaluation_interval=4,
+        checkpoint_seconds=0.0,
+        name="tiny",
+        log=log or lines.append,
+    )
+
+
+def correction_of(config, workdir):
+    """The correction of a SolverConfig, its fine solutions made first."""
+    from deepzero_jax.applications.solver_in_the_loop import CASES, build_correction
+
+    return build_correction(config, CASES[config.case](config, workdir))
+
+
+def send_sigterm_after(metrics, lines):
+    while not metrics.exists() or metrics.read_text().count("\n") < lines:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,196 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from deepzero_jax.programs import check_record
+from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
+from studies.price_aware import ARMS, PARTS
+from studies.report import cge_vs_rge_section, pruning_section, report, sparsity_section
+from studies.report.committed import mean_and_spread
+from studies.report.figures import plot_pruning, plot_sparsity
+from studies.runner import (
+    Cell,
+    Measurement,
+    configured,
+    keep_result,
+    run_and_forward_signals,
+    run_measurements,
+    run_study,
+)
+from tests.conftest import ROOT
+
+
+def test_the_results_page_is_what_the_committed_summaries_give():
+    assert (ROOT / "docs/results.md").read_text() == report()
+
+
+def test_what_was_not_run_says_so():
+    assert mean_and_spread([]) == "not run"
+    assert mean_and_spread([0.5]) == "50.00 (1)"
+    assert mean_and_spread([0.5, 0.6]) == "55.00 ± 7.07 (2)"
+
+
+def test_finished_cells_are_skipped_and_missing_ones_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path / "results")
+    changes = {"training.num_steps": 2, "model.width": 2, "training.evaluation_epochs": 1}
+    cell = Cell("tiny", "quickstart", changes, {"part": "tiny"})
+    run_study("trial", [cell], tmp_path / "runs")
+    content = (tmp_path / "results/trial/tiny.json").read_text()
+    assert '"num_steps": 2' in content
+    assert "python train.py --config configs/quickstart.py" in content
+    [point] = json.loads(content)["learning_curve"]
+    accuracy = json.loads(content)["summary"]["test_accuracy"]
+    assert point["accuracy"] == pytest.approx(accuracy, abs=1e-4)
+    assert point["seconds"] > 0
+    run_study("trial", [cell], tmp_path / "runs")
+    assert "trial/tiny: done" in capsys.readouterr().out
+
+
+def test_a_stopped_study_waits_for_its_run_to_save(tmp_path):
+    program = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(0.5), "
+    program += f"open({str(tmp_path / 'saved')!r}, 'w'), sys.exit(143))); "
+    program += f"open({str(tmp_path / 'ready')!r}, 'w'); time.sleep(60)"
+
+    def stop():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert run_and_forward_signals([sys.executable, "-c", program]) == 143
+    thread.join()
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(-signal.SIGTERM, "stopped"), (128 + signal.SIGINT, "stopped"), (3, "failed with status 3")],
+)
+def test_a_stop_is_told_from_a_failure(status, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path)
+    monkeypatch.setattr("studies.runner.run_and_forward_signals", lambda call: status)
+    with pytest.raises(SystemExit, match=f"trial/tiny {words}"):
+        run_study("trial", [Cell("tiny", "quickstart", {}, {})], tmp_path)
+
+
+def test_estimators_are_compared_at_equal_epochs_and_at_equal_time():
+    def run(method, minutes_an_epoch, accuracies):
+        curve = [
+            {"epoch": n, "seconds": 60.0 * n * minutes_an_epoch, "accuracy": accuracy}
+            for n, accuracy in enumerate(accuracies, 1)
+        ]
+        labels = {"depth": 1, "method": method, "epochs": len(curve), "seed": 0}
+        summary = {"test_accuracy": accuracies[-1], "wall_seconds": curve[-1]["seconds"]}
+        return {"labels": labels, "summary": summary, "hardware": "x", "learning_curve": curve}
+
+    found = [
+        run("cge", 1, [0.1, 0.2, 0.3, 0.4]),
+        run("first_order", 0.1, [0.1, 0.2, 0.3, 0.41]),
+        run("rge_192", 2, [0.05, 0.15, 0.25]),
+    ]
+    lines = cge_vs_rge_section(found).splitlines()
+    title = "- 730 parameters, 4 epochs: CGE"
+    directions = "RGE with 192 directions (of 3 epochs)"
+    assert f"{title} -1.00 points from first-order (paper: -0.44)." in lines
+    assert f"{title} 30.00 after 3 epochs, {directions} 25.00, seed 0." in lines
+    assert f"{title} 40.00 after 4 min, {directions} 15.00, seed 0." in lines
+
+
+def test_layer_ratios_are_shown_by_layer_as_means_over_seeds(tmp_path):
+    def run(name, seed, kept):
+        return {"labels": {"ratios_from": name, "seed": seed}, "summary": {"kept": kept}}
+
+    found = [
+        run("grasp", 0, {"stem/kernel": 0.5, "head/kernel": 0.1}),
+        run("grasp", 1, {"stem/kernel": 0.3, "head/kernel": 0.2}),
+        run("random", 0, {"stem/kernel": 0.1, "head/kernel": 0.1}),
+    ]
+    lines = pruning_section(found).splitlines()
+    assert "| layer | grasp (2) | random (1) |" in lines
+    assert "| stem | 40.0 | 10.0 |" in lines
+    assert "| head | 15.0 | 10.0 |" in lines
+    plot_pruning(found, tmp_path / "pruning.png")
+    assert (tmp_path / "pruning.png").stat().st_size > 10_000
+
+
+def test_accuracies_stand_under_their_sparsity_with_their_length(tmp_path):
+    def run(method, value, accuracy, epochs):
+        labels = {"method": method, "sparsity": value, "seed": 0, "epochs": epochs}
+        return {"labels": labels, "summary": {"test_accuracy": accuracy}}
+
+    found = [
+        run("first_order_gradient", 0.9, 0.8, 15),
+        run("first_order_gradient", 0.9, 0.85, 50),
+        run("first_order_dense", 0.0, 0.87, 15),
+    ]
+    lines = sparsity_section(found).splitlines()
+    title = "first-order, sparse gradient, measured"
+    both = "80.00 (1), 15 epochs; 85.00 (1), 50 epochs"
+    assert f"| {title} | not run | {both} | not run | not run |" in lines
+    assert "Dense first-order, measured: 87.00 (1), 15 epochs." in lines
+    plot_sparsity(found, tmp_path / "sparsity.png")
+    assert (tmp_path / "sparsity.png").stat().st_size > 10_000
+
+
+def test_every_part_has_a_config():
+    assert ARMS
+    for part in PARTS.values():
+        assert (ROOT / f"configs/{part.config}.py").exists()
+
+
+def test_every_cell_of_every_study_is_a_valid_command():
+    every = [
+        *cge_vs_rge.cells([1, 5], list(cge_vs_rge.METHODS), [0], 30),
+        *sparsity.cells(list(sparsity.METHODS), [0.8, 0.99], [0], 50),
+        *pruning.cells(list(pruning.SCORES), [0], 2),
+        *trajectory.cells(5, 0.99),
+    ]
+    assert len({cell.name for cell in every}) == len(every)
+    for cell in every:
+        check_record(configured(cell.config, cell.overrides))
+
+
+def test_both_applications_have_a_config():
+    every = (*applications.DEFENSES, *applications.SOLVERS, *applications.VARIATIONS)
+    for cell in applications.cells(list(every), [0]):
+        configured(cell.config, cell.overrides)
+    names = [cell.name for cell in applications.cells(["defense_digits", "sol_ks"], [0, 1])]
+    assert names == ["defense_digits-0", "defense_digits-1", "sol_ks-0"]
+
+
+def test_measurements_are_kept_and_not_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path)
+    made = []
+    cell = Measurement("one", {"way": "a"}, lambda: made.append(1) or {"cosine": 0.5})
+    run_measurements("trial", [cell])
+    run_measurements("trial", [cell])
+    assert made == [1]
+    assert '"cosine": 0.5' in (tmp_path / "trial/one.json").read_text()
+    assert "trial/one: done" in capsys.readouterr().out
+
+
+def test_a_result_names_its_commit_and_says_where_code_differs(tmp_path, monkeypatch):
+    monkeypatch.setattr("studies.runner.ROOT", tmp_path)
+    monkeypatch.setattr("studies.runner.RESULTS", tmp_path / "studies/results")
+
+    def commit_of_a_result(name):
+        keep_result("trial", name, {}, "", {"num_devices": 1, "device": "cpu"})
+        return json.loads((tmp_path / f"studies/results/trial/{name}.json").read_text())["commit"]
+
+    assert commit_of_a_result("one") == "unknown"
+    (tmp_path / "train.py").write_text("1")
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for call in (["init"], ["add", "."], [*author, "commit", "-m", "a"]):
+        subprocess.run(["git", "-C", tmp_path, *call], check=True, capture_output=True)
+    named = commit_of_a_result("two")
+    (tmp_path / "studies/results/trial/one.json").unlink()
+    assert commit_of_a_result("two") == named
+    (tmp_path / "train.py").write_text("2")
+    assert commit_of_a_result("two") == f"{named}-dirty"

@@ -1,0 +1,70 @@
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.models import CNN
+from deepzero_jax.sampling import price_aware_sampler
+from deepzero_jax.training import InterruptedRunError, StepFailedError, classification_task
+from tests.runs import send_sigterm_after, tiny_dataset, tiny_run
+
+
+def test_price_aware_runs_count_their_queries_and_resume_exactly(tmp_path):
+    task = classification_task(CNN(depth=1, width=2, num_classes=3), tiny_dataset(), 12)
+    shapes = task.init(jax.random.key(0))[0]
+    costs = dict.fromkeys(leaf_paths(shapes), 1.0) | {"block1_conv/kernel": 5.0}
+    sampler = price_aware_sampler(shapes, costs, budget=40.0)
+    estimator = dz.cge(smoothing=1e-3)
+    lines = []
+    whole = tiny_run(tmp_path / "whole", estimator, sampler=sampler, lines=lines)
+    assert "price" in lines[0]
+    assert "rate" in lines[0]
+    metrics = tmp_path / "parts/metrics.jsonl"
+    killer = threading.Thread(target=send_sigterm_after, args=(metrics, 3))
+    killer.start()
+    with pytest.raises(InterruptedRunError):
+        tiny_run(tmp_path / "parts", estimator, sampler=sampler)
+    killer.join()
+    parts = tiny_run(tmp_path / "parts", estimator, sampler=sampler)
+    assert parts["parameters_sha256"] == whole["parameters_sha256"]
+    assert parts["num_queries"] == whole["num_queries"]
+    assert whole["num_queries"] < 8 * (33 + 1)
+
+
+def test_a_box_that_fails_stops_the_run_and_the_run_goes_on_exactly(tmp_path):
+    broken = []
+
+    def host(logits):
+        if broken and broken.pop():
+            raise RuntimeError("the simulator is gone")
+        return np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+
+    box = dz.black_box(host, (1,), retries=0)
+    estimator = dz.cge(smoothing=1e-3)
+
+    def task_of(task):
+        def loss(params, state, images, labels):
+            value, aux = task.loss(params, state, images, labels)
+            return value + 0.1 * jnp.mean(
+                box(images[:, 0, :, 0] * params["classifier"]["bias"][0])
+            ), aux
+
+        return task._replace(loss=loss)
+
+    whole = tiny_run(tmp_path / "whole", estimator, task_of=task_of)
+    lines = []
+
+    def break_later(line):
+        lines.append(line)
+        if line.startswith("step 4/8"):
+            broken.append(True)
+
+    with pytest.raises(StepFailedError, match=r"step 5 failed: call .* the simulator is gone"):
+        tiny_run(tmp_path / "parts", estimator, task_of=task_of, log=break_later)
+    parts = tiny_run(tmp_path / "parts", estimator, task_of=task_of)
+    assert parts["parameters_sha256"] == whole["parameters_sha256"]
+    assert parts["num_queries"] == whole["num_queries"]

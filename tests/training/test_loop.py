@@ -1,0 +1,225 @@
+import json
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler
+from deepzero_jax.training import (
+    Checkpointer,
+    InterruptedRunError,
+    MetricsLog,
+    NonFiniteError,
+    RunFolder,
+    RunFolderError,
+    differences,
+    format_seconds,
+    learning_rate_schedule,
+    make_optimizer,
+    read_metrics,
+    tree_digest,
+)
+from deepzero_jax.training.folder import FORMAT
+from tests.runs import send_sigterm_after, tiny_run
+
+
+def test_a_run_leaves_its_records(tmp_path):
+    lines = []
+    summary = tiny_run(tmp_path / "run", lines=lines)
+    folder = tmp_path / "run"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["num_steps"] == 8
+    # 9 of 18 kernel weights, 2 biases, 4 of batch norm, 6 + 3 of the classifier; and the base.
+    assert summary["num_queries"] == 8 * (9 + 2 + 4 + 9 + 1)
+    assert summary["wall_seconds"] > 0
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert (folder / "learning_curve.png").stat().st_size > 5_000
+    assert list((folder / "tensorboard").glob("events*"))
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, 9))
+    assert [r["step"] for r in records if "test_accuracy" in r] == [4, 8]
+    assert "coordinates" in lines[0]
+    assert "ETA" in lines[0]
+
+
+def test_plan_only_leaves_nothing(tmp_path):
+    planned = tiny_run(tmp_path / "run", plan_only=True)
+    assert not (tmp_path / "run").exists()
+    assert "queries       25 a step × 8 steps = 200" in planned
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [dz.cge(smoothing=1e-3, reuse="split"), dz.rge(smoothing=1e-3, num_directions=5)],
+    ids=["cge", "rge"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, estimator):
+    whole = tiny_run(tmp_path / "whole", estimator)
+    stopped = []
+    metrics = tmp_path / "parts/metrics.jsonl"
+    for lines in (1, 4):
+        killer = threading.Thread(target=send_sigterm_after, args=(metrics, lines))
+        killer.start()
+        try:
+            tiny_run(tmp_path / "parts", estimator)
+        except InterruptedRunError as error:
+            stopped.append((error.signum, str(error)))
+        killer.join()
+    assert [signum for signum, _ in stopped] == [signal.SIGTERM] * 2
+    assert "same command goes on" in stopped[0][1]
+    parts = tiny_run(tmp_path / "parts", estimator)
+    assert parts["parameters_sha256"] == whole["parameters_sha256"]
+    assert parts["num_queries"] == whole["num_queries"]
+    assert parts["best_test_accuracy"] == whole["best_test_accuracy"]
+    steps = [r["step"] for r in read_metrics(tmp_path / "parts/metrics.jsonl") if "loss" in r]
+    assert steps == list(range(1, 9))
+
+
+def truncate(path):
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("how", ["largest", "all", "digest"])
+def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path, how):
+    whole = tiny_run(tmp_path / "whole")
+    tiny_run(tmp_path / "run", num_steps=8)
+    folder = tmp_path / "run"
+    (folder / "summary.json").unlink()
+    newest = folder / "checkpoints" / "8"
+    files = sorted((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if how == "largest":
+        truncate(files[-1])
+    elif how == "all":
+        for path in files:
+            truncate(path)
+    else:
+        progress = next(newest.rglob("progress/metadata"))
+        content = json.loads(progress.read_text())
+        content["digest"] = "0" * 64
+        progress.write_text(json.dumps(content))
+    lines = []
+    summary = tiny_run(folder, lines=lines)
+    assert any("checkpoint 8 is damaged" in line for line in lines), lines
+    assert any("going on from step 7" in line for line in lines), lines
+    assert (folder / "checkpoints_damaged").is_dir()
+    assert summary["parameters_sha256"] == whole["parameters_sha256"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+    with pytest.raises(NonFiniteError, match="not finite") as caught:
+        tiny_run(tmp_path / "run", num_steps=60, learning_rate=1e30)
+    assert "step" in str(caught.value)
+    saved = [int(p.name) for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()]
+    restored = Checkpointer(tmp_path / "run/checkpoints", print)
+    assert f"state after step {max(saved)}" in str(caught.value)
+    restored.close()
+    assert not (tmp_path / "run/summary.json").exists()
+
+
+def test_masks_are_kept_for_the_interval_and_then_redrawn():
+    params = {"w": jnp.zeros((10, 10)), "b": jnp.zeros(3)}
+    sampler = layer_ratio_sampler(params, {"w": 0.9}, interval=3)
+    state = sampler.init(jax.random.key(0))
+    draw = jax.jit(lambda step: sampler.sample(state, step).coordinates)
+    drawn = [np.asarray(draw(jnp.int32(step))["w"]).tolist() for step in range(7)]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert drawn[3] == drawn[4] == drawn[5]
+    assert drawn[0] != drawn[3] != drawn[6]
+    assert draw(jnp.int32(5))["b"].tolist() == [0, 1, 2]
+    assert dense_sampler(params).sample((), jnp.int32(0)).coordinates["w"].shape == (100,)
+
+
+def test_schedule_warms_up_and_decays_per_step():
+    schedule = learning_rate_schedule("cosine", 0.1, 100, 10)
+    rates = [float(schedule(step)) for step in range(100)]
+    assert np.allclose(rates[:10], 0.1 * np.arange(1, 11) / 10, rtol=1e-5)
+    assert rates[10] == pytest.approx(0.1)
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert rates[55] == pytest.approx(0.05, rel=0.01)
+    assert rates[-1] < 1e-4
+
+
+def test_sgd_is_that_of_pytorch():
+    tx = make_optimizer("sgd", lambda step: 0.1, momentum=0.9, weight_decay=0.01)
+    params = jnp.array([1.0])
+    state, buffer, expected = tx.init(params), 0.0, 1.0
+    for grad in (0.5, -0.2, 0.3):
+        updates, state = tx.update(jnp.array([grad]), state, params, mask=jnp.array([True]))
+        params = params + updates
+        buffer = 0.9 * buffer + grad + 0.01 * expected
+        expected -= 0.1 * buffer
+    assert float(params[0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
+    state = {
+        "f": jnp.array([1.0, -0.0, 3e-42], jnp.float32),
+        "h": jnp.array([1.5], jnp.bfloat16),
+        "i": jnp.int32(7),
+        "k": jax.random.key_data(jax.random.key(3)),
+    }
+    checkpointer = Checkpointer(tmp_path / "c", print)
+    checkpointer.save(1, state, {"num_queries": 2**40})
+    checkpointer.wait()
+    restored = checkpointer.restore(state)
+    checkpointer.close()
+    assert restored is not None
+    assert tree_digest(restored[0]) == tree_digest(state)
+    assert restored[1] == {"num_queries": 2**40}
+
+
+def test_folder_of_another_config_is_refused_naming_the_fields(tmp_path):
+    with RunFolder(tmp_path, {"a": {"b": 1, "c": 2}}) as folder:
+        folder.claim()
+    with pytest.raises(RunFolderError, match=r"a\.c is 2 there, 3 here"):
+        RunFolder(tmp_path, {"a": {"b": 1, "c": 3}})
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content == {"format": FORMAT, "a": {"b": 1, "c": 2}}
+    assert differences({"x": 1}, {"y": 2}) == ["x is 1 there, null here", "y is null there, 2 here"]
+
+
+def test_a_folder_of_an_earlier_format_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"a": {"b": 1}}')
+    with pytest.raises(RunFolderError, match=r"format 1, this one has \d+"):
+        RunFolder(tmp_path, {"a": {"b": 1}})
+    assert (tmp_path / "config.json").read_text() == '{"a": {"b": 1}}'
+
+
+def test_one_process_at_a_time(tmp_path):
+    second = RunFolder(tmp_path, {})
+    with RunFolder(tmp_path, {}), pytest.raises(RunFolderError, match="another process"):
+        second.__enter__()
+    with RunFolder(tmp_path, {}):
+        pass
+
+
+def test_metrics_cut_off_what_is_done_again(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in range(1, 6):
+        log.write(step, {"loss": float(step)})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    log = MetricsLog(tmp_path, 3)
+    log.write(4, {"loss": 40.0})
+    log.close()
+    assert [r["loss"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 2.0, 3.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0321, "32.1 ms"),
+        (41.0, "41 s"),
+        (112, "1 min 52 s"),
+        (6_000, "1 h 40 min"),
+        (400_000, "4.6 days"),
+    ],
+)
+def test_seconds_in_words(seconds, words):
+    assert format_seconds(seconds) == words
