@@ -20,8 +20,7 @@ import numpy as np
 import deepzero_jax as dz
 from benchmarks.pytorch_forward import forward_pass
 from deepzero_jax.coordinates import first_coordinates, leaf_paths
-from deepzero_jax.models import MODELS
-from deepzero_jax.split import split_model_loss
+from deepzero_jax.models import MODELS, split_model_loss
 from deepzero_jax.training.task import cross_entropy
 
 BATCH = 256

@@ -13,7 +13,7 @@ from configs.schema import Config, Data
 from deepzero_jax.coordinates import nearest
 from deepzero_jax.data import DATASETS, Dataset
 from deepzero_jax.estimators import Estimator, cge, first_order, rge, sharded
-from deepzero_jax.models import MODELS, LayeredModel
+from deepzero_jax.models import MODELS, Model
 from deepzero_jax.sharding import make_mesh
 from deepzero_jax.training.loop import Settings
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -39,7 +39,7 @@ class Experiment(NamedTuple):
     """
 
     config: Config
-    model: LayeredModel
+    model: Model
     dataset: Dataset
     task: Task
     estimator: Estimator
@@ -163,7 +163,7 @@ def load_dataset(data: Data) -> Dataset:
     return DATASETS[data.name](**where if data.name == "cifar10" else {})
 
 
-def make_model(name: str, width: int | None, num_classes: int) -> LayeredModel:
+def make_model(name: str, width: int | None, num_classes: int) -> Model:
     """Builds a network; width None: its own."""
     options = {} if width is None else {"width": width}
     return MODELS[name](num_classes=num_classes, **options)

@@ -10,6 +10,7 @@ from configs.experiment import Experiment, run_key
 from configs.loading import identity
 from configs.schema import Config
 from deepzero_jax.coordinates import check_ratios, leaf_paths
+from deepzero_jax.models import layer_names
 from deepzero_jax.pruning import (
     grasp_scores,
     layer_ratios,
@@ -97,7 +98,7 @@ def find_ratios(experiment: Experiment, workdir: Path, say: Any = print) -> dict
     content = {
         "origin": origin,
         "num_queries": queries,
-        "ratios": in_layer_order(ratios, experiment.model.layer_names),
+        "ratios": in_layer_order(ratios, layer_names(experiment.model)),
     }
     if is_lead():
         _write(experiment, content, scores, workdir)

@@ -21,6 +21,7 @@ from configs.experiment import build
 from configs.ratios import compute_scores
 from configs.schema import Pruning
 from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.models import layer_names
 from deepzero_jax.pruning import layer_ratios
 from deepzero_jax.pruning.report import in_layer_order
 from studies.runner import (
@@ -66,7 +67,7 @@ def _scored(name: str, directions: int, seed: int) -> tuple[np.ndarray, dict[str
     sizes = zip(leaf_paths(scores), leaves, strict=True)
     pruned = {path: ratios[path] for path, leaf in sizes if leaf.ndim > 1}
     flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
-    return flat, in_layer_order(pruned, experiment.model.layer_names)
+    return flat, in_layer_order(pruned, layer_names(experiment.model))
 
 
 def kept_fractions(names: list[str], seeds: list[int]) -> Iterator[Measurement]:

@@ -15,8 +15,7 @@ from deepzero_jax.data import (
     crop_and_flip,
     epoch_indices,
 )
-from deepzero_jax.models import LayeredModel
-from deepzero_jax.split import split_model_loss
+from deepzero_jax.models import Model, init_model, predict, split_model_loss
 
 PyTree = Any
 
@@ -54,7 +53,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict
 
 
 def classification_task(
-    model: LayeredModel, dataset: Dataset, batch_size: int, augment: bool = False
+    model: Model, dataset: Dataset, batch_size: int, augment: bool = False
 ) -> Task:
     """Trains an image classifier by cross-entropy.
 
@@ -74,9 +73,7 @@ def classification_task(
     num_train = len(dataset.train_labels)
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
-        variables = dict(model.init(key, jnp.zeros((1, *dataset.train_images.shape[1:]))))
-        params = variables.pop("params")
-        return params, variables
+        return init_model(model, key, jnp.zeros((1, *dataset.train_images.shape[1:])))
 
     def batch(data: PyTree, key: jax.Array, step: jax.Array) -> tuple[Any, ...]:
         order_key, augment_key = jax.random.split(key)
@@ -109,7 +106,7 @@ def scoring_batch(dataset: Dataset, key: jax.Array, per_class: int) -> tuple[jax
 
 
 def _classification_evaluation(
-    model: LayeredModel, dataset: Dataset, chunk: int = 500
+    model: Model, dataset: Dataset, chunk: int = 500
 ) -> Callable[[PyTree, PyTree, PyTree], dict[str, float]]:
     num_test = len(dataset.test_labels)
     chunk = min(chunk, num_test)
@@ -122,9 +119,8 @@ def _classification_evaluation(
         valid = positions < num_test
         indices = jnp.minimum(positions, num_test - 1)
         labels = data["test_labels"][indices]
-        logits: Any = model.apply(
-            {"params": params, **model_state}, dataset.normalise(data["test_images"][indices])
-        )
+        images = dataset.normalise(data["test_images"][indices])
+        logits = predict(model, params, model_state, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         correct = jnp.argmax(logits, -1) == labels
         return jnp.sum(jnp.where(valid, losses, 0)), jnp.sum(correct & valid)
