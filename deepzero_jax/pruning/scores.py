@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.estimators import rge, value_and_grad
-from deepzero_jax.estimators.cge import check_smoothing
+from deepzero_jax.estimators import check_smoothing, rge, value_and_grad
 
 PyTree = Any
 _VARIANTS = ("shared", "independent", "released")
