@@ -7,20 +7,19 @@ scattered nowhere, so sets of varying size can share one static shape. Padding
 stands at the end of its leaf's array.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-PyTree = Any
+from deepzero_jax.registry import nearest
+from deepzero_jax.types import Array, Key, Params, PyTree
 
 
-def leaf_paths(params: PyTree) -> list[str]:
+def leaf_paths(params: Params) -> list[str]:
     """Names the leaves of a pytree, in flattening order, as ``"layer/kernel"``.
 
     Example:
@@ -31,7 +30,7 @@ def leaf_paths(params: PyTree) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
 
 
-def check_float_leaves(params: PyTree) -> None:
+def check_float_leaves(params: Params) -> None:
     """Raises TypeError, naming the leaf, unless every leaf is a floating-point array."""
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         dtype = jnp.result_type(leaf)
@@ -42,7 +41,7 @@ def check_float_leaves(params: PyTree) -> None:
             )
 
 
-def all_coordinates(params: PyTree) -> PyTree:
+def all_coordinates(params: Params) -> PyTree:
     """Selects every scalar of ``params``: int32 ``[leaf.size]`` for each leaf.
 
     Example:
@@ -52,7 +51,7 @@ def all_coordinates(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.arange(np.size(leaf), dtype=jnp.int32), params)
 
 
-def check_coordinates(params: PyTree, coordinates: PyTree) -> None:
+def check_coordinates(params: Params, coordinates: PyTree) -> None:
     """Raises ValueError unless ``coordinates`` is formed like coordinates of ``params``."""
     expected, got = leaf_paths(params), leaf_paths(coordinates)
     if expected != got:
@@ -69,15 +68,27 @@ def check_coordinates(params: PyTree, coordinates: PyTree) -> None:
             )
 
 
-def coordinates_per_leaf(params: PyTree, coordinates: PyTree) -> dict[str, int]:
+def num_valid(leaf: Array, indices: Array) -> jax.Array | np.integer:
+    """Counts the coordinates of a leaf, padding left out: an integer scalar.
+
+    The one place that says what padding is. Traced indices give a traced count.
+
+    Example:
+      >>> int(num_valid(np.zeros(9), np.array([2, 5, 9, 9])))
+      2
+    """
+    return (indices < np.size(leaf)).sum()
+
+
+def coordinates_per_leaf(params: Params, coordinates: PyTree) -> dict[str, int]:
     """Counts the coordinates of each leaf of a concrete set, padding left out."""
     check_coordinates(params, coordinates)
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
-    counts = [int(np.sum(np.asarray(indices) < np.size(leaf))) for leaf, indices in pairs]
+    counts = [int(num_valid(leaf, np.asarray(indices))) for leaf, indices in pairs]
     return dict(zip(leaf_paths(params), counts, strict=True))
 
 
-def num_coordinates(params: PyTree, coordinates: PyTree | None = None) -> int:
+def num_coordinates(params: Params, coordinates: PyTree | None = None) -> int:
     """Counts the coordinates of a set (all of ``params`` when None), padding left out.
 
     Under ``jit``, where indices are unknown, padding counts.
@@ -85,23 +96,16 @@ def num_coordinates(params: PyTree, coordinates: PyTree | None = None) -> int:
     if coordinates is None:
         return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     check_coordinates(params, coordinates)
-    total = 0
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
-    for leaf, indices in pairs:
-        if isinstance(indices, Tracer):
-            total += indices.shape[0]
-        else:
-            total += int(np.sum(np.asarray(indices) < np.size(leaf)))
-    return total
+    return sum(
+        indices.shape[0]
+        if isinstance(indices, Tracer)
+        else int(num_valid(leaf, np.asarray(indices)))
+        for leaf, indices in pairs
+    )
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """Words for an error message: the known name nearest to ``name``, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-
-
-def check_ratios(params: PyTree, ratios: Mapping[str, float]) -> None:
+def check_ratios(params: Params, ratios: Mapping[str, float]) -> None:
     """Raises ValueError unless ``ratios`` names leaves of ``params`` and lies in [0, 1]."""
     paths = leaf_paths(params)
     for path, ratio in ratios.items():
@@ -114,7 +118,7 @@ def check_ratios(params: PyTree, ratios: Mapping[str, float]) -> None:
             raise ValueError(f"ratios[{path!r}] must lie in [0, 1], got {ratio}")
 
 
-def kept_per_leaf(params: PyTree, ratios: Mapping[str, float]) -> dict[str, int]:
+def kept_per_leaf(params: Params, ratios: Mapping[str, float]) -> dict[str, int]:
     """Static number of coordinates kept in each leaf at the pruned fractions ``ratios``.
 
     A leaf that ``ratios`` does not name is kept whole.
@@ -127,7 +131,7 @@ def kept_per_leaf(params: PyTree, ratios: Mapping[str, float]) -> dict[str, int]
     }
 
 
-def sample_coordinates(key: jax.Array, params: PyTree, ratios: Mapping[str, float]) -> PyTree:
+def sample_coordinates(key: Key, params: Params, ratios: Mapping[str, float]) -> PyTree:
     """Draws uniformly random coordinates, leaf by leaf, at the given pruning ratios.
 
     Counts depend on ``ratios`` alone, so drawing again recompiles nothing.
@@ -165,7 +169,7 @@ def sample_coordinates(key: jax.Array, params: PyTree, ratios: Mapping[str, floa
     return treedef.unflatten(drawn)
 
 
-def first_coordinates(params: PyTree, coordinates: PyTree, counts: Sequence[int]) -> PyTree:
+def first_coordinates(params: Params, coordinates: PyTree, counts: Sequence[int]) -> PyTree:
     """The first ``counts[i]`` coordinates of leaf i, the rest made padding; shapes stay."""
     leaves, treedef = jax.tree.flatten(params)
     parts = []
@@ -184,7 +188,7 @@ def scatter(leaf: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array
     return flat.reshape(leaf.shape).astype(leaf.dtype)
 
 
-def coordinate_mask(params: PyTree, coordinates: PyTree | None) -> PyTree:
+def coordinate_mask(params: Params, coordinates: PyTree | None) -> PyTree:
     """Boolean pytree like ``params``: true where a coordinate is in the set (all when None)."""
     if coordinates is None:
         return jax.tree.map(lambda leaf: jnp.ones(np.shape(leaf), bool), params)

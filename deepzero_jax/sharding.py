@@ -1,4 +1,4 @@
-"""Devices: a mesh, where values lie on it, and coordinates dealt out over it."""
+"""Devices: a mesh, where values lie on it, and coordinates in shards over it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-PyTree = Any
+from deepzero_jax.types import Array, Params, PyTree
+
 COORDINATES, DATA = "coordinates", "data"
 
 
@@ -65,34 +66,35 @@ def split_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, sharding), batch)
 
 
-def deal(params: PyTree, coordinates: PyTree, num_hands: int) -> PyTree:
-    """Deals coordinates out one by one, as cards: int32 [n] becomes [hands, ⌈n / hands⌉].
+def shard_coordinates(params: Params, coordinates: PyTree, num_shards: int) -> PyTree:
+    """Cuts coordinates into shards, every ``num_shards``-th into the same: [n] to [shards, m].
 
-    Hands are of equal length, filled up with padding, which stays at their ends; the
-    numbers of valid coordinates in any two differ by at most one, leaf by leaf.
+    Shards are of equal length m = ⌈n / num_shards⌉, filled up with padding, which stays at
+    their ends; the numbers of valid coordinates in any two differ by at most one, leaf by
+    leaf.
 
     Args:
       params: pytree of arrays.
-      coordinates: pytree like ``params``.
-      num_hands: among how many.
+      coordinates: pytree like ``params``, int32 [n] a leaf.
+      num_shards: how many.
 
     Example:
-      >>> deal(jnp.zeros(9), jnp.arange(5), 2).tolist()
+      >>> shard_coordinates(jnp.zeros(9), jnp.arange(5), 2).tolist()
       [[0, 2, 4], [1, 3, 9]]
     """
 
-    def one(leaf: Any, indices: jax.Array) -> jax.Array:
-        length = -(-indices.shape[0] // num_hands)
-        padded = jnp.full(length * num_hands, np.size(leaf), jnp.int32)
+    def one(leaf: Array, indices: jax.Array) -> jax.Array:
+        length = -(-indices.shape[0] // num_shards)
+        padded = jnp.full(length * num_shards, np.size(leaf), jnp.int32)
         padded = padded.at[: indices.shape[0]].set(indices.astype(jnp.int32))
-        return padded.reshape(length, num_hands).T
+        return padded.reshape(length, num_shards).T
 
     return jax.tree.map(one, params, coordinates)
 
 
-def collect(coordinates: PyTree, dealt: PyTree) -> PyTree:
-    """Inverse of ``deal`` for values that belong to the coordinates: [hands, m] to [n]."""
-    return jax.tree.map(lambda i, v: v.T.reshape(-1)[: i.shape[0]], coordinates, dealt)
+def gather_values(coordinates: PyTree, shards: PyTree) -> PyTree:
+    """Inverse of ``shard_coordinates`` for values of the coordinates: [shards, m] to [n]."""
+    return jax.tree.map(lambda i, v: v.T.reshape(-1)[: i.shape[0]], coordinates, shards)
 
 
 def is_lead() -> bool:
@@ -118,3 +120,6 @@ def wait_for_all(name: str) -> None:
     """Returns when every process has come to the point called ``name``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+deal, collect = shard_coordinates, gather_values

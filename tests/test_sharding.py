@@ -15,7 +15,7 @@ import json
 import jax, jax.numpy as jnp, numpy as np
 import deepzero_jax as dz
 from deepzero_jax.sharding import make_mesh, replicate, split_batch
-from tests.networks import flatten, network_loss
+from tests.problems import flatten, network_loss
 
 fun, params, args = network_loss("cnn1", width=2)
 coordinates = dz.sample_coordinates(jax.random.key(0), params, {"block1_conv/kernel": 0.3})

@@ -4,7 +4,7 @@ import numpy as np
 
 from deepzero_jax.models import CNN
 from deepzero_jax.split import SplitFunction
-from tests.networks import network_loss
+from tests.problems import network_loss
 
 
 def test_split_loss_equals_the_model_with_its_batch_statistics():

@@ -1,39 +1,89 @@
-"""One base pass of a loss, from which differences are propagated as often as wanted."""
+"""One base pass of a loss, from which differences are taken as often as wanted."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
+from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import evaluate, read, trace, without_dead_equations
 from deepzero_jax.difference.values import Delta, dense
-from deepzero_jax.estimators.contract import Loss
+from deepzero_jax.estimators.contract import Loss, ValueAndAux
+from deepzero_jax.estimators.smoothing import Smoothing, Step, leaf_steps
+from deepzero_jax.types import Params, PyTree
 
-PyTree = Any
-REUSE_OF_DIRECTIONS = ("difference", "none")
+
+@dataclass(frozen=True)
+class FlatLoss:
+    """A loss at its parameters, which are flattened here once.
+
+    Attributes:
+      loss: the loss.
+      leaves: of the parameters, in flattening order.
+      paths: of the leaves.
+      treedef: structure of the parameters.
+    """
+
+    loss: Loss
+    leaves: Sequence[jax.Array]
+    paths: Sequence[str]
+    treedef: PyTree
+
+    @classmethod
+    def at(cls, loss: Loss, params: Params) -> "FlatLoss":
+        """A loss at parameters."""
+        leaves, treedef = jax.tree.flatten(params)
+        return cls(loss, leaves, leaf_paths(params), treedef)
+
+    @property
+    def params(self) -> Params:
+        """The parameters as a tree."""
+        return self.treedef.unflatten(self.leaves)
+
+    def with_leaf(self, position: int, leaf: jax.Array) -> Params:
+        """The parameters with another leaf at a position."""
+        moved = list(self.leaves)
+        moved[position] = leaf
+        return self.treedef.unflatten(moved)
+
+    def steps(self, smoothing: Smoothing) -> list[Step]:
+        """The step of each leaf."""
+        return leaf_steps(smoothing, self.paths, self.dtypes)
+
+    @property
+    def dtypes(self) -> list[np.dtype]:
+        """Of the leaves."""
+        return [leaf.dtype for leaf in self.leaves]
+
+    def value_and_aux(self, leaves: Sequence[jax.Array]) -> ValueAndAux:
+        """Loss and aux at other leaves."""
+        return self.loss.value_and_aux(self.treedef.unflatten(leaves))
 
 
 class BasePass(NamedTuple):
-    """The loss at the base, and its exact differences from there.
+    """The loss at the base, and its differences from there.
 
     Attributes:
       value: scalar loss.
       aux: auxiliary output.
-      delta: ``(deltas of the parameters' leaves) -> f(params + deltas) − f(params)``.
+      delta: ``(deltas of the parameters' leaves) -> f(params + deltas) − f(params)``; where
+        differences are propagated, each is any ``difference.values.Delta``.
     """
 
     value: jax.Array
-    aux: Any
-    delta: Callable[[Sequence[Delta]], jax.Array]
+    aux: PyTree
+    delta: Callable[[Sequence[PyTree]], jax.Array]
 
 
-def run_base_pass(loss: Loss, params: PyTree, delta_dtype: Any = None) -> BasePass:
-    """Traces and evaluates a loss once. **Cost**: one query."""
-    leaves, treedef = jax.tree.flatten(params)
-    program, out_tree = trace(lambda *flat: loss.value_and_aux(treedef.unflatten(flat)), *leaves)
-    values = evaluate(program, leaves)
+def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
+    """Exact differences: the loss is traced and evaluated once. **Cost**: one query."""
+    program, out_tree = trace(lambda *flat: at.value_and_aux(flat), *at.leaves)
+    values = evaluate(program, at.leaves)
     value, aux = out_tree.unflatten([jnp.asarray(read(values, o)) for o in program.outputs])
     to_loss = without_dead_equations(program, program.outputs[:1])
 
@@ -43,7 +93,20 @@ def run_base_pass(loss: Loss, params: PyTree, delta_dtype: Any = None) -> BasePa
     return BasePass(value, aux, delta)
 
 
-def check_delta_dtype(delta_dtype: Any) -> None:
-    """Raises ValueError unless ``delta_dtype`` is None or bfloat16."""
-    if delta_dtype is not None and delta_dtype not in ("bfloat16", jnp.bfloat16):
+def check_delta_dtype(delta_dtype: DTypeLike | None, reuse: str) -> None:
+    """Raises ValueError unless ``delta_dtype`` is None, or bfloat16 where ``reuse`` has deltas."""
+    if delta_dtype is None:
+        return
+    if delta_dtype not in ("bfloat16", jnp.bfloat16):
         raise ValueError(f"delta_dtype must be None or bfloat16, got {delta_dtype!r}")
+    if reuse != "difference":
+        raise ValueError(
+            f'delta_dtype is of propagated differences: with reuse="{reuse}" there are none; '
+            'choose reuse="difference" or leave delta_dtype out'
+        )
+
+
+def check_choice(name: str, value: object, allowed: object) -> None:
+    """Raises ValueError unless ``value`` is one of those of a ``Literal``."""
+    if value not in get_args(allowed):
+        raise ValueError(f"{name} must be one of {sorted(get_args(allowed))}, got {value!r}")

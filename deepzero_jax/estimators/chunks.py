@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
+from deepzero_jax.coordinates import num_valid
 from deepzero_jax.cost import live_bytes, memory_budget
 from deepzero_jax.difference.program import Hoisted
+from deepzero_jax.types import Array, PyTree
 
 BatchSize = int | str
 _LARGEST_CHUNK = 1024
@@ -18,14 +21,14 @@ _AUTO = re.compile(r"auto(?:/([1-9]\d*))?")
 
 def check_batch_size(batch_size: BatchSize) -> None:
     """Raises ValueError unless ``batch_size`` is "auto", "auto/n" or a positive integer."""
-    if isinstance(batch_size, int) and batch_size >= 1:
+    if isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1:
         return
     if isinstance(batch_size, str) and _AUTO.fullmatch(batch_size):
         return
     raise ValueError(f"batch_size must be 'auto' or an integer of at least 1, got {batch_size!r}")
 
 
-def chunk_size(batch_size: BatchSize, fun: Callable[..., Any], *args: Any) -> int:
+def chunk_size(batch_size: BatchSize, fun: Callable[..., PyTree], *args: PyTree) -> int:
     """Number of perturbed passes to run side by side.
 
     ``"auto"`` fits what one pass ``fun(*args)`` keeps alive into
@@ -42,18 +45,18 @@ def chunk_size(batch_size: BatchSize, fun: Callable[..., Any], *args: Any) -> in
 
 def map_valid(
     fun: Callable[[jax.Array], jax.Array],
-    indices: jax.Array,
-    size: int,
+    indices: Array,
+    leaf: Array,
     chunk: int,
-    dtype: Any,
+    dtype: DTypeLike,
     hoist: bool = False,
 ) -> jax.Array:
     """Maps a scalar function over the valid indices, a chunk at a time.
 
     Args:
       fun: ``int32 scalar -> scalar of dtype``.
-      indices: int32 [n]; those equal to or above ``size`` stand at the end and are padding.
-      size: number of valid indices there could be.
+      indices: int32 [n] into ``leaf``, padding at the end.
+      leaf: array whose scalars they are.
       chunk: indices evaluated side by side by ``vmap``.
       dtype: of the results.
       hoist: do what does not depend on the index once, before the loop.
@@ -62,13 +65,12 @@ def map_valid(
       [n]; padding holds zeros or what ``fun`` gives there. The number of chunks that
       run follows the number of valid indices, so a set that shrinks recompiles nothing.
     """
-    count = indices.shape[0]
+    count, size = indices.shape[0], np.size(leaf)
     if count == 0:
         return jnp.zeros(0, dtype)
     chunk = min(chunk, count)
     padded_count = -(-count // chunk) * chunk
     padded = jnp.full(padded_count, size, jnp.int32).at[:count].set(indices.astype(jnp.int32))
-    num_valid = jnp.sum(padded < size)
 
     def evaluate(part: jax.Array) -> jax.Array:
         values = fun(part[0])[None] if chunk == 1 else jax.vmap(fun)(part)
@@ -81,5 +83,5 @@ def map_valid(
         part = lax.dynamic_slice(padded, (start,), (chunk,))
         return lax.dynamic_update_slice(results, run_part(part), (start,))
 
-    num_chunks = (num_valid + chunk - 1) // chunk
+    num_chunks = (num_valid(leaf, padded) + chunk - 1) // chunk
     return lax.fori_loop(0, num_chunks, run_chunk, jnp.zeros(padded_count, dtype))[:count]

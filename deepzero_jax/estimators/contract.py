@@ -1,163 +1,193 @@
 """The one contract behind which every gradient estimator stands."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
-from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
+from deepzero_jax.coordinates import all_coordinates, scatter
+from deepzero_jax.types import Array, Key, Params, PyTree
 
-PyTree = Any
+# The loss at the base, and the auxiliary output of the base pass.
+ValueAndAux = tuple[jax.Array, PyTree]
+# ``(params, *args, **kwargs) -> loss``, or ``-> (loss, aux)``.
+LossFunction = Callable[..., PyTree]
 
 
-class Loss(NamedTuple):
+@dataclass(frozen=True)
+class Loss:
     """A loss with its fixed arguments, as an estimator sees it.
 
     Attributes:
-      fun: the function as the user gave it, ``fun(params, *args)``.
+      fun: the function as the user gave it, ``fun(params, *args, **kwargs)``.
       args: its further arguments.
       has_aux: whether it returns ``(loss, aux)``.
+      kwargs: its keyword arguments.
     """
 
-    fun: Callable[..., Any]
-    args: tuple[Any, ...]
+    fun: LossFunction
+    args: tuple[PyTree, ...]
     has_aux: bool
+    kwargs: Mapping[str, PyTree] = field(default_factory=dict)
 
-    def __call__(self, params: PyTree) -> jax.Array:
+    def __call__(self, params: Params) -> jax.Array:
         """The scalar loss alone; unused aux computations are never run."""
-        return self.scalar(self.fun(params, *self.args))
+        return self.scalar(self.output(params))
 
-    def scalar(self, output: Any) -> jax.Array:
+    def output(self, params: Params) -> PyTree:
+        """What ``fun`` returns."""
+        return self.fun(params, *self.args, **self.kwargs)
+
+    def scalar(self, output: PyTree) -> jax.Array:
         """The loss in what ``fun`` returned."""
         return output[0] if self.has_aux else output
 
-    def value_and_aux(self, params: PyTree) -> tuple[jax.Array, Any]:
+    def value_and_aux(self, params: Params) -> ValueAndAux:
         """Loss and aux of the base pass; aux is None without ``has_aux``."""
-        output = self.fun(params, *self.args)
+        output = self.output(params)
         return output if self.has_aux else (output, None)
 
+    def arrays(self) -> list[Array]:
+        """The arrays among the arguments; what else there is, is part of the function."""
+        return [leaf for leaf in jax.tree.leaves(self._inputs()) if _is_array(leaf)]
 
-class Estimator(NamedTuple):
-    """A gradient estimator: two pure functions and a name.
+    def with_arrays(self, arrays: Sequence[Array]) -> "Loss":
+        """The same loss with other arrays in the places of ``arrays()``."""
+        leaves, treedef = jax.tree.flatten(self._inputs())
+        others = iter(arrays)
+        leaves = [next(others) if _is_array(leaf) else leaf for leaf in leaves]
+        args, kwargs = treedef.unflatten(leaves)
+        return Loss(self.fun, args, self.has_aux, kwargs)
+
+    def _inputs(self) -> tuple[tuple[PyTree, ...], dict[str, PyTree]]:
+        return tuple(self.args), dict(self.kwargs)
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A gradient estimator.
+
+    ``CoordinateEstimator``, ``DirectionEstimator`` and ``AutodiffEstimator`` are its kinds;
+    an estimator of your own is one of the first two, or any object with these members.
+    ``dataclasses.replace(estimator, name=…)`` copies one.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether ``estimate`` consumes a key."""
+        ...
+
+    @property
+    def num_queries(self) -> Callable[[int], int]:
+        """``(num_coordinates) -> int``: evaluations of the loss on a batch that one estimate
+        costs, the base pass included.
+        """  # noqa: D205 - one sentence
+        ...
+
+    @property
+    def chunk_sizes(self) -> Callable[[Loss, Params, PyTree], list[int]] | None:
+        """``(loss, params, coordinates) -> [int]``: coordinates evaluated side by side, leaf by
+        leaf; None where the price of an estimate does not follow from the coordinates.
+        """  # noqa: D205 - one sentence
+        ...
+
+    def estimate(
+        self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
+    ) -> tuple[ValueAndAux, Params]:
+        """Value, aux and gradient.
+
+        Args:
+          loss: to be differentiated.
+          params: pytree of arrays.
+          key: None where ``needs_key`` is false.
+          coordinates: int32 [n] a leaf, None for all.
+
+        Returns:
+          ``(value, aux)``, and a gradient like ``params``, zero outside ``coordinates``.
+        """
+        ...
+
+
+def described(name: str, settings: Mapping[str, object]) -> str:
+    """``"cge(smoothing=0.0001)"``: a call that reads like the one that made an estimator."""
+    shown = [f"{key}={value!r}" for key, value in settings.items() if value is not None]
+    return f"{name}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CoordinateEstimator:
+    """An estimator that finds one number for each coordinate, so that devices can share them.
 
     Attributes:
       name: for messages.
-      estimate: ``(loss: Loss, params, key, coordinates) -> ((value, aux), grads)``.
-        ``grads`` is like ``params`` and zero outside ``coordinates`` (None: all).
-      num_queries: ``(num_coordinates: int) -> int``, evaluations of the loss on a
-        batch that one estimate costs, the base pass included.
-      needs_key: whether ``estimate`` consumes a key.
-      chunk_sizes: ``(loss: Loss, params, coordinates) -> [int]``, coordinates
-        evaluated side by side, leaf by leaf; None where the price of an estimate does
-        not follow from the coordinates.
-      values: ``(loss, params, key, coordinates) -> ((value, aux), values)``, one number
-        for each coordinate, where an estimate is made of such; so devices can share them.
-      summand: ``(loss, params, key, coordinates, index, count) -> ((value, aux), grads)``,
-        part ``index`` of ``count`` parts of an estimate that is their sum.
+      num_queries: ``(num_coordinates) -> int``, the base pass included.
+      values: ``(loss, params, coordinates) -> ((value, aux), values)``, ``values`` a pytree
+        like ``coordinates``: the slope of the loss along each.
+      chunk_sizes: ``(loss, params, coordinates) -> [int]``, coordinates side by side.
+      settings: of the estimator, for its ``repr``.
     """
 
     name: str
-    estimate: Callable[..., tuple[tuple[jax.Array, Any], PyTree]]
     num_queries: Callable[[int], int]
-    needs_key: bool = False
-    chunk_sizes: Callable[..., list[int]] | None = None
-    values: Callable[..., tuple[tuple[jax.Array, Any], PyTree]] | None = None
-    summand: Callable[..., tuple[tuple[jax.Array, Any], PyTree]] | None = None
+    values: Callable[[Loss, Params, PyTree], tuple[ValueAndAux, PyTree]]
+    chunk_sizes: Callable[[Loss, Params, PyTree], list[int]]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    needs_key: bool = field(default=False, init=False)
+
+    def estimate(
+        self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
+    ) -> tuple[ValueAndAux, Params]:
+        """The values, scattered into zeros; see ``Estimator``."""
+        del key
+        chosen = all_coordinates(params) if coordinates is None else coordinates
+        head, values = self.values(loss, params, chosen)
+        return head, jax.tree.map(scatter, params, chosen, values)
+
+    def __repr__(self) -> str:
+        """As the call that made it."""
+        return described(self.name, self.settings)
 
 
-def value_and_grad(
-    fun: Callable[..., Any], estimator: Estimator, has_aux: bool = False
-) -> Callable[..., Any]:
-    """Estimates value and gradient of a scalar function, by forward evaluations or autodiff.
+@dataclass(frozen=True, eq=False, repr=False)
+class DirectionEstimator:
+    """An estimator that sums terms, one for each random direction; devices share the terms.
 
-    A drop-in for ``jax.value_and_grad``: the gradients feed any optax transformation.
-
-    Args:
-      fun: ``fun(params, *args) -> loss``, or ``-> (loss, aux)`` with ``has_aux``.
-        ``params`` is any pytree of floating-point arrays, ``loss`` a scalar.
-      estimator: from ``cge``, ``rge`` or ``first_order``.
-      has_aux: whether ``fun`` returns auxiliary output; it comes from the base
-        (unperturbed) pass only.
-
-    Returns:
-      ``vg(params, *args, key=None, coordinates=None) -> (value, grads)``, or
-      ``((value, aux), grads)`` with ``has_aux``. It can be jitted. ``key`` is consumed
-      by estimators that draw directions. ``coordinates`` are int32 arrays [n] of flat
-      indices, leaf by leaf, see ``sample_coordinates``; None means all. Gradients
-      outside the set are exactly zero. Forward passes run at ``highest`` matmul
-      precision unless ``jax_default_matmul_precision`` says otherwise.
-
-    Raises:
-      TypeError: ``estimator`` is not one, a leaf is not floating-point, or the loss is
-        not a real scalar.
-      ValueError: a missing key, or coordinates that do not fit ``params``.
-
-    **Cost**: ``num_queries(estimator, params, coordinates)`` queries.
-
-    Example:
-      >>> import deepzero_jax as dz, jax.numpy as jnp
-      >>> vg = dz.value_and_grad(lambda w: jnp.sum(w**2), dz.cge(smoothing=1e-3))
-      >>> value, grads = vg(jnp.array([1.0, -2.0]))
-      >>> print(value, grads.round(2))
-      5.0 [ 2. -4.]
+    Attributes:
+      name: for messages.
+      num_queries: ``(num_coordinates) -> int``, the base pass included.
+      summand: ``(loss, params, key, coordinates, part, num_parts) -> ((value, aux), grads)``:
+        part ``part`` of ``num_parts`` parts of the gradient, whose sum it is.
+      settings: of the estimator, for its ``repr``.
     """
-    if not isinstance(estimator, Estimator):
-        raise TypeError(
-            f"estimator must come from cge(), rge() or first_order(), got {estimator!r}"
-        )
 
-    def evaluate(
-        params: PyTree,
-        *args: Any,
-        key: jax.Array | None = None,
-        coordinates: PyTree | None = None,
-    ) -> Any:
-        check_float_leaves(params)
-        if coordinates is not None:
-            check_coordinates(params, coordinates)
-        if estimator.needs_key and key is None:
-            raise ValueError(
-                f"{estimator.name} draws random directions: pass key=jax.random.key(…)"
-            )
-        loss = Loss(fun, args, has_aux)
-        with _precision():
-            _check_scalar(loss, params)
-            (value, aux), grads = estimator.estimate(loss, params, key, coordinates)
-        return ((value, aux) if has_aux else value), grads
+    name: str
+    num_queries: Callable[[int], int]
+    summand: Callable[
+        [Loss, Params, Key, PyTree | None, jax.Array | int, int], tuple[ValueAndAux, Params]
+    ]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    needs_key: bool = field(default=True, init=False)
+    chunk_sizes: None = field(default=None, init=False)
 
-    return evaluate
+    def estimate(
+        self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
+    ) -> tuple[ValueAndAux, Params]:
+        """The only part of one; see ``Estimator``."""
+        if key is None:
+            raise ValueError(f"{self.name} draws random directions: pass key=jax.random.key(…)")
+        return self.summand(loss, params, key, coordinates, 0, 1)
 
-
-def num_queries(estimator: Estimator, params: PyTree, coordinates: PyTree | None = None) -> int:
-    """Counts the evaluations of the loss that one gradient estimate costs.
-
-    Args:
-      estimator: from ``cge``, ``rge`` or ``first_order``.
-      params: pytree of arrays.
-      coordinates: the set to be perturbed, None for all of ``params``.
-
-    Example:
-      >>> import deepzero_jax as dz, jax.numpy as jnp
-      >>> dz.num_queries(dz.cge(smoothing=1e-3), {"w": jnp.zeros((3, 4))})
-      13
-    """
-    return estimator.num_queries(num_coordinates(params, coordinates))
-
-
-def _precision() -> Any:
-    """TF32 and bfloat16 passes ruin a difference of two losses: ask for full float32."""
-    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    return jax.default_matmul_precision(chosen or "highest")
-
-
-def _check_scalar(loss: Loss, params: PyTree) -> None:
-    output = jax.eval_shape(lambda p, a: loss.fun(p, *a), params, loss.args)
-    if loss.has_aux and not (isinstance(output, tuple) and len(output) == 2):
-        raise TypeError("with has_aux=True the loss must return a pair (loss, aux)")
-    value = loss.scalar(output)
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape != () or dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
-        raise TypeError(
-            f"the loss must be a real scalar, got shape {shape} and dtype {dtype}; "
-            "average over the batch, and pass has_aux=True if it returns a pair (loss, aux)"
-        )
+    def __repr__(self) -> str:
+        """As the call that made it."""
+        return described(self.name, self.settings)

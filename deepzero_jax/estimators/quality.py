@@ -1,14 +1,13 @@
 """How far one gradient is from another."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.coordinates import check_coordinates
-
-PyTree = Any
+from deepzero_jax.types import PyTree
 
 
 class GradientQuality(NamedTuple):

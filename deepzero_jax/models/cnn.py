@@ -1,21 +1,12 @@
 """The ladder of small CNNs on which the paper compares RGE with CGE."""
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 
-from deepzero_jax.models.layers import (
-    Layer,
-    LayeredModel,
-    batch_norm,
-    classifier,
-    conv3x3,
-    max_pool,
-)
+from deepzero_jax.models.layers import batch_norm, classify, conv3x3, max_pool
 
 
-class CNN(LayeredModel):
+class CNN(nn.Module):
     """Blocks of 3×3 convolution with bias, batch norm, ReLU and 2×2 max-pooling.
 
     After the blocks global average pooling and a dense layer. At width 18, three input
@@ -26,6 +17,12 @@ class CNN(LayeredModel):
       depth: number of blocks; each halves the image.
       num_classes: size of the output.
       width: channels of every block.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = CNN(depth=2).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+      >>> list(params)
+      ['block1_conv', 'block1_norm', 'block2_conv', 'block2_norm', 'classifier']
     """
 
     depth: int = 1
@@ -37,23 +34,13 @@ class CNN(LayeredModel):
             raise ValueError(f"a CNN has depth of at least 1, got {self.depth}")
         super().__post_init__()
 
-    def layers(self) -> Sequence[Layer]:
-        """Blocks and classifier, cut at each convolution and batch norm."""
-        blocks = [_block(f"block{index + 1}", self.width) for index in range(self.depth)]
-        return [*(layer for block in blocks for layer in block), classifier(self.num_classes)]
-
-
-def _block(name: str, features: int) -> list[Layer]:
-    conv, norm = f"{name}_conv", f"{name}_norm"
-
-    def convolve(hidden: jax.Array, channels: int) -> jax.Array:
-        return conv3x3(channels, 1, conv, use_bias=True)(hidden)
-
-    def run_norm(hidden: jax.Array, train: bool) -> jax.Array:
-        hidden = nn.relu(batch_norm(train, norm)(hidden))
-        return max_pool(hidden)
-
-    return [
-        Layer(conv, lambda h, train: convolve(h, features), lambda h: convolve(h, 1)),
-        Layer(norm, run_norm),
-    ]
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images [b, h, w, c] → logits [b, num_classes]; batch statistics if ``train``."""
+        hidden = images
+        for index in range(self.depth):
+            name = f"block{index + 1}"
+            hidden = conv3x3(self.width, 1, f"{name}_conv", use_bias=True)(hidden)
+            hidden = nn.relu(batch_norm(train, f"{name}_norm")(hidden))
+            hidden = max_pool(hidden)
+        return classify(self.num_classes)(jax.numpy.mean(hidden, axis=(1, 2)))

@@ -1,18 +1,32 @@
 """Residual networks for CIFAR (He et al. 2016, section 4.2) with option-A shortcuts."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.models.layers import Layer, LayeredModel, batch_norm, classifier, conv3x3
+from deepzero_jax.models.layers import batch_norm, classify, conv3x3
 
 DEPTHS = (20, 32, 44, 56, 110)
 
 
-class ResNet(LayeredModel):
+class Block(NamedTuple):
+    """A basic block: two 3×3 convolutions and a shortcut around them.
+
+    Attributes:
+      name: prefix of its layers' names.
+      features: channels of its output.
+      stride: of the first convolution and of the shortcut.
+    """
+
+    name: str
+    features: int
+    stride: int
+
+
+class ResNet(nn.Module):
     """CIFAR residual network of depth 6n + 2: a stem and three stages of n basic blocks.
 
     Shortcuts have no parameters (option A: every second pixel, zero channels added), so
@@ -34,54 +48,30 @@ class ResNet(LayeredModel):
             raise ValueError(f"a CIFAR ResNet has depth 6n + 2 (20, 32, 44, …), got {self.depth}")
         super().__post_init__()
 
-    def layers(self) -> Sequence[Layer]:
-        """Stem, blocks and classifier, cut at each convolution and batch norm."""
-        layers = [_conv("stem_conv", self.width, 1), _norm("stem_norm")]
+    def blocks(self) -> Iterator[Block]:
+        """The basic blocks in order; the first of stages 2 and 3 halves the image."""
         for stage in range(3):
             for block in range((self.depth - 2) // 6):
-                stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                layers += _block(name, self.width * 2**stage, stride)
-        return [*layers, classifier(self.num_classes)]
+                yield Block(name, self.width * 2**stage, 2 if stage > 0 and block == 0 else 1)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images [b, h, w, c] → logits [b, num_classes]; batch statistics if ``train``."""
+        hidden = conv3x3(self.width, 1, "stem_conv")(images)
+        hidden = nn.relu(batch_norm(train, "stem_norm")(hidden))
+        for name, features, stride in self.blocks():
+            start = hidden
+            hidden = conv3x3(features, stride, f"{name}_conv1")(start)
+            hidden = nn.relu(batch_norm(train, f"{name}_norm1")(hidden))
+            hidden = conv3x3(features, 1, f"{name}_conv2")(hidden)
+            hidden = batch_norm(train, f"{name}_norm2")(hidden)
+            hidden = nn.relu(hidden + shortcut(start, features, stride))
+        return classify(self.num_classes)(jnp.mean(hidden, axis=(1, 2)))
 
 
-def _conv(name: str, features: int, stride: int) -> Layer:
-    return Layer(
-        name,
-        lambda hidden, train: conv3x3(features, stride, name)(hidden),
-        lambda hidden: conv3x3(1, stride, name)(hidden),
-    )
-
-
-def _norm(name: str) -> Layer:
-    return Layer(name, lambda hidden, train: nn.relu(batch_norm(train, name)(hidden)))
-
-
-def _block(name: str, features: int, stride: int) -> list[Layer]:
-    """A basic block; within it the carry is (activations, what the shortcut starts from)."""
-    conv1, norm1, conv2, norm2 = (f"{name}_{part}" for part in ("conv1", "norm1", "conv2", "norm2"))
-
-    def run_conv1(hidden: jax.Array, train: bool) -> Any:
-        return conv3x3(features, stride, conv1)(hidden), hidden
-
-    def run_norm1(carry: Any, train: bool) -> Any:
-        return nn.relu(batch_norm(train, norm1)(carry[0])), carry[1]
-
-    def run_conv2(carry: Any, train: bool) -> Any:
-        return conv3x3(features, 1, conv2)(carry[0]), carry[1]
-
-    def run_norm2(carry: Any, train: bool) -> jax.Array:
-        return nn.relu(batch_norm(train, norm2)(carry[0]) + _shortcut(carry[1], features, stride))
-
-    return [
-        Layer(conv1, run_conv1, lambda hidden: conv3x3(1, stride, conv1)(hidden)),
-        Layer(norm1, run_norm1),
-        Layer(conv2, run_conv2, lambda carry: conv3x3(1, 1, conv2)(carry[0])),
-        Layer(norm2, run_norm2),
-    ]
-
-
-def _shortcut(hidden: jax.Array, features: int, stride: int) -> jax.Array:
+def shortcut(hidden: jax.Array, features: int, stride: int) -> jax.Array:
+    """Option A: [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, features], zero channels added."""
     if stride == 1 and hidden.shape[-1] == features:
         return hidden
     added = features - hidden.shape[-1]

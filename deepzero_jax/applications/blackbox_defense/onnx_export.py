@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_jax.models import CNN, LayeredModel, ResNet
+from deepzero_jax.models import CNN, ResNet
 
 
 class _Graph:
@@ -93,7 +93,7 @@ _BUILDERS = {CNN: _cnn, ResNet: _resnet}
 
 
 def export_onnx(
-    model: LayeredModel,
+    model: Any,
     variables: Mapping[str, Any],
     shape: tuple[int, int, int],
     mean: tuple[float, ...],

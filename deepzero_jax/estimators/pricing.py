@@ -1,8 +1,5 @@
 """What one coordinate costs."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -10,14 +7,14 @@ from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.cost import multiply_adds
 from deepzero_jax.difference.cpu import plain_forms
 from deepzero_jax.difference.program import Hoisted
-from deepzero_jax.estimators.cge import propagated_passes
-from deepzero_jax.estimators.contract import Loss
-
-PyTree = Any
+from deepzero_jax.estimators.base_pass import FlatLoss
+from deepzero_jax.estimators.contract import Loss, LossFunction
+from deepzero_jax.estimators.pass_difference import propagated_passes
+from deepzero_jax.types import Array, Params, PyTree
 
 
 def coordinate_costs(
-    fun: Callable[..., Any], params: PyTree, *args: Any, has_aux: bool = False
+    fun: LossFunction, params: Params, *args: PyTree, has_aux: bool = False, **kwargs: PyTree
 ) -> dict[str, float]:
     """Counts the multiply-adds that one coordinate of each leaf costs in ``cge``.
 
@@ -26,10 +23,11 @@ def coordinate_costs(
     products, convolutions, and elementwise products and quotients.
 
     Args:
-      fun: ``fun(params, *args) -> loss``, or ``-> (loss, aux)`` with ``has_aux``.
+      fun: ``fun(params, *args, **kwargs) -> loss``, or ``-> (loss, aux)`` with ``has_aux``.
       params: pytree of floating-point arrays, or of their shapes.
       *args: passed on to ``fun``; their shapes are enough.
       has_aux: whether ``fun`` returns auxiliary output.
+      **kwargs: passed on to ``fun`` likewise.
 
     Returns:
       ``{leaf path: multiply-adds of one perturbed pass over the batch in args}``. Every
@@ -45,14 +43,16 @@ def coordinate_costs(
       {'first': 41.0, 'last': 5.0}
     """
     costs: list[float] = []
+    loss = Loss(fun, args, has_aux, kwargs)
 
-    def trace(params: PyTree, args: tuple[Any, ...]) -> jax.Array:
-        passes = propagated_passes(Loss(fun, args, has_aux), params, 1e-4, False, None)
-        for slope in passes.slopes:
+    def trace(params: Params, arrays: list[Array]) -> jax.Array:
+        at = FlatLoss.at(loss.with_arrays(arrays), params)
+        # What a pass costs does not depend on the length of its step.
+        for slope in propagated_passes(at, [1e-4] * len(at.leaves), central=False).slopes:
             one = Hoisted(slope, jnp.int32(0))
             costs.append(float(multiply_adds(one, jnp.int32(0))))
         return jnp.zeros(())
 
     with plain_forms():
-        jax.eval_shape(trace, params, args)
+        jax.eval_shape(trace, params, loss.arrays())
     return dict(zip(leaf_paths(params), costs, strict=True))

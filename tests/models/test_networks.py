@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 
 from deepzero_jax.coordinates import num_coordinates
-from deepzero_jax.models import CNN, MODELS, ResNet
+from deepzero_jax.models import (
+    CNN,
+    MODELS,
+    ResNet,
+    layer_names,
+    prefix_apply,
+    suffix_apply,
+)
 from deepzero_jax.models.layers import max_pool
-from deepzero_jax.split import prefix_apply, suffix_apply
 
 NUM_PARAMETERS = {
     "cnn1": 730,
@@ -46,7 +52,7 @@ def test_prefix_and_suffix_compose_to_the_whole_bit_for_bit(name, train):
     images = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
     variables = model.init(jax.random.key(1), images)
     whole = model.apply(variables, images, train, mutable=["batch_stats"])[0]
-    for index in range(len(model.layer_names) + 1):
+    for index in range(len(layer_names(model)) + 1):
         hidden = prefix_apply(model, index, variables, images, train)
         assert np.array_equal(suffix_apply(model, index, variables, hidden, train), whole), index
 
@@ -54,13 +60,13 @@ def test_prefix_and_suffix_compose_to_the_whole_bit_for_bit(name, train):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_belongs_to_a_layer_that_can_be_cut(name):
     model = MODELS[name]()
-    assert set(shapes(model)["params"]) == set(model.layer_names)
+    assert set(shapes(model)["params"]) == set(layer_names(model))
 
 
 def test_option_a_shortcut_has_no_parameters_and_halves_the_image():
     model = ResNet(width=4)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    hidden = prefix_apply(model, len(model.layer_names) - 1, variables, jnp.ones((2, 32, 32, 3)))
+    hidden = prefix_apply(model, len(layer_names(model)) - 1, variables, jnp.ones((2, 32, 32, 3)))
     assert hidden.shape == (2, 8, 8, 16)
 
 

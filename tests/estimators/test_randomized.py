@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from tests.networks import flatten, relative_error
-from tests.quadratic import estimated, quadratic, quadratic_problem
+from tests.problems import estimated, flatten, quadratic, quadratic_problem, relative_error
 
 
 @pytest.mark.usefixtures("x64")

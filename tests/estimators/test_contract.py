@@ -5,11 +5,20 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.cost import multiply_adds
-from deepzero_jax.estimators.cge import _suffix_losses
+from deepzero_jax.estimators.base_pass import FlatLoss
 from deepzero_jax.estimators.contract import Loss
+from deepzero_jax.estimators.pass_suffix import suffix_losses
 from deepzero_jax.models import MODELS
-from tests.networks import flatten, network_loss, relative_error, smooth, some_coordinates
-from tests.quadratic import estimated, quadratic, quadratic_problem
+from tests.problems import (
+    estimated,
+    flatten,
+    network_loss,
+    quadratic,
+    quadratic_problem,
+    relative_error,
+    smooth,
+    some_coordinates,
+)
 
 ESTIMATORS = {
     "cge": dz.cge(smoothing=1e-4),
@@ -198,7 +207,9 @@ def test_split_does_a_quarter_of_the_multiply_adds_on_resnet20():
     loss = Loss(fun, args, has_aux=True)
     whole = multiply_adds(loss, params)
     none = split = 0
-    for leaf, moved in zip(jax.tree.leaves(params), _suffix_losses(loss, params), strict=True):
+    for leaf, moved in zip(
+        jax.tree.leaves(params), suffix_losses(FlatLoss.at(loss, params)), strict=True
+    ):
         none += leaf.size * whole
         split += leaf.size * multiply_adds(moved, jnp.int32(0), jnp.float32(0))
     # The carries are closed over, so a trace of one suffix counts that suffix alone.

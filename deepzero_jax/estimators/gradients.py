@@ -1,0 +1,128 @@
+"""From a loss and an estimator to a function that gives value and gradient."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
+from deepzero_jax.estimators.contract import Estimator, Loss, LossFunction
+from deepzero_jax.types import Key, Params, PyTree
+
+
+class ValueAndGrad(Protocol):
+    """What ``value_and_grad`` returns."""
+
+    def __call__(
+        self,
+        params: Params,
+        /,
+        *args: PyTree,
+        key: Key | None = None,
+        coordinates: PyTree | None = None,
+        **kwargs: PyTree,
+    ) -> tuple[PyTree, Params]:
+        """``(value, grads)``, or ``((value, aux), grads)`` with ``has_aux``."""
+        ...
+
+
+def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = False) -> ValueAndGrad:
+    """Estimates value and gradient of a scalar function, by forward evaluations or autodiff.
+
+    A drop-in for ``jax.value_and_grad``: the gradients feed any optax transformation.
+
+    Args:
+      fun: ``fun(params, *args, **kwargs) -> loss``, or ``-> (loss, aux)`` with ``has_aux``.
+        ``params`` is any pytree of floating-point arrays, ``loss`` a scalar.
+      estimator: from ``cge``, ``rge`` or ``first_order``.
+      has_aux: whether ``fun`` returns auxiliary output; it comes from the base
+        (unperturbed) pass only.
+
+    Returns:
+      ``vg(params, *args, key=None, coordinates=None, **kwargs) -> (value, grads)``, or
+      ``((value, aux), grads)`` with ``has_aux``. It can be jitted. ``key`` is consumed
+      by estimators that draw directions. ``coordinates`` are int32 arrays [n] of flat
+      indices, leaf by leaf, see ``sample_coordinates``; None means all. Gradients
+      outside the set are exactly zero. Further keyword arguments go to ``fun``. Forward
+      passes run at ``highest`` matmul precision unless ``jax_default_matmul_precision``
+      says otherwise.
+
+    Raises:
+      TypeError: ``estimator`` is not one, a leaf is not floating-point, or the loss is
+        not a real scalar.
+      ValueError: a missing key, or coordinates that do not fit ``params``.
+
+    **Cost**: ``num_queries(estimator, params, coordinates)`` queries.
+
+    Example:
+      >>> import deepzero_jax as dz, jax.numpy as jnp
+      >>> vg = dz.value_and_grad(lambda w: jnp.sum(w**2), dz.cge(smoothing=1e-3))
+      >>> value, grads = vg(jnp.array([1.0, -2.0]))
+      >>> print(value, grads.round(2))
+      5.0 [ 2. -4.]
+    """
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"estimator must come from cge(), rge() or first_order(), got {estimator!r}"
+        )
+
+    def evaluate(
+        params: Params,
+        /,
+        *args: PyTree,
+        key: Key | None = None,
+        coordinates: PyTree | None = None,
+        **kwargs: PyTree,
+    ) -> tuple[PyTree, Params]:
+        check_float_leaves(params)
+        params = jax.tree.map(jnp.asarray, params)
+        if coordinates is not None:
+            check_coordinates(params, coordinates)
+        if estimator.needs_key and key is None:
+            raise ValueError(
+                f"{estimator.name} draws random directions: pass key=jax.random.key(…)"
+            )
+        loss = Loss(fun, args, has_aux, kwargs)
+        with _precision():
+            _check_scalar(loss, params)
+            (value, aux), grads = estimator.estimate(loss, params, key, coordinates)
+        return ((value, aux) if has_aux else value), grads
+
+    return evaluate
+
+
+def num_queries(estimator: Estimator, params: Params, coordinates: PyTree | None = None) -> int:
+    """Counts the evaluations of the loss that one gradient estimate costs.
+
+    Args:
+      estimator: from ``cge``, ``rge`` or ``first_order``.
+      params: pytree of arrays.
+      coordinates: the set to be perturbed, None for all of ``params``.
+
+    Example:
+      >>> import deepzero_jax as dz, jax.numpy as jnp
+      >>> dz.num_queries(dz.cge(smoothing=1e-3), {"w": jnp.zeros((3, 4))})
+      13
+    """
+    return estimator.num_queries(num_coordinates(params, coordinates))
+
+
+def _precision() -> AbstractContextManager[None]:
+    """TF32 and bfloat16 passes ruin a difference of two losses: ask for full float32."""
+    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.default_matmul_precision(chosen or "highest")
+
+
+def _check_scalar(loss: Loss, params: Params) -> None:
+    call = lambda p, arrays: loss.with_arrays(arrays).output(p)
+    output = jax.eval_shape(call, params, loss.arrays())
+    if loss.has_aux and not (isinstance(output, tuple) and len(output) == 2):
+        raise TypeError("with has_aux=True the loss must return a pair (loss, aux)")
+    value = loss.scalar(output)
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"the loss must be a real scalar, got shape {shape} and dtype {dtype}; "
+            "average over the batch, and pass has_aux=True if it returns a pair (loss, aux)"
+        )
