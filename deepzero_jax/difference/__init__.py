@@ -1,15 +1,37 @@
 """The difference engine: exact finite differences, propagated through any JAX function."""
 
 from deepzero_jax.difference import control, elementwise, products, reductions, structure
-from deepzero_jax.difference.interpreter import difference
-from deepzero_jax.difference.rules import register_rule
+from deepzero_jax.difference.cpu import plain_forms
+from deepzero_jax.difference.interpreter import difference, propagate
+from deepzero_jax.difference.program import (
+    Hoisted,
+    evaluate,
+    read,
+    trace,
+    without_dead_equations,
+)
+from deepzero_jax.difference.rules import deregister_rule, register_rule
+from deepzero_jax.difference.values import ZERO, Channel, Delta, Point, dense
 
 __all__ = [
+    "ZERO",
+    "Channel",
+    "Delta",
+    "Hoisted",
+    "Point",
     "control",
+    "dense",
+    "deregister_rule",
     "difference",
     "elementwise",
+    "evaluate",
+    "plain_forms",
     "products",
+    "propagate",
+    "read",
     "reductions",
     "register_rule",
     "structure",
+    "trace",
+    "without_dead_equations",
 ]

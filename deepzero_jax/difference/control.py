@@ -1,22 +1,34 @@
 """Loops and branches: the difference runs inside them, beside the base."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import ClosedJaxpr
 
+from deepzero_jax.difference.application import Application, evaluate_and_subtract
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import evaluate, flatten_jaxpr, read
-from deepzero_jax.difference.rules import Application, dense_or_none, evaluate_and_subtract, rule
-from deepzero_jax.difference.values import ZERO, Delta, Moved, Zero, dense, is_float
+from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.values import ZERO, Delta, Zero, dense, dense_or_none, is_float
+
+# Deltas as a loop carries them: None for zero.
+Arrays = list[jax.Array | None]
+# Base values and their deltas.
+Pair = tuple[list[jax.Array], Arrays]
 
 
-def _body(closed: Any, bases: list[Any], arrays: list[Any], delta_dtype: Any) -> tuple[Any, Any]:
+def _body(
+    closed: ClosedJaxpr,
+    bases: list[jax.Array],
+    arrays: Arrays,
+    delta_dtype: jax.typing.DTypeLike | None,
+) -> tuple[list[jax.Array], list[Delta]]:
     """Base outputs of a jaxpr and the deltas that go with them."""
     program = flatten_jaxpr(closed)
     values = evaluate(program, bases)
-    deltas = [ZERO if array is None else array for array in arrays]
+    deltas: list[Delta] = [ZERO if array is None else array for array in arrays]
     outputs = propagate(program, values, deltas, delta_dtype)
     return [read(values, item) for item in program.outputs], outputs
 
@@ -43,8 +55,6 @@ def _scan_layout(at: Application) -> tuple[int, int]:
 def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
     """A scan over base and delta together; a carry that moves once is carried as dense."""
     params = at.params
-    if any(isinstance(d, Moved) for d in deltas):
-        return evaluate_and_subtract(at, deltas)
     num_consts, num_carry = _scan_layout(at)
     if not all(is_float(output) for output in at.outputs[num_carry:]):
         return evaluate_and_subtract(at, deltas)
@@ -60,7 +70,7 @@ def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
     consts, d_consts = at.bases[:num_consts], arrays[:num_consts]
     last = num_consts + num_carry
 
-    def step(carry: Any, xs: Any) -> Any:
+    def step(carry: Pair, xs: Pair) -> tuple[Pair, list[jax.Array]]:
         (base, delta), (x, d_x) = carry, xs
         outputs, moved = _body(
             params["jaxpr"], [*consts, *base, *x], [*d_consts, *delta, *d_x], at.delta_dtype
@@ -88,12 +98,10 @@ def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("cond")
 def cond(at: Application, deltas: list[Delta]) -> list[Delta]:
     """The taken branch's difference, as long as the choice itself does not move."""
-    if not isinstance(deltas[0], Zero) or any(isinstance(d, Moved) for d in deltas[1:]):
-        return evaluate_and_subtract(at, deltas)
     bases, arrays = at.bases[1:], dense_or_none(deltas[1:], at.bases[1:])
 
-    def branch(closed: Any) -> Any:
-        def run(operands: Any) -> list[jax.Array]:
+    def branch(closed: ClosedJaxpr) -> Callable[[Pair], list[jax.Array]]:
+        def run(operands: Pair) -> list[jax.Array]:
             outputs, moved = _body(closed, operands[0], operands[1], at.delta_dtype)
             return [dense(d, out) for d, out in zip(moved, outputs, strict=True)]
 

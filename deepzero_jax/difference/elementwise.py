@@ -3,35 +3,27 @@
 In every formula x is a base value, d its delta, y the base output.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from deepzero_jax.difference.rules import elementwise
+from deepzero_jax.difference.rules import rule
 
 
-def _or_zero(delta: Any) -> Any:
+def _or_zero(delta: jax.Array | None) -> jax.Array | float:
     return 0.0 if delta is None else delta
 
 
-def _sum(*terms: Any) -> Any:
-    total = None
-    for term in terms:
-        if term is not None:
-            total = term if total is None else total + term
-    return total
-
-
-@elementwise("add", "add_any")
+@rule("add", "add_any", takes="elements")
 def add(x, d, y, /, **params):
     """Δ(a + b) = Δa + Δb."""
-    return jnp.broadcast_to(_sum(d[0], d[1]), jnp.shape(y))
+    if d[0] is None:
+        return jnp.broadcast_to(d[1], jnp.shape(y))
+    return jnp.broadcast_to(d[0] if d[1] is None else d[0] + d[1], jnp.shape(y))
 
 
-@elementwise("sub")
+@rule("sub", takes="elements")
 def sub(x, d, y, /, **params):
     """Δ(a − b) = Δa − Δb."""
     if d[0] is None:
@@ -39,13 +31,13 @@ def sub(x, d, y, /, **params):
     return jnp.broadcast_to(d[0] if d[1] is None else d[0] - d[1], jnp.shape(y))
 
 
-@elementwise("neg")
+@rule("neg", takes="elements")
 def neg(x, d, y, /, **params):
     """Δ(−a) = −Δa."""
     return -d[0]
 
 
-@elementwise("mul")
+@rule("mul", takes="elements")
 def mul(x, d, y, /, **params):
     """Δ(ab) = Δa (b + Δb) + a Δb."""
     if d[1] is None:
@@ -55,7 +47,7 @@ def mul(x, d, y, /, **params):
     return d[0] * (x[1] + d[1]) + x[0] * d[1]
 
 
-@elementwise("div")
+@rule("div", takes="elements")
 def div(x, d, y, /, **params):
     """Δ(a / b) = (Δa − (a / b) Δb) / (b + Δb)."""
     if d[1] is None:
@@ -63,13 +55,13 @@ def div(x, d, y, /, **params):
     return (_or_zero(d[0]) - y * d[1]) / (x[1] + d[1])
 
 
-@elementwise("square")
+@rule("square", takes="elements")
 def square(x, d, y, /, **params):
     """Δ(a²) = Δa (2a + Δa)."""
     return d[0] * (2 * x[0] + d[0])
 
 
-@elementwise("integer_pow")
+@rule("integer_pow", takes="elements")
 def integer_pow(x, d, y, /, **params):
     """Δ(aⁿ) = Δa Σ (a + Δa)ᵏ aⁿ⁻¹⁻ᵏ; for n < 0 by Δ(1 / p) = −Δp / (p (p + Δp))."""
     exponent = params["y"]
@@ -82,57 +74,57 @@ def integer_pow(x, d, y, /, **params):
     return power if exponent >= 0 else -power * y / new**size
 
 
-@elementwise("exp")
+@rule("exp", takes="elements")
 def exp(x, d, y, /, **params):
     """Δeᵃ = eᵃ expm1(Δa)."""
     return y * jnp.expm1(d[0])
 
 
-@elementwise("exp2")
+@rule("exp2", takes="elements")
 def exp2(x, d, y, /, **params):
     """Δ2ᵃ = 2ᵃ expm1(Δa log 2)."""
     return y * jnp.expm1(d[0] * np.log(2.0))
 
 
-@elementwise("expm1")
+@rule("expm1", takes="elements")
 def expm1(x, d, y, /, **params):
     """Of eᵃ − 1: eᵃ expm1(Δa)."""
     return (y + 1) * jnp.expm1(d[0])
 
 
-@elementwise("log")
+@rule("log", takes="elements")
 def log(x, d, y, /, **params):
     """Δ log a = log1p(Δa / a)."""
     return jnp.log1p(d[0] / x[0])
 
 
-@elementwise("log1p")
+@rule("log1p", takes="elements")
 def log1p(x, d, y, /, **params):
     """Of log(1 + a): log1p(Δa / (1 + a))."""
     return jnp.log1p(d[0] / (1 + x[0]))
 
 
-@elementwise("sqrt")
+@rule("sqrt", takes="elements")
 def sqrt(x, d, y, /, **params):
     """Δ√a = Δa / (√(a + Δa) + √a)."""
     total = jnp.sqrt(x[0] + d[0]) + y
     return d[0] / jnp.where(total == 0, 1, total)
 
 
-@elementwise("rsqrt")
+@rule("rsqrt", takes="elements")
 def rsqrt(x, d, y, /, **params):
     """Δ(1/√a) = −Δa r² r′² / (r + r′), r and r′ the old and new value."""
     new = lax.rsqrt(x[0] + d[0])
     return -d[0] * (y * new) * (y * new / (y + new))
 
 
-@elementwise("tanh")
+@rule("tanh", takes="elements")
 def tanh(x, d, y, /, **params):
     """Of tanh a: tanh(Δa) (1 − tanh a tanh(a + Δa))."""
     return jnp.tanh(d[0]) * (1 - y * jnp.tanh(x[0] + d[0]))
 
 
-@elementwise("logistic")
+@rule("logistic", takes="elements")
 def logistic(x, d, y, /, **params):
     """Δσ(a) = σ(a′)(1 − σ(a)) (1 − e^−Δa), or its mirror for Δa < 0 so that nothing overflows."""
     new = lax.logistic(x[0] + d[0])
@@ -141,31 +133,31 @@ def logistic(x, d, y, /, **params):
     return jnp.where(d[0] >= 0, new * rest * size, -y * new_rest * size)
 
 
-@elementwise("sin")
+@rule("sin", takes="elements")
 def sin(x, d, y, /, **params):
     """Of sin a: 2 cos(a + Δa/2) sin(Δa/2)."""
     return 2 * jnp.cos(x[0] + d[0] / 2) * jnp.sin(d[0] / 2)
 
 
-@elementwise("cos")
+@rule("cos", takes="elements")
 def cos(x, d, y, /, **params):
     """Δ cos a = −2 sin(a + Δa/2) sin(Δa/2)."""
     return -2 * jnp.sin(x[0] + d[0] / 2) * jnp.sin(d[0] / 2)
 
 
-@elementwise("max")
+@rule("max", takes="elements")
 def maximum(x, d, y, /, **params):
     """Δ max(a, b) = max((a − y) + Δa, (b − y) + Δb), where the larger minus y is exactly zero."""
     return jnp.maximum((x[0] - y) + _or_zero(d[0]), (x[1] - y) + _or_zero(d[1]))
 
 
-@elementwise("min")
+@rule("min", takes="elements")
 def minimum(x, d, y, /, **params):
     """Δ min(a, b) = min((a − y) + Δa, (b − y) + Δb)."""
     return jnp.minimum((x[0] - y) + _or_zero(d[0]), (x[1] - y) + _or_zero(d[1]))
 
 
-@elementwise("abs")
+@rule("abs", takes="elements")
 def absolute(x, d, y, /, **params):
     """Δ|a| by |a| = max(a, −a)."""
     return jnp.maximum((x[0] - y) + d[0], (-x[0] - y) - d[0])
@@ -187,19 +179,19 @@ def _erf_difference(x: jax.Array, d: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(d) < 0.5, d * slope * (2 / np.sqrt(np.pi)), direct)
 
 
-@elementwise("erf")
+@rule("erf", takes="elements")
 def erf(x, d, y, /, **params):
     """Δ erf a = 2/√π ∫₀^Δa e^−(a + t)² dt, by quadrature where Δa is small."""
     return _erf_difference(x[0], d[0]).astype(jnp.result_type(y))
 
 
-@elementwise("erfc")
+@rule("erfc", takes="elements")
 def erfc(x, d, y, /, **params):
     """Δ erfc a = −Δ erf a."""
     return -_erf_difference(x[0], d[0]).astype(jnp.result_type(y))
 
 
-@elementwise("pow")
+@rule("pow", takes="elements")
 def power(x, d, y, /, **params):
     """Δ(aⁿ) = aⁿ expm1(n log1p(Δa / a)) for a constant n and a > 0, else by subtraction."""
     new_base, new_exponent = x[0] + _or_zero(d[0]), x[1] + _or_zero(d[1])
@@ -211,25 +203,31 @@ def power(x, d, y, /, **params):
     return jnp.where(positive, y * jnp.expm1(x[1] * jnp.log1p(ratio)), direct)
 
 
-@elementwise("convert_element_type")
+@rule("convert_element_type", takes="elements")
 def convert(x, d, y, /, *, new_dtype, **params):
     """A conversion between floating-point types is linear up to rounding."""
     return d[0].astype(new_dtype)
 
 
-@elementwise("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
+@rule("copy", "stop_gradient", "reduce_precision", takes="elements")
 def identity(x, d, y, /, **params):
     """The delta passes; a rounding of the base does not concern it."""
     return d[0]
 
 
-@elementwise("real")
+@rule("optimization_barrier", takes="arrays")
+def barrier(x, d, y, /, **params):
+    """Each operand passes as it is."""
+    return [jnp.zeros_like(base) if move is None else move for base, move in zip(y, d, strict=True)]
+
+
+@rule("real", takes="elements")
 def real(x, d, y, /, **params):
     """Real part, linear."""
     return jnp.real(d[0])
 
 
-@elementwise("imag")
+@rule("imag", takes="elements")
 def imag(x, d, y, /, **params):
     """Imaginary part, linear."""
     return jnp.imag(d[0])

@@ -1,28 +1,32 @@
 """The finite-difference transform: one pass of deltas beside a pass of base values."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.difference.application import Application
 from deepzero_jax.difference.program import (
     Constant,
+    Operand,
     Program,
+    Values,
     evaluate,
     read,
     trace,
     without_dead_equations,
 )
-from deepzero_jax.difference.rules import Application, propagate_equation
+from deepzero_jax.difference.rules import propagate_equation
 from deepzero_jax.difference.values import ZERO, Delta, Moved, Zero, dense, is_float
-
-PyTree = Any
+from deepzero_jax.types import PyTree
 
 
 def propagate(
-    program: Program, values: dict[int, Any], deltas: Sequence[Delta], delta_dtype: Any = None
+    program: Program,
+    values: Values,
+    deltas: Sequence[Delta],
+    delta_dtype: jax.typing.DTypeLike | None = None,
 ) -> list[Delta]:
     """Deltas of a program's outputs, given base values and the deltas of its inputs.
 
@@ -40,7 +44,7 @@ def propagate(
         if not isinstance(delta, Zero)
     }
 
-    def delta_of(item: Any) -> Delta:
+    def delta_of(item: Operand) -> Delta:
         return ZERO if isinstance(item, Constant) else moving.get(item, ZERO)
 
     for eqn in program.equations:
@@ -60,7 +64,7 @@ def propagate(
 
 
 def difference(
-    fun: Callable[..., Any], primals: Sequence[Any], deltas: Sequence[Any]
+    fun: Callable[..., PyTree], primals: Sequence[PyTree], deltas: Sequence[PyTree]
 ) -> tuple[PyTree, PyTree]:
     r"""Evaluates a function and its exact finite difference: $f(x)$ and $f(x + Δ) - f(x)$.
 
@@ -109,7 +113,7 @@ def difference(
     return out_tree.unflatten(outputs), out_tree.unflatten(results)
 
 
-def _check_delta(value: jax.Array, delta: Any) -> Delta:
+def _check_delta(value: jax.Array, delta: jax.typing.ArrayLike) -> Delta:
     if getattr(delta, "dtype", None) == jax.dtypes.float0:
         return ZERO
     if not is_float(value):

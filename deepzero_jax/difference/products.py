@@ -4,24 +4,27 @@ Or (x + Δx)·Δw + Δx·w, which is as exact: where a single weight moves, ever
 multiplies by the same w.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deepzero_jax.difference.application import Application
 from deepzero_jax.difference.cpu import convolve_channel, on_cpu
-from deepzero_jax.difference.rules import Application, evaluate_and_subtract, rule
+from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import (
     Channel,
     Delta,
-    Moved,
     Point,
     Zero,
     channel_of_point,
     dense,
     take,
 )
+
+# (at, number of the operand that moves, its delta, the other operand) -> delta of the product
+Side = Callable[[Application, int, Delta, jax.Array], Delta]
 
 
 def _multiply(at: Application, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -43,10 +46,8 @@ def _one(value: jax.Array, axis: int, index: jax.Array) -> jax.Array:
     return lax.expand_dims(take(value, axis, index), (axis,))
 
 
-def _bilinear(at: Application, deltas: list[Delta], one_sided: Any) -> list[Delta]:
+def _bilinear(at: Application, deltas: list[Delta], one_sided: Side) -> list[Delta]:
     """Splits into a part for each operand; a channel survives if the other part is zero."""
-    if any(isinstance(d, Moved) for d in deltas):
-        return evaluate_and_subtract(at, deltas)
     (lhs, rhs), (d_lhs, d_rhs) = at.bases, deltas
     if isinstance(d_lhs, Zero):
         return [one_sided(at, 1, d_rhs, lhs)]
@@ -61,7 +62,7 @@ def _bilinear(at: Application, deltas: list[Delta], one_sided: Any) -> list[Delt
     return [first + dense(one_sided(at, 0, d_lhs, rhs), output)]
 
 
-@rule("dot_general")
+@rule("dot_general", points=True)
 def dot_general(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Δ(a b) = a Δb + Δa (b + Δb)."""
     return _bilinear(at, deltas, _dot_side)
@@ -98,7 +99,7 @@ def _dot_side(at: Application, side: int, delta: Delta, other: jax.Array) -> Del
     return Channel(lax.squeeze(result, (axis,)), axis, delta.index)
 
 
-@rule("conv_general_dilated")
+@rule("conv_general_dilated", points=True)
 def convolution(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Δ(x ∗ w) = x ∗ Δw + Δx ∗ (w + Δw)."""
     return _bilinear(at, deltas, _convolution_side)

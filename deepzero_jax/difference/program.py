@@ -5,33 +5,34 @@ depends are dropped, and equations that depend on no unknown input can be hoiste
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from jax.extend import core
 
 from deepzero_jax.cost import Operation, inner_live_bytes, most_alive, size_bytes
+from deepzero_jax.types import PyTree
 
 # Primitives that only call another jaxpr, and the parameter that holds it.
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "remat": "jaxpr",
     "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_lin": "jaxpr",
 }
 
 
 class Constant(NamedTuple):
     """An operand whose value is known when the program is built."""
 
-    value: Any
+    value: jax.typing.ArrayLike
+
+
+# The number of a variable, or what it would stand for.
+Operand = int | Constant
+# Values by variable number.
+Values = dict[int, jax.Array]
 
 
 class Equation(NamedTuple):
@@ -45,9 +46,9 @@ class Equation(NamedTuple):
       output_bytes: size of each output.
     """
 
-    primitive: Any
+    primitive: core.Primitive
     params: dict[str, Any]
-    inputs: tuple[Any, ...]
+    inputs: tuple[Operand, ...]
     outputs: tuple[int, ...]
     output_bytes: tuple[int, ...]
 
@@ -63,7 +64,7 @@ class Program(NamedTuple):
 
     equations: list[Equation]
     inputs: tuple[int, ...]
-    outputs: tuple[Any, ...]
+    outputs: tuple[Operand, ...]
 
 
 class _Builder:
@@ -75,18 +76,23 @@ class _Builder:
         self._count += 1
         return self._count
 
-    def add(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    def add(
+        self,
+        jaxpr: core.Jaxpr,
+        consts: Sequence[jax.typing.ArrayLike],
+        inputs: Sequence[Operand],
+    ) -> list[Operand]:
         """Appends a jaxpr applied to operands; returns the operands of its outputs."""
-        names: dict[Any, Any] = {}
+        names: dict[core.Var, Operand] = {}
         names.update(zip(jaxpr.constvars, map(Constant, consts), strict=True))
         names.update(zip(jaxpr.invars, inputs, strict=True))
 
-        def operand(atom: Any) -> Any:
+        def operand(atom: core.Var | core.Literal) -> Operand:
             return Constant(atom.val) if isinstance(atom, core.Literal) else names[atom]
 
         for eqn in jaxpr.eqns:
             operands = [operand(atom) for atom in eqn.invars]
-            inner = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+            inner = eqn.params.get(CALLS.get(eqn.primitive.name, ""))
             if inner is not None:
                 closed = isinstance(inner, core.ClosedJaxpr)
                 body, inner_consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
@@ -110,7 +116,7 @@ def flatten_jaxpr(closed: core.ClosedJaxpr) -> Program:
     return Program(builder.equations, tuple(inputs), tuple(outputs))
 
 
-def trace(fun: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
+def trace(fun: Callable[..., PyTree], *args: PyTree) -> tuple[Program, Any]:
     """Traces ``fun(*args)`` into a program over the flattened arguments.
 
     Returns:
@@ -120,7 +126,7 @@ def trace(fun: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     return flatten_jaxpr(closed), jax.tree.structure(shape)
 
 
-def without_dead_equations(program: Program, outputs: Sequence[Any]) -> Program:
+def without_dead_equations(program: Program, outputs: Sequence[Operand]) -> Program:
     """The part of a program on which ``outputs`` depend."""
     needed = {out for out in outputs if isinstance(out, int)}
     kept = []
@@ -131,18 +137,18 @@ def without_dead_equations(program: Program, outputs: Sequence[Any]) -> Program:
     return Program(kept[::-1], program.inputs, tuple(outputs))
 
 
-def read(values: dict[int, Any], operand: Any) -> Any:
+def read(values: Values, operand: Operand) -> jax.Array:
     """The value of an operand."""
-    return operand.value if isinstance(operand, Constant) else values[operand]
+    return cast(jax.Array, operand.value) if isinstance(operand, Constant) else values[operand]
 
 
-def apply(eqn: Equation, operands: Iterable[Any]) -> list[Any]:
+def apply(eqn: Equation, operands: Iterable[jax.typing.ArrayLike]) -> list[jax.Array]:
     """Evaluates one equation."""
     results = eqn.primitive.bind(*operands, **eqn.params)
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def evaluate(program: Program, inputs: Sequence[Any]) -> dict[int, Any]:
+def evaluate(program: Program, inputs: Sequence[jax.Array]) -> Values:
     """Evaluates a program; every intermediate value, by variable number."""
     values = dict(zip(program.inputs, inputs, strict=True))
     for eqn in program.equations:
@@ -159,11 +165,11 @@ class Hoisted:
       *args: like those that it will be called with.
     """
 
-    def __init__(self, fun: Callable[..., Any], *args: Any) -> None:
+    def __init__(self, fun: Callable[..., PyTree], *args: PyTree) -> None:
         program, self._treedef = trace(fun, *args)
         self._rest = hoist(program)
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: PyTree) -> PyTree:
         """The value of the function."""
         values = evaluate(self._rest, jax.tree.leaves(inputs))
         return self._treedef.unflatten([read(values, item) for item in self._rest.outputs])
@@ -188,10 +194,10 @@ def hoist(program: Program) -> Program:
     computation, so a loop around the rest does not repeat their work.
     """
     unknown = set(program.inputs)
-    known: dict[int, Any] = {}
+    known: Values = {}
     rest = []
 
-    def lookup(item: Any) -> Any:
+    def lookup(item: Operand) -> Operand:
         return Constant(known[item]) if isinstance(item, int) and item in known else item
 
     for eqn in program.equations:
@@ -200,6 +206,6 @@ def hoist(program: Program) -> Program:
             unknown.update(eqn.outputs)
             rest.append(eqn._replace(inputs=operands))
         else:
-            results = apply(eqn, [item.value for item in operands])
+            results = apply(eqn, [read({}, item) for item in operands])
             known.update(zip(eqn.outputs, results, strict=True))
     return Program(rest, program.inputs, tuple(lookup(item) for item in program.outputs))

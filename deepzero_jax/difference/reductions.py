@@ -2,23 +2,23 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deepzero_jax.difference.application import Application, evaluate_and_subtract
 from deepzero_jax.difference.cpu import staged_sum
-from deepzero_jax.difference.rules import Application, as_channel, evaluate_and_subtract, rule
-from deepzero_jax.difference.values import Channel, Delta, Moved, dense, take
+from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.values import Channel, Delta, dense, take
 
 
 @rule("reduce_sum")
 def reduce_sum(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Linear; over the channel's own axis only the channel remains."""
-    if isinstance(deltas[0], Moved):
-        return evaluate_and_subtract(at, deltas)
-    delta = as_channel(deltas[0], at.bases[0])
+    delta = deltas[0]
     axes = at.params["axes"]
     if not isinstance(delta, Channel):
         return [staged_sum(dense(delta, at.bases[0]), axes)]
@@ -29,7 +29,7 @@ def reduce_sum(at: Application, deltas: list[Delta]) -> list[Delta]:
     return [Channel(total, delta.axis - sum(a < delta.axis for a in axes), delta.index)]
 
 
-def _moved_extremum(at: Application, delta: Delta, reduce: Any) -> list[Delta]:
+def _moved_extremum(at: Application, delta: Delta, reduce: Callable[..., jax.Array]) -> list[Delta]:
     """Δ max aᵢ = max((aᵢ − m) + Δaᵢ): zero exactly at the largest, so nothing cancels."""
     axes = tuple(at.params["axes"])
     base, output = at.bases[0], at.outputs[0]
@@ -45,13 +45,13 @@ def _moved_extremum(at: Application, delta: Delta, reduce: Any) -> list[Delta]:
 @rule("reduce_max")
 def reduce_max(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Δ max aᵢ = max((aᵢ − m) + Δaᵢ), m the old maximum."""
-    return _moved_extremum(at, as_channel(deltas[0], at.bases[0]), jnp.max)
+    return _moved_extremum(at, deltas[0], jnp.max)
 
 
 @rule("reduce_min")
 def reduce_min(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Δ min aᵢ = min((aᵢ − m) + Δaᵢ), m the old minimum."""
-    return _moved_extremum(at, as_channel(deltas[0], at.bases[0]), jnp.min)
+    return _moved_extremum(at, deltas[0], jnp.min)
 
 
 def _window_parts(
@@ -82,9 +82,9 @@ def _window_parts(
 def reduce_window_max(at: Application, deltas: list[Delta]) -> list[Delta]:
     """As reduce_max, window by window."""
     params = dict(at.params)
-    if any(d != 1 for d in params["base_dilation"]) or isinstance(deltas[0], Moved):
+    if any(d != 1 for d in params["base_dilation"]):
         return evaluate_and_subtract(at, deltas)
-    base, output, delta = at.bases[0], at.outputs[0], as_channel(deltas[0], at.bases[0])
+    base, output, delta = at.bases[0], at.outputs[0], deltas[0]
     names = ("window_dimensions", "window_strides", "window_dilation", "padding")
     if isinstance(delta, Channel) and base.shape[delta.axis] == output.shape[delta.axis]:
         alone = all(params[name][delta.axis] == 1 for name in names[:3])

@@ -1,68 +1,116 @@
-"""The table of rules: how a primitive turns the deltas of its inputs into that of its output."""
+"""The table of rules: how a primitive turns the deltas of its operands into those of its results.
+
+**How to add a rule.** Write a function beside its kin (``elementwise``, ``structure``,
+``reductions``, ``products``, ``control``) and put ``@rule("name of the primitive", ...)``
+above it. What the function takes is declared:
+
+  ``takes="elements"``  ``(bases, deltas, output, **params) -> delta``, arrays that broadcast
+                        against each other, deltas None where zero. For elementwise
+                        primitives: a channel stays one, the formula then sees it alone.
+  ``takes="arrays"``    the same, whole arrays, each delta of its operand's shape. A primitive
+                        of several results is given a list of outputs and returns a list.
+  ``takes="channel"``   ``(at, channel) -> Channel | None``, for primitives that are linear in
+                        their first operand: where the channel goes, None if it does not
+                        survive. Dense deltas go through the primitive itself.
+  ``takes="deltas"``    ``(at, deltas) -> list of deltas``, one for each result: any kind.
+
+What it cannot take is declared too, and evaluated at the perturbed point and subtracted
+instead, as is every primitive without a rule: ``moving`` names the operands that may move
+(others may not), ``moved=True`` admits integers and booleans that have moved,
+``points=True`` admits a ``Point``, which otherwise comes as a ``Channel``.
+A rule of a user's own needs no declaration in this package: ``register_rule``.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
-import jax
-import jax.numpy as jnp
+from jax.extend.core import Primitive
 
-from deepzero_jax.difference.program import Equation, apply
-from deepzero_jax.difference.values import (
-    ZERO,
-    Channel,
-    Delta,
-    Moved,
-    Point,
-    Zero,
-    channel_of_point,
-    dense,
-    is_float,
-    moved_value,
-    take,
-)
+from deepzero_jax.difference.application import Application, evaluate_and_subtract
+from deepzero_jax.difference.forms import FORMS, Form, Function
+from deepzero_jax.difference.values import ZERO, Delta, Moved, Point, Zero, as_channel, is_float
+
+Takes = Literal["elements", "arrays", "channel", "deltas"]
+Written = TypeVar("Written", bound=Function)
 
 
-class Application(NamedTuple):
-    """One equation at its base values.
+@dataclass(frozen=True)
+class Rule:
+    """A function, what it takes, and what it is never given.
 
     Attributes:
-      eqn: the primitive and its parameters.
-      bases: values of the inputs.
-      outputs: base values of the outputs.
-      delta_dtype: in which type products of deltas take their operands, or None.
+      function: in one of the forms described at the head of this module.
+      form: applies the function to deltas.
+      moving: numbers of the operands that may move, or None for all.
+      moved: whether operands may be ``Moved``.
+      points: whether operands may be ``Point``.
     """
 
-    eqn: Equation
-    bases: list[Any]
-    outputs: list[Any]
-    delta_dtype: Any = None
+    function: Function
+    form: Form
+    moving: tuple[int, ...] | None = None
+    moved: bool = False
+    points: bool = False
 
-    @property
-    def params(self) -> dict[str, Any]:
-        """Parameters of the primitive."""
-        return self.eqn.params
+    def holds(self, at: Application, deltas: Sequence[Delta]) -> bool:
+        """Whether the rule was made for these operands."""
+        if not all(is_float(output) for output in at.outputs):
+            return False
+        if not self.moved and any(isinstance(delta, Moved) for delta in deltas):
+            return False
+        if self.moving is None:
+            return True
+        return all(isinstance(d, Zero) for i, d in enumerate(deltas) if i not in self.moving)
+
+    def __call__(self, at: Application, deltas: list[Delta]) -> list[Delta]:
+        """The deltas of the results."""
+        if not self.points and any(isinstance(delta, Point) for delta in deltas):
+            deltas = [as_channel(d, b) for d, b in zip(deltas, at.bases, strict=True)]
+        return self.form(self.function, at, deltas)
 
 
-Rule = Callable[[Application, list[Delta]], list[Delta]]
 RULES: dict[str, Rule] = {}
+# Rules of users, which stand before those of the table.
+OWN_RULES: dict[str, Rule] = {}
 
-# dense formula: (bases, deltas or None for zero, output base, params) -> delta of the output
-Formula = Callable[..., jax.Array]
 
+def rule(
+    *names: str,
+    takes: Takes = "deltas",
+    moving: tuple[int, ...] | None = None,
+    moved: bool = False,
+    points: bool = False,
+) -> Callable[[Written], Written]:
+    """Puts a function into the table as the rule of some primitives.
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Puts a rule into the table under the names of primitives."""
+    Args:
+      *names: of primitives.
+      takes: what the function takes, see the head of this module.
+      moving: numbers of the operands that may move, None for all.
+      moved: whether integer and boolean operands may have moved.
+      points: whether a ``Point`` is given as it is, not as a ``Channel``.
+    """
 
-    def put(function: Rule) -> Rule:
-        for name in names:
-            RULES[name] = function
+    def put(function: Written) -> Written:
+        made = Rule(function, FORMS[takes], moving, moved, points)
+        RULES.update(dict.fromkeys(names, made))
         return function
 
     return put
 
 
-def register_rule(primitive: Any, formula: Formula) -> None:
+def _name(primitive: Primitive | str) -> str:
+    return primitive if isinstance(primitive, str) else primitive.name
+
+
+def register_rule(
+    primitive: Primitive | str, formula: Function, *, elementwise: bool = False
+) -> None:
     """Registers how differences pass through a primitive of your own.
+
+    It stands before a rule that this library may have, until ``deregister_rule``. What is
+    already compiled keeps the rule that it was traced with.
 
     Args:
       primitive: a JAX primitive or its name.
@@ -71,132 +119,40 @@ def register_rule(primitive: Any, formula: Formula) -> None:
         None where zero. It returns ``f(primals + deltas) − f(primals)``, an array like
         ``output`` (a tuple of them for several outputs), best in a form that does not
         cancel.
+      elementwise: the formula works element by element, on operands that broadcast
+        against each other. A difference in one channel (one output channel of a
+        convolution, say) then stays in that channel, and the formula sees that channel
+        alone, so it must not ask for the shape of the whole.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> def exp_delta(primals, deltas, output, **params):
       ...     return output * jnp.expm1(deltas[0])
-      >>> register_rule("exp", exp_delta)
+      >>> register_rule("exp", exp_delta, elementwise=True)
+      >>> deregister_rule("exp")
     """
-
-    def wrapped(at: Application, deltas: list[Delta]) -> list[Delta]:
-        if any(isinstance(d, Moved) for d in deltas):
-            return evaluate_and_subtract(at, deltas)
-        several = at.eqn.primitive.multiple_results
-        result = formula(
-            at.bases,
-            dense_or_none(deltas, at.bases),
-            at.outputs if several else at.outputs[0],
-            **at.params,
-        )
-        return list(result) if several else [result]
-
-    RULES[primitive if isinstance(primitive, str) else primitive.name] = wrapped
+    OWN_RULES[_name(primitive)] = Rule(formula, FORMS["elements" if elementwise else "arrays"])
 
 
-def evaluate_and_subtract(at: Application, deltas: Sequence[Delta]) -> list[Delta]:
-    """The rule of last resort: right for every primitive, but it cancels."""
-    moved = [moved_value(delta, base) for delta, base in zip(deltas, at.bases, strict=True)]
-    results = apply(at.eqn, moved)
-    return [
-        new - old if is_float(old) else Moved(new)
-        for new, old in zip(results, at.outputs, strict=True)
-    ]
+def deregister_rule(primitive: Primitive | str) -> None:
+    """Takes a rule of ``register_rule`` back; a rule of the library's own holds again.
 
-
-def dense_or_none(deltas: Sequence[Delta], bases: Sequence[Any]) -> list[Any]:
-    """Deltas as arrays, None where they are zero."""
-    return [
-        None if isinstance(d, Zero) else dense(d, b) for d, b in zip(deltas, bases, strict=True)
-    ]
-
-
-def as_channel(delta: Delta, base: Any) -> Delta:
-    """A point as a channel along the last axis; other deltas as they are."""
-    if isinstance(delta, Point) and delta.indices:
-        return channel_of_point(delta, base.shape, base.ndim - 1)
-    return delta
-
-
-def common_channel(deltas: Sequence[Delta], bases: Sequence[Any], output: Any) -> Channel | None:
-    """The channel to which all of the deltas that are not zero belong, if there is one.
-
-    It must lie on an axis that every such operand has in full, so that an elementwise
-    operation keeps it.
+    Raises:
+      ValueError: no rule of yours is registered for the primitive.
     """
-    found = None
-    for delta, base in zip(deltas, bases, strict=True):
-        if isinstance(delta, Zero):
-            continue
-        if not isinstance(delta, Channel) or base.shape[delta.axis] != output.shape[delta.axis]:
-            return None
-        if found is None:
-            found = delta
-        elif delta.axis != found.axis or delta.index is not found.index:
-            return None
-    return found
-
-
-def elementwise(*names: str) -> Callable[[Formula], Formula]:
-    """Puts a formula for an elementwise primitive into the table.
-
-    The formula takes ``(bases, deltas, output, **params)``, arrays that broadcast against
-    each other, deltas None where zero. Where all deltas lie in one channel, it is
-    evaluated on that channel alone.
-    """
-
-    def put(formula: Formula) -> Formula:
-        staged = _staged(formula)
-
-        def apply_formula(at: Application, deltas: list[Delta]) -> list[Delta]:
-            if any(isinstance(d, Moved) for d in deltas):
-                return evaluate_and_subtract(at, deltas)
-            output = at.outputs[0]
-            bases = [jnp.asarray(base) for base in at.bases]
-            deltas = [as_channel(d, b) for d, b in zip(deltas, bases, strict=True)]
-            channel = common_channel(deltas, bases, output)
-            if channel is None:
-                arrays = dense_or_none(deltas, bases)
-                return [staged(bases, arrays, output, at.params)]
-            sliced = [b if b.ndim == 0 else take(b, channel.axis, channel.index) for b in bases]
-            arrays = [d.array if isinstance(d, Channel) else None for d in deltas]
-            result = staged(sliced, arrays, take(output, channel.axis, channel.index), at.params)
-            return [Channel(result, channel.axis, channel.index)]
-
-        for name in names:
-            RULES[name] = apply_formula
-        return formula
-
-    return put
-
-
-def _staged(formula: Formula) -> Callable[..., jax.Array]:
-    """A formula that is traced once for every kind of operands, and then copied in.
-
-    A network applies the same few formulas thousands of times; tracing each anew was a
-    third of the time to trace a step.
-    """
-    by_params: dict[Any, Callable[..., jax.Array]] = {}
-
-    def apply_staged(bases: Any, deltas: Any, output: Any, params: dict[str, Any]) -> jax.Array:
-        try:
-            key = tuple(sorted(params.items()))
-            chosen = by_params.get(key)
-        except TypeError:  # parameters that cannot be compared or hashed
-            return formula(bases, deltas, output, **params)
-        if chosen is None:
-            chosen = jax.jit(lambda x, d, y: formula(x, d, y, **params), inline=True)
-            by_params[key] = chosen
-        return chosen(bases, deltas, output)
-
-    return apply_staged
+    name = _name(primitive)
+    if name not in OWN_RULES:
+        known = ", ".join(sorted(OWN_RULES)) or "none"
+        raise ValueError(f"no rule is registered for {name!r}; registered are: {known}")
+    del OWN_RULES[name]
 
 
 def propagate_equation(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Deltas of the outputs of one equation."""
+    """Deltas of the results of one equation."""
     if all(isinstance(delta, Zero) for delta in deltas):
         return [ZERO] * len(at.outputs)
-    chosen = RULES.get(at.eqn.primitive.name)
-    if chosen is None or not all(is_float(output) for output in at.outputs):
+    name = at.eqn.primitive.name
+    chosen = OWN_RULES.get(name) or RULES.get(name)
+    if chosen is None or not chosen.holds(at, deltas):
         return evaluate_and_subtract(at, deltas)
     return chosen(at, deltas)

@@ -5,126 +5,83 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from deepzero_jax.difference.rules import (
-    Application,
-    as_channel,
-    common_channel,
-    evaluate_and_subtract,
-    rule,
-)
+from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import (
     Channel,
     Delta,
-    Moved,
     Zero,
+    common_channel,
     dense,
     moved_value,
     take,
 )
 
 
-def _on_dense(at: Application, delta: Delta) -> list[Delta]:
-    """A linear primitive on the dense delta of its first operand; the others have none."""
-    operands = [dense(delta, at.bases[0]).astype(at.bases[0].dtype), *at.bases[1:]]
-    result = at.eqn.primitive.bind(*operands, **at.params)
-    return [result]
-
-
-def channel_or_done(at: Application, deltas: list[Delta]) -> Channel | list[Delta]:
-    """The first operand's delta as a channel, or the finished answer where it is none."""
-    if not all(isinstance(d, Zero) for d in deltas[1:]) or isinstance(deltas[0], Moved):
-        return evaluate_and_subtract(at, deltas)
-    delta = as_channel(deltas[0], at.bases[0])
-    return delta if isinstance(delta, Channel) else _on_dense(at, delta)
-
-
-@rule("reshape")
-def reshape(at: Application, deltas: list[Delta]) -> list[Delta]:
+@rule("reshape", takes="channel", moving=(0,))
+def reshape(at: Application, delta: Channel) -> Channel | None:
     """A channel survives if its axis does: equal size and equal extent of what follows it."""
-    delta = channel_or_done(at, deltas)
-    if not isinstance(delta, Channel):
-        return delta
     old, new = at.bases[0].shape, at.outputs[0].shape
     if at.params.get("dimensions") is None:
         after = math.prod(old[delta.axis + 1 :])
         for axis, size in enumerate(new):
             if size == old[delta.axis] and math.prod(new[axis + 1 :]) == after:
                 rest = [s for a, s in enumerate(new) if a != axis]
-                return [Channel(delta.array.reshape(rest), axis, delta.index)]
-    return _on_dense(at, delta)
+                return Channel(delta.array.reshape(rest), axis, delta.index)
+    return None
 
 
-@rule("squeeze")
-def squeeze(at: Application, deltas: list[Delta]) -> list[Delta]:
+@rule("squeeze", takes="channel", moving=(0,))
+def squeeze(at: Application, delta: Channel) -> Channel | None:
     """Axes of size one go; a channel on another axis moves up."""
-    delta = channel_or_done(at, deltas)
-    if not isinstance(delta, Channel):
-        return delta
     dropped = [a % at.bases[0].ndim for a in at.params["dimensions"]]
     if delta.axis in dropped:
-        return _on_dense(at, delta)
+        return None
     rest = [a if a < delta.axis else a - 1 for a in dropped]
     axis = delta.axis - sum(a < delta.axis for a in dropped)
-    return [Channel(lax.squeeze(delta.array, rest), axis, delta.index)]
+    return Channel(lax.squeeze(delta.array, rest), axis, delta.index)
 
 
-@rule("expand_dims")
-def expand_dims(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """As reshape, which it is."""
-    return reshape(at._replace(eqn=at.eqn._replace(params={})), deltas)
-
-
-@rule("broadcast_in_dim")
-def broadcast_in_dim(at: Application, deltas: list[Delta]) -> list[Delta]:
+@rule("broadcast_in_dim", takes="channel", moving=(0,))
+def broadcast_in_dim(at: Application, delta: Channel) -> Channel | None:
     """A channel survives unless its axis is a single one that is spread out."""
-    delta = channel_or_done(at, deltas)
-    if not isinstance(delta, Channel):
-        return delta
     where = at.params["broadcast_dimensions"]
     shape = at.outputs[0].shape
     axis = where[delta.axis]
     if at.bases[0].shape[delta.axis] != shape[axis]:
-        return _on_dense(at, delta)
+        return None
     rest = [s for a, s in enumerate(shape) if a != axis]
     to = [w if w < axis else w - 1 for a, w in enumerate(where) if a != delta.axis]
-    return [Channel(lax.broadcast_in_dim(delta.array, rest, to), axis, delta.index)]
+    return Channel(lax.broadcast_in_dim(delta.array, rest, to), axis, delta.index)
 
 
-@rule("transpose")
-def transpose(at: Application, deltas: list[Delta]) -> list[Delta]:
+@rule("transpose", takes="channel", moving=(0,))
+def transpose(at: Application, delta: Channel) -> Channel | None:
     """The channel's axis goes where the permutation puts it."""
-    delta = channel_or_done(at, deltas)
-    if not isinstance(delta, Channel):
-        return delta
     order = list(at.params["permutation"])
     axis = order.index(delta.axis)
     rest = [a if a < delta.axis else a - 1 for a in order if a != delta.axis]
-    return [Channel(lax.transpose(delta.array, rest), axis, delta.index)]
+    return Channel(lax.transpose(delta.array, rest), axis, delta.index)
 
 
-@rule("slice")
-def slice_(at: Application, deltas: list[Delta]) -> list[Delta]:
+@rule("slice", takes="channel", moving=(0,))
+def slice_(at: Application, delta: Channel) -> Channel | None:
     """A channel survives where its axis is taken whole."""
-    delta = channel_or_done(at, deltas)
-    if not isinstance(delta, Channel):
-        return delta
     starts, limits, strides = (
         list(at.params[name] or [1] * at.bases[0].ndim)
         for name in ("start_indices", "limit_indices", "strides")
     )
     if at.outputs[0].shape[delta.axis] != at.bases[0].shape[delta.axis]:
-        return _on_dense(at, delta)
+        return None
     for values in (starts, limits, strides):
         del values[delta.axis]
-    return [Channel(lax.slice(delta.array, starts, limits, strides), delta.axis, delta.index)]
+    return Channel(lax.slice(delta.array, starts, limits, strides), delta.axis, delta.index)
 
 
-@rule("pad")
+@rule("pad", moving=(0,))
 def pad(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Padding has no delta; on the channel's own axis it shifts the index."""
-    if not isinstance(deltas[1], Zero):
-        return evaluate_and_subtract(at, deltas)
-    delta = as_channel(deltas[0], at.bases[0])
+    delta = deltas[0]
     config = list(at.params["padding_config"])
     zero = jnp.zeros((), at.bases[0].dtype)
     if isinstance(delta, Channel):
@@ -135,14 +92,14 @@ def pad(at: Application, deltas: list[Delta]) -> list[Delta]:
     return [lax.pad(dense(delta, at.bases[0]), zero, at.params["padding_config"])]
 
 
-@rule("rev", "cumsum", "reduce_window_sum", "dynamic_slice", "gather")
-def linear_in_first(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Linear in the first operand, the others (indices) unmoved: the delta takes the same way."""
-    if not all(isinstance(d, Zero) for d in deltas[1:]) or isinstance(deltas[0], Moved):
-        return evaluate_and_subtract(at, deltas)
-    if at.eqn.primitive.name != "gather":
-        return _on_dense(at, deltas[0])
-    # Out-of-range indices are filled; the fill has no delta.
+@rule("rev", "cumsum", "reduce_window_sum", "dynamic_slice", takes="channel", moving=(0,))
+def linear(at: Application, delta: Channel) -> None:
+    """Linear in the first operand; a channel becomes dense."""
+
+
+@rule("gather", moving=(0,))
+def gather(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """Linear; indices out of range are filled, and the fill has no delta."""
     params = dict(at.params)
     if params.get("fill_value") is not None:
         params["fill_value"] = 0
@@ -153,17 +110,13 @@ def linear_in_first(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("concatenate")
 def concatenate(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Deltas side by side."""
-    if any(isinstance(d, Moved) for d in deltas):
-        return evaluate_and_subtract(at, deltas)
     parts = [dense(d, b).astype(b.dtype) for d, b in zip(deltas, at.bases, strict=True)]
     return [lax.concatenate(parts, at.params["dimension"])]
 
 
-@rule("dynamic_update_slice")
+@rule("dynamic_update_slice", moving=(0, 1))
 def dynamic_update_slice(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Linear in operand and update."""
-    if not all(isinstance(d, Zero) for d in deltas[2:]):
-        return evaluate_and_subtract(at, deltas)
     operand, update = (dense(d, b) for d, b in zip(deltas[:2], at.bases[:2], strict=True))
     return [at.eqn.primitive.bind(operand, update, *at.bases[2:], **at.params)]
 
@@ -171,18 +124,15 @@ def dynamic_update_slice(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("split")
 def split(at: Application, deltas: list[Delta]) -> list[Delta]:
     """The pieces of the delta."""
-    if isinstance(deltas[0], Moved):
-        return evaluate_and_subtract(at, deltas)
     return list(at.eqn.primitive.bind(dense(deltas[0], at.bases[0]), **at.params))
 
 
-@rule("select_n")
+@rule("select_n", moved=True)
 def select_n(at: Application, deltas: list[Delta]) -> list[Delta]:
     """The chosen case's delta; where the choice itself moves, new value minus old."""
     chooser, *cases = deltas
     output = at.outputs[0]
     if isinstance(chooser, Zero):
-        cases = [as_channel(d, b) for d, b in zip(cases, at.bases[1:], strict=True)]
         channel = common_channel(cases, at.bases[1:], output)
         which = at.bases[0]
         if channel is not None:

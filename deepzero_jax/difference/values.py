@@ -8,8 +8,9 @@ A delta is one of
   ``Moved``    a boolean or integer value, which has no difference: the new value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class Moved(NamedTuple):
 Delta = Zero | Channel | Point | Moved | jax.Array
 
 
-def is_float(value: Any) -> bool:
+def is_float(value: jax.typing.ArrayLike) -> bool:
     """Whether a value has differences: real or complex floating point."""
     return jnp.issubdtype(jnp.result_type(value), jnp.inexact)
 
@@ -127,3 +128,38 @@ def moved_value(delta: Delta, base: jax.Array) -> jax.Array:
     if isinstance(delta, Moved):
         return delta.value
     return base + dense(delta, base).astype(base.dtype)
+
+
+def dense_or_none(deltas: Sequence[Delta], bases: Sequence[jax.Array]) -> list[jax.Array | None]:
+    """Deltas as arrays, None where they are zero."""
+    return [
+        None if isinstance(d, Zero) else dense(d, b) for d, b in zip(deltas, bases, strict=True)
+    ]
+
+
+def as_channel(delta: Delta, base: jax.Array) -> Delta:
+    """A point as a channel along the last axis; other deltas as they are."""
+    if isinstance(delta, Point) and delta.indices:
+        return channel_of_point(delta, base.shape, base.ndim - 1)
+    return delta
+
+
+def common_channel(
+    deltas: Sequence[Delta], bases: Sequence[jax.Array], output: jax.Array
+) -> Channel | None:
+    """The channel to which all of the deltas that are not zero belong, if there is one.
+
+    It must lie on an axis that every such operand has in full, so that an elementwise
+    operation keeps it.
+    """
+    found = None
+    for delta, base in zip(deltas, bases, strict=True):
+        if isinstance(delta, Zero):
+            continue
+        if not isinstance(delta, Channel) or base.shape[delta.axis] != output.shape[delta.axis]:
+            return None
+        if found is None:
+            found = delta
+        elif delta.axis != found.axis or delta.index is not found.index:
+            return None
+    return found

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -222,16 +223,17 @@ def test_channels_stay_channels(name):
 def test_what_does_not_move_is_not_visited(monkeypatch):
     visited = []
     for name in ("sin", "exp"):
-        monkeypatch.setitem(RULES, name, functools.partial(_visit, visited, name, RULES[name]))
+        form = functools.partial(_visit, visited, name, RULES[name].form)
+        monkeypatch.setitem(RULES, name, dataclasses.replace(RULES[name], form=form))
     fun = lambda a, b: jnp.sin(a) * jnp.exp(b)
     program, _ = trace(fun, 1.0, 2.0)
     propagate(program, evaluate(program, [1.0, 2.0]), [ZERO, jnp.asarray(0.1)])
     assert visited == ["exp"]
 
 
-def _visit(visited, name, rule, at, deltas):
+def _visit(visited, name, form, function, at, deltas):
     visited.append(name)
-    return rule(at, deltas)
+    return form(function, at, deltas)
 
 
 CONVOLUTIONS = {
