@@ -11,6 +11,7 @@ the released code pays one such pass for each coordinate.
 import resource
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,8 +21,9 @@ import numpy as np
 import deepzero_jax as dz
 from benchmarks.pytorch_forward import forward_pass
 from deepzero_jax.coordinates import first_coordinates, leaf_paths
-from deepzero_jax.models import MODELS, init_model
-from deepzero_jax.split import SplitFunction, split_model_loss
+from deepzero_jax.estimators import Reuse
+from deepzero_jax.models import MODELS, init_model, split_model_loss
+from deepzero_jax.split import SplitFunction
 from deepzero_jax.training import Json, cross_entropy
 from deepzero_jax.types import Params, PyTree
 from studies.runner import Measurement, main
@@ -60,7 +62,7 @@ def median_seconds(run: Callable[[], PyTree], repeats: int) -> float:
     return float(np.median(times))
 
 
-def measure(name: str, reuse: str, per_leaf: int, repeats: int) -> Json:
+def measure(name: str, reuse: Reuse, per_leaf: int, repeats: int) -> Json:
     """Compiles the whole step with ``per_leaf`` coordinates of every leaf; times leaf by leaf."""
     fun, params, args = problem(name)
     pytorch = forward_pass(name, BATCH)
@@ -142,13 +144,13 @@ def show(result: Json) -> None:
 
 def measurements(
     models: tuple[str, ...] = ("cnn1", "cnn2", "cnn5", "resnet20"),
-    reuse: tuple[str, ...] = ("difference",),
+    reuse: tuple[Reuse, ...] = ("difference",),
     per_leaf: int = 16,
     repeats: int = 3,
 ) -> Iterator[Measurement]:
     """A dense step of each network, each way; a table is printed."""
 
-    def dense_step(name: str, way: str) -> Json:
+    def dense_step(name: str, way: Reuse) -> Json:
         result = measure(name, way, per_leaf, repeats)
         if name.startswith("cnn") and way == "difference":
             result["dense_step_seconds"] = measure_whole(name, repeats)
@@ -158,7 +160,7 @@ def measurements(
     for name in models:
         for way in reuse:
             labels = {"model": name, "reuse": way}
-            yield Measurement(f"{name}-{way}", labels, lambda n=name, w=way: dense_step(n, w))
+            yield Measurement(f"{name}-{way}", labels, partial(dense_step, name, way))
 
 
 if __name__ == "__main__":

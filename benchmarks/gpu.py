@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 import deepzero_jax as dz
 from benchmarks.engine import RESULTS, median_seconds, problem, sampled
@@ -28,7 +29,13 @@ def flat(tree: PyTree) -> np.ndarray:
     )
 
 
-def gradient(name: str, coordinates: PyTree, wide: bool, **options: object) -> np.ndarray:
+def gradient(
+    name: str,
+    coordinates: PyTree,
+    wide: bool,
+    smoothing: float,
+    delta_dtype: DTypeLike | None = None,
+) -> np.ndarray:
     """One estimate at ``coordinates``, in float64 if ``wide``."""
     fun, params, args = problem(name)
     with jax.enable_x64(wide):
@@ -37,7 +44,11 @@ def gradient(name: str, coordinates: PyTree, wide: bool, **options: object) -> n
                 lambda a: np.asarray(a, np.float64) if a.dtype == jnp.float32 else np.asarray(a),
                 (params, args),
             )
-        vg = jax.jit(dz.value_and_grad(fun, dz.cge(**options), has_aux=True))
+        vg = jax.jit(
+            dz.value_and_grad(
+                fun, dz.cge(smoothing=smoothing, delta_dtype=delta_dtype), has_aux=True
+            )
+        )
         return flat(vg(params, *args, coordinates=coordinates)[1])
 
 
@@ -66,7 +77,7 @@ def step_multiply_adds(name: str, coordinates: PyTree) -> int:
     return int(sum(counts[path] * costs[path] for path in costs))
 
 
-def matrix_rate(dtype: jax.typing.DTypeLike, size: int) -> float:
+def matrix_rate(dtype: DTypeLike, size: int) -> float:
     """Multiply-adds a second of a large matrix product."""
     a = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.dot)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 def forward_pass(name: str, batch: int) -> Callable[[], float]:
     """A function that runs one training-mode pass with its loss, on two threads: its seconds."""
-    import torch
-    from torch import nn
+    # Of the bench extra, which a type checker need not have.
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(2)
     torch.manual_seed(0)

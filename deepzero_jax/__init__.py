@@ -5,11 +5,16 @@ from deepzero_jax.platform import prepare_cpu
 
 prepare_cpu()
 
+from importlib import import_module
+from types import ModuleType
+
+from deepzero_jax import blackbox, pruning, sampling, sharding
 from deepzero_jax.blackbox import black_box
-from deepzero_jax.coordinates import sample_coordinates
-from deepzero_jax.difference import difference, register_rule
+from deepzero_jax.coordinates import leaf_paths, sample_coordinates
+from deepzero_jax.difference import deregister_rule, difference, register_rule
 from deepzero_jax.estimators import (
     Estimator,
+    Loss,
     cge,
     coordinate_costs,
     first_order,
@@ -24,23 +29,39 @@ from deepzero_jax.sampling import sampling_rates
 
 __version__ = "0.1.0"
 
+# Loaded when they are first asked for: they bring checkpoints, bars and pictures with them.
+_LAZY = ("applications", "data", "models", "programs", "training")
+
 __all__ = [
     "Estimator",
+    "Loss",
     "black_box",
+    "blackbox",
     "cge",
     "coordinate_costs",
+    "deregister_rule",
     "difference",
     "first_order",
     "gradient_quality",
     "grasp_scores",
     "layer_ratios",
+    "leaf_paths",
     "num_queries",
+    "pruning",
     "random_scores",
     "register_rule",
     "rge",
     "sample_coordinates",
+    "sampling",
     "sampling_rates",
     "sharded",
+    "sharding",
     "value_and_grad",
     "zo_grasp_scores",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return import_module(f"deepzero_jax.{name}")
+    raise AttributeError(f"module 'deepzero_jax' has no attribute {name!r}")

@@ -128,7 +128,9 @@ class Readable:
         try:
             self.read(value)
         except ValueError as error:
-            return str(error)
+            # A library function names its own argument, which here has another name.
+            words = str(error)
+            return words[words.find("must") :] if "must" in words else words
         return None
 
 

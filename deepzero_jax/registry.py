@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 
@@ -64,13 +64,14 @@ class Registry(Mapping[str, T]):
                 f"{self.kind} {name!r}: cannot import {module_name!r} "
                 f"({type(error).__name__}: {error}); it must lie beside the record or be installed"
             ) from error
-        if not callable(found := getattr(module, function, None)):
+        found = getattr(module, function, None)
+        if not callable(found):
             callables = [n for n, v in vars(module).items() if callable(v) and n[0] != "_"]
             raise ValueError(
                 f"{self.kind} {name!r}: {module_name!r} has no function {function!r}, "
                 f"{nearest(function, callables)}"
             )
-        return found
+        return cast(T, found)
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

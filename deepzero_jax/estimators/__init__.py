@@ -1,6 +1,9 @@
 """Gradient estimators: coordinate-wise, randomised, and autodiff, behind one contract."""
 
+from collections.abc import Callable
+
 from deepzero_jax.estimators.autodiff import AutodiffEstimator, first_order
+from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
 from deepzero_jax.estimators.contract import (
     CoordinateEstimator,
     DirectionEstimator,
@@ -16,9 +19,17 @@ from deepzero_jax.estimators.pricing import coordinate_costs
 from deepzero_jax.estimators.quality import GradientQuality, gradient_quality
 from deepzero_jax.estimators.randomized import DirectionReuse, rge
 from deepzero_jax.estimators.smoothing import Smoothing, check_smoothing
+from deepzero_jax.registry import Registry
+
+# Makers of estimators; each takes those options that it has arguments for.
+ESTIMATORS: Registry[Callable[..., Estimator]] = Registry(
+    "estimator", {"cge": cge, "rge": rge, "first_order": first_order}, importable=True
+)
 
 __all__ = [
+    "ESTIMATORS",
     "AutodiffEstimator",
+    "BatchSize",
     "CoordinateEstimator",
     "DirectionEstimator",
     "DirectionReuse",
@@ -31,6 +42,7 @@ __all__ = [
     "ValueAndAux",
     "ValueAndGrad",
     "cge",
+    "check_batch_size",
     "check_smoothing",
     "coordinate_costs",
     "first_order",

@@ -1,5 +1,6 @@
 """Networks: plain Flax Linen modules, and any model as pure functions."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -33,6 +34,31 @@ MODELS: Registry[Callable[..., Model]] = Registry(
     importable=True,
 )
 
+
+def make_model(name: str, num_classes: int, width: int | None = None) -> Model:
+    """Builds a network of ``MODELS``, or your own ``"module:function"``.
+
+    Args:
+      name: of the network.
+      num_classes: size of its output.
+      width: channels of its first stage; None: its own.
+
+    Raises:
+      ValueError: an unknown name, a width for a maker that takes none, or a maker that
+        returns no model.
+    """
+    maker = MODELS[name]
+    if width is not None and "width" not in inspect.signature(maker).parameters:
+        raise ValueError(f"model {name!r} takes no width; leave it out")
+    model = maker(num_classes=num_classes, **({} if width is None else {"width": width}))
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model {name!r} must be a flax.linen.Module, or have init and apply, "
+            f"got {type(model).__name__}"
+        )
+    return model
+
+
 __all__ = [
     "CNN",
     "CUTS",
@@ -44,6 +70,7 @@ __all__ = [
     "cut_table",
     "init_model",
     "layer_names",
+    "make_model",
     "model_loss",
     "predict",
     "prefix_apply",

@@ -35,12 +35,12 @@ def sparse_updates() -> optax.GradientTransformationExtraArgs:
 
     def update(
         updates: PyTree,
-        state: optax.EmptyState,
+        state: PyTree,
         params: PyTree = None,
         *,
         mask: PyTree = None,
         **extra: object,
-    ) -> tuple[PyTree, optax.EmptyState]:
+    ) -> tuple[PyTree, PyTree]:
         del params, extra
         check_mask(mask)
         return prune_params(updates, mask), state

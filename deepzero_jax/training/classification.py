@@ -14,8 +14,7 @@ from deepzero_jax.data import (
     crop_and_flip,
     epoch_indices,
 )
-from deepzero_jax.models import Model, init_model, model_loss, predict
-from deepzero_jax.split import split_model_loss
+from deepzero_jax.models import Model, init_model, model_loss, predict, split_model_loss
 from deepzero_jax.training.task import Task
 from deepzero_jax.types import Key, Params, PyTree
 

@@ -193,7 +193,7 @@ class _Trainer:
         queries = self.estimator.num_queries(int(found.pop("num_coordinates")))
         self.progress.num_queries += queries
         values = {name: float(value) for name, value in found.items()}
-        rate = float(self.schedule(done - 1))
+        rate = float(jax.numpy.asarray(self.schedule(done - 1)))
         if metrics is not None:
             record = {
                 "epoch": done / self.task.steps_per_epoch,
@@ -204,9 +204,8 @@ class _Trainer:
             }
             metrics.write(done, record)
         shown = {name: f"{value:.3f}" for name, value in values.items()}
-        bar.set_postfix(
-            **shown, lr=f"{rate:.2g}", queries=f"{queries / seconds:,.0f}/s", refresh=False
-        )
+        shown |= {"lr": f"{rate:.2g}", "queries": f"{queries / seconds:,.0f}/s"}
+        bar.set_postfix(shown, refresh=False)
         bar.update()
 
     @contextmanager

@@ -1,6 +1,5 @@
 """Optimisers and schedules from optax, with the mask in its place."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import optax
@@ -8,9 +7,8 @@ import optax
 from deepzero_jax.pruning import sparse_updates
 from deepzero_jax.registry import Registry, call_with
 from deepzero_jax.sampling import coherent_gradient
-from deepzero_jax.types import Array
 
-Schedule = Callable[[Array | int], Array | float]
+Schedule = optax.Schedule
 Mask = Literal["gradient", "update", "weights"]
 
 

@@ -184,5 +184,7 @@ def _all_finite(tree: PyTree) -> jax.Array:
 
 
 def _num_coordinates(params: Params, coordinates: PyTree) -> jax.Array:
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
-    return sum((num_valid(leaf, indices) for leaf, indices in pairs), jnp.int32(0))
+    count = jnp.int32(0)
+    for leaf, indices in zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True):
+        count += num_valid(leaf, indices)
+    return count

@@ -88,7 +88,8 @@ def test_bad_input_is_one_line_and_status_2(case, capsys, tmp_path, monkeypatch)
             "must return a Config or DefenseConfig or SolverConfig, got int",
         ),
         (
-            "from deepzero_jax.applications.classification.config import *\ndef get_config():\n    return Config(seed='a')\n",
+            "from deepzero_jax.applications.classification.config import *\n"
+            "def get_config():\n    return Config(seed='a')\n",
             "seed must be of type int, got 'a'",
         ),
     ],

@@ -12,9 +12,7 @@ from deepzero_jax.programs import check_record, load_record, override
 from tests.conftest import ROOT
 
 CONFIGS = [
-    path
-    for path in sorted((ROOT / "configs").glob("*.py"))
-    if "def get_config" in path.read_text()
+    path for path in sorted((ROOT / "configs").glob("*.py")) if "def get_config" in path.read_text()
 ]
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.coordinates import coordinate_mask
-from deepzero_jax.sampling import block_sampler, coherent_gradient
 from deepzero_jax.applications.classification.config import Config, Sampling
+from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.fields import check_fields
+from deepzero_jax.sampling import block_sampler, coherent_gradient
 from deepzero_jax.training import make_optimizer
 from tests.quadratic import quadratic, quadratic_problem
 

@@ -31,10 +31,9 @@ from deepzero_jax.blackbox import HostFunction, black_box, onnx_model
 from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
-from deepzero_jax.models import MODELS, predict
+from deepzero_jax.models import make_model, predict
 from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import Program, Run, cache_folder
-from deepzero_jax.registry import call_with
 from deepzero_jax.sampling import layer_ratio_sampler
 from deepzero_jax.training import Json, Stages, Task, classification_task, write_json
 from deepzero_jax.types import Key, Log
@@ -57,8 +56,7 @@ def train_classifier(
 ) -> tuple[Path, Classifier, Json]:
     """The box: an ONNX file, its white-box twin on images in [0, 1], and its summary."""
     chosen = config.classifier
-    width = {} if chosen.width is None else {"width": chosen.width}
-    model = call_with(MODELS[chosen.model], {"num_classes": dataset.num_classes, **width})
+    model = make_model(chosen.model, dataset.num_classes, chosen.width)
     task = classification_task(model, dataset, chosen.batch_size, chosen.augment)
     num_steps = max(1, round(chosen.num_epochs * task.steps_per_epoch))
     params, model_state, summary = stages.run(

@@ -13,6 +13,7 @@ Source: Zhang et al., ICLR 2022 (ZO-AE-DS); DeepZero, section 6 (arXiv 2310.0202
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -179,4 +180,4 @@ def estimated_head(
 def counted_first_order(inner: Estimator, num_coordinates: int) -> Estimator:
     """Autodiff outside an estimated head, charged with the queries of the head."""
     queries = inner.num_queries(num_coordinates)
-    return first_order()._replace(name=f"{inner.name} at the box", num_queries=lambda _: queries)
+    return replace(first_order(), name=f"{inner.name} at the box", num_queries=lambda _: queries)

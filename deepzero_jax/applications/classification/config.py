@@ -7,11 +7,11 @@ from typing import Literal
 from deepzero_jax.data import DataSource
 from deepzero_jax.estimators import (
     ESTIMATORS,
-    SMOOTHING,
     Distribution,
     Reuse,
     cge,
     check_batch_size,
+    check_smoothing,
     rge,
 )
 from deepzero_jax.fields import OneOf, Range, Readable, default_of, section, setting
@@ -22,6 +22,7 @@ from deepzero_jax.training import OPTIMIZERS, SCHEDULES, Mask
 
 SEED = Range(at_least=0, below=2**32)
 COUNT = Range(at_least=1, below=2**31)  # what an int32 holds
+STEP = Readable(check_smoothing)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Estimator:
 
     name: str = setting("cge", OneOf(ESTIMATORS), "cge, rge or first_order")
     smoothing: float = setting(
-        default_of(cge, "smoothing"), SMOOTHING, "step of the differences; the paper's is 5e-3"
+        default_of(cge, "smoothing"), STEP, "step of the differences; the paper's is 5e-3"
     )
     central: bool = setting(default_of(cge, "central"), meaning="two-sided differences")
     reuse: Reuse = setting(
@@ -82,7 +83,7 @@ class Pruning:
     num_directions: int = setting(
         default_of(zo_grasp_scores, "num_directions"), COUNT, "zo_grasp: of each gradient estimate"
     )
-    smoothing: float = setting(default_of(zo_grasp_scores, "smoothing"), SMOOTHING, "zo_grasp")
+    smoothing: float = setting(default_of(zo_grasp_scores, "smoothing"), STEP, "zo_grasp")
     step: float = setting(
         default_of(zo_grasp_scores, "step"),
         Range(above=0),

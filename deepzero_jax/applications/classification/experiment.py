@@ -1,6 +1,5 @@
 """From a record to the objects of a run."""
 
-import inspect
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from jax.sharding import Mesh
 from deepzero_jax.applications.classification.config import Config
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import ESTIMATORS, Estimator, sharded
-from deepzero_jax.models import MODELS, Model, check_model
+from deepzero_jax.models import Model, make_model
 from deepzero_jax.programs import cache_folder
 from deepzero_jax.registry import call_with
 from deepzero_jax.sharding import make_mesh
@@ -73,21 +72,6 @@ def make_estimator(config: Config) -> Estimator:
     return call_with(ESTIMATORS[chosen.name], options)
 
 
-def make_model(config: Config, num_classes: int) -> Model:
-    """Builds the network that a record names.
-
-    Raises:
-      ValueError: a width for a network that has none, or an own one that is no network.
-    """
-    maker, width = MODELS[config.model.name], config.model.width
-    options = {"num_classes": num_classes} | ({} if width is None else {"width": width})
-    if width is not None and "width" not in inspect.signature(maker).parameters:
-        raise ValueError(f"model.width: {config.model.name} takes no width; leave it out")
-    model = call_with(maker, options)
-    check_model(model, config.model.name)
-    return model
-
-
 def build(config: Config) -> Experiment:
     """Builds everything but the choice of coordinates; reads the data.
 
@@ -101,7 +85,7 @@ def build(config: Config) -> Experiment:
     mesh = make_mesh(config.mesh.coordinates, config.mesh.data)
     estimator = sharded(make_estimator(config), mesh)
     dataset = config.data.load(cache_folder())
-    model = make_model(config, dataset.num_classes)
+    model = make_model(config.model.name, dataset.num_classes, config.model.width)
     cut = config.estimator.reuse == "split" and config.estimator.name == "cge"
     task = classification_task(model, dataset, config.data.batch_size, config.data.augment, cut)
     params, model_state = task.init(run_key(config, "init"))

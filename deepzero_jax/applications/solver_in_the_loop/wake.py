@@ -208,7 +208,7 @@ def twin(problem: Wake, lowest_reynolds: float = 90.0) -> Callable[[jax.Array], 
         solve = lambda sources: jnp.dot(
             sources, jnp.asarray(inverse, sources.dtype), precision="highest"
         )
-        return _step(problem, jnp, solve, states, substeps)
+        return jnp.asarray(_step(problem, jnp, solve, states, substeps))
 
     return run
 

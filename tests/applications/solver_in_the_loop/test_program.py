@@ -25,8 +25,8 @@ from deepzero_jax.applications.solver_in_the_loop.rollout import rollout, window
 from deepzero_jax.estimators import value_and_grad
 from deepzero_jax.training import StepFailedError
 from tests.conftest import ROOT
-from tests.runs import correction_of
 from tests.networks import flatten, relative_error
+from tests.runs import correction_of
 
 pytest.importorskip("exponax")
 
@@ -228,7 +228,9 @@ def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys)
     assert "already finished" in capsys.readouterr().out
 
 
-QUERIED = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, methods=("zo_sol",)))
+QUERIED = dataclasses.replace(
+    TINY, training=dataclasses.replace(TINY.training, methods=("zo_sol",))
+)
 
 
 @pytest.fixture(scope="module")

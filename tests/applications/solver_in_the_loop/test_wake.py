@@ -5,15 +5,15 @@ from typing import get_args
 import jax
 import numpy as np
 import pytest
+
+import train
+from deepzero_jax.applications.solver_in_the_loop import methods
 from deepzero_jax.applications.solver_in_the_loop.config import (
     Channel,
     Correction,
     SolverConfig,
     Training,
 )
-
-import train
-from deepzero_jax.applications.solver_in_the_loop import methods
 from deepzero_jax.applications.solver_in_the_loop.transport import Advection
 from deepzero_jax.applications.solver_in_the_loop.wake import (
     Wake,
@@ -26,8 +26,8 @@ from deepzero_jax.applications.solver_in_the_loop.wake import (
 )
 from deepzero_jax.estimators import value_and_grad
 from tests.conftest import ROOT
-from tests.runs import correction_of
 from tests.networks import relative_error
+from tests.runs import correction_of
 
 PROBLEM = Wake(advection="maccormack")
 REYNOLDS = np.array([100.0, 300.0, 1200.0])
@@ -97,7 +97,9 @@ def test_twin_makes_the_same_step(states, advection):
 
 def test_the_cheaper_advection_loses_more_energy(states):
     energy = [
-        np.sum(numpy_solver(dataclasses.replace(PROBLEM, advection=advection))(states)[..., :2] ** 2)
+        np.sum(
+            numpy_solver(dataclasses.replace(PROBLEM, advection=advection))(states)[..., :2] ** 2
+        )
         for advection in ("semi_lagrangian", "maccormack")
     ]
     assert energy[0] < energy[1] < 1.01 * np.sum(states[..., :2] ** 2)

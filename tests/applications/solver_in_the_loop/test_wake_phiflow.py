@@ -1,6 +1,7 @@
 """PhiFlow as a judge of the wake: the same flow from another code (extra ``judge``)."""
 
 import dataclasses
+
 import numpy as np
 import pytest
 
