@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from deepzero_jax.registry import Registry, nearest
 
 T = TypeVar("T")
+_LARGE = 100  # a bound above it only keeps nonsense out, and is named when it is passed
 
 
 class Allowed(Protocol):
@@ -63,7 +64,7 @@ class Range:
         if not math.isfinite(value):
             return "must be finite"
         if not self.holds(value):
-            return f"must {self.words()}"
+            return f"must {self.words(value)}"
         if self.odd and value % 2 == 0:
             return "must be odd"
         return None
@@ -77,21 +78,19 @@ class Range:
             and (self.at_most is None or value <= self.at_most)
         )
 
-    def words(self) -> str:
-        """The interval: ``"be positive"``, ``"lie in [0, 1)"``."""
+    def words(self, value: float) -> str:
+        """What a number outside must be: ``"be positive"``, ``"lie in [0, 1)"``."""
         low = self.above if self.above is not None else self.at_least
         high = self.below if self.below is not None else self.at_most
-        if low is None and high is None:
-            return "be finite"
-        if high is None:
-            if self.above is not None:
-                return "be positive" if self.above == 0 else f"be above {self.above:g}"
-            return "not be negative" if low == 0 else f"be at least {low:g}"
-        if low is None:
-            return f"be {'below' if self.below is not None else 'at most'} {high:g}"
-        left = "(" if self.above is not None else "["
-        right = ")" if self.below is not None else "]"
-        return f"lie in {left}{low:g}, {high:,.12g}{right}"
+        if low is not None and high is not None and high < _LARGE:
+            left = "(" if self.above is not None else "["
+            right = ")" if self.below is not None else "]"
+            return f"lie in {left}{low:g}, {high:g}{right}"
+        if high is not None and (low is None or value > low):
+            return f"be {'below' if self.below is not None else 'at most'} {high:,.12g}"
+        if self.above is not None:
+            return "be positive" if self.above == 0 else f"be above {self.above:g}"
+        return "not be negative" if low == 0 else f"be at least {low:g}"
 
 
 @dataclasses.dataclass(frozen=True)

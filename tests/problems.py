@@ -7,7 +7,7 @@ import numpy as np
 
 import deepzero_jax as dz
 from deepzero_jax.models import MODELS, ResNet, cnn, cuts, split_model_loss
-from deepzero_jax.training.task import cross_entropy
+from deepzero_jax.training import cross_entropy
 
 
 def flatten(tree):

@@ -24,6 +24,14 @@ from tests.conftest import ROOT
 TINY = ["--config", str(ROOT / "tests/records/tiny.py")]
 
 
+def call(main, *arguments):
+    """Runs a program in this process; its exit status."""
+    try:
+        return main(list(arguments))
+    except SystemExit as stop:
+        return stop.code
+
+
 def tiny_dataset():
     rng = np.random.default_rng(0)
     labels = np.arange(60).astype(np.int32) % 3

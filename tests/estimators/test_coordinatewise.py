@@ -11,7 +11,7 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.models import MODELS, split_model_loss
-from deepzero_jax.training.task import cross_entropy
+from deepzero_jax.training import cross_entropy
 from tests.problems import flatten, network_loss, relative_error, some_coordinates
 
 

@@ -14,14 +14,12 @@ import train
 from tests.conftest import ROOT
 from tests.records.tiny import get_config
 from tests.runs import TINY
+from tests.runs import call as call_program
 
 
 def call(main, *arguments):
-    """Runs a program in this process; its exit status."""
-    try:
-        return main([*TINY, *arguments] if "--config" not in arguments else list(arguments))
-    except SystemExit as stop:
-        return stop.code
+    """Runs a program, with the tiny record unless another is named; its exit status."""
+    return call_program(main, *([] if "--config" in arguments else TINY), *arguments)
 
 
 BAD = {
@@ -37,10 +35,13 @@ BAD = {
     "no value": (["--config.seed"], "--config.seed needs a value"),
     "unknown model": (["--config.model.name=resnet21"], "resnet20, resnet32"),
     "unknown estimator": (["--config.estimator.name=cg"], "cge, rge, first_order"),
-    "unknown optimiser": (["--config.optimizer.name=lion"], "'sgd', 'adam', 'adamw'"),
+    "unknown optimiser": (["--config.optimizer.name=lion"], "known: sgd, adam, adamw"),
     "unknown data set": (["--config.data.name=mnist"], "cifar10, digits"),
     "unknown scores": (["--config.pruning.scores=snip"], "grasp, random, zo_grasp"),
-    "unknown reuse": (["--config.estimator.reuse=all"], "reuse must be one of"),
+    "unknown reuse": (
+        ["--config.estimator.reuse=all"],
+        "reuse must be 'difference' or ",
+    ),
     "sparsity": (["--config.pruning.sparsity=1.0"], "pruning.sparsity must lie in [0, 1)"),
     "smoothing": (["--config.estimator.smoothing=0"], "smoothing must be a positive number"),
     "learning rate": (["--config.optimizer.learning_rate=-1"], "learning_rate must be positive"),
@@ -59,7 +60,7 @@ BAD = {
         ["--config.sampling.name=price_aware", "--config.estimator.name=rge"],
         "price_aware needs estimator cge",
     ),
-    "chunks": (["--config.estimator.chunk_size=some"], "batch_size must be 'auto' or an integer"),
+    "chunks": (["--config.estimator.chunk_size=some"], "chunk_size must be 'auto' or an integer"),
 }
 
 

@@ -137,7 +137,7 @@ def test_second_moments_follow_the_estimates():
         )
         state = sampler.update(state, selection, taken)
     np.testing.assert_allclose(state.second_moments, [0.01, 1.0], rtol=1e-5)
-    shares = sampler.shares(state)
+    shares = sampler.spending(state)
     assert shares["b"].rate == pytest.approx(1.0)
     assert shares["a"].rate == pytest.approx(0.1, abs=0.01)
     assert sum(share.share for share in shares.values()) == pytest.approx(1.0)

@@ -10,10 +10,11 @@ import time
 
 import pytest
 
+import train
 from deepzero_jax.training import processes, read_metrics
 from deepzero_jax.training.processes import PeerWatch
 from tests.conftest import ROOT
-from tests.runs import TINY
+from tests.runs import TINY, call
 
 
 def free_port():
@@ -128,8 +129,6 @@ def test_different_configs_are_refused_by_both(tmp_path):
 
 
 def test_a_coordinator_that_does_not_answer_is_named(tmp_path, monkeypatch, capsys):
-    import train
-
     monkeypatch.setattr(processes, "_PATIENCE", 1.0)
     port = free_port()
     arguments = [*TINY, f"--coordinator=localhost:{port}", "--num_processes=2", "--process_id=1"]
@@ -148,9 +147,7 @@ def test_a_coordinator_that_does_not_answer_is_named(tmp_path, monkeypatch, caps
     ],
 )
 def test_bad_flags_are_one_line(flags, words, capsys, tmp_path):
-    import train
-
-    assert train.main([*TINY, *flags, f"--workdir={tmp_path}/run"]) == 2
+    assert call(train.main, *TINY, *flags, f"--workdir={tmp_path}/run") == 2
     assert words in capsys.readouterr().err
 
 

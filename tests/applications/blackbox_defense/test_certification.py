@@ -2,17 +2,17 @@ import json
 
 import numpy as np
 import pytest
-from deepzero_jax.applications.blackbox_defense.certificate import (
+from scipy.stats import norm
+
+from deepzero_jax.applications.blackbox_defense.bounds import (
     certify_counts,
     check_radii,
     largest_radius,
     lower_bound,
     samples_needed,
 )
-from scipy.stats import norm
-
 from deepzero_jax.applications.blackbox_defense.certification import (
-    Smoothing,
+    Certification,
     certified_accuracy,
     certify_images,
     num_abstentions,
@@ -35,8 +35,8 @@ def test_a_linear_classifier_gets_its_known_radius(tmp_path):
     exact = np.abs(margins - np.median(margins))
     labels = (margins > np.median(margins)).astype(int)
     predict = linear_classifier(weights, offset)
-    smoothing = Smoothing(num_samples=20_000, alpha=ALPHA, radii=(0.0, 0.5))
-    records = certify_images(predict, images, labels, smoothing, tmp_path / "a.jsonl", 2)
+    chosen = Certification(num_samples=20_000, alpha=ALPHA, radii=(0.0, 0.5))
+    records = certify_images(predict, images, labels, chosen, tmp_path / "a.jsonl", 2)
     top = largest_radius(20_000, SIGMA, ALPHA)
     for record, radius in zip(records, exact, strict=True):
         if record["predicted"] is None:
@@ -47,7 +47,7 @@ def test_a_linear_classifier_gets_its_known_radius(tmp_path):
     accuracies = [certified_accuracy(records, radius) for radius in (0.0, 0.1, 0.5)]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] == pytest.approx(1 - num_abstentions(records) / 20)
-    plot_certified({"linear": records}, smoothing, tmp_path / "curve.png")
+    plot_certified({"linear": records}, chosen, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
@@ -100,19 +100,19 @@ def test_certification_goes_on_where_it_was_stopped(tmp_path):
         calls.append(len(batch))
         return linear_classifier(weights, 0.3)(batch)
 
-    smoothing = Smoothing(num_samples=500, radii=(0.0,), batch_size=300)
-    whole = certify_images(predict, images, labels, smoothing, tmp_path / "whole.jsonl", 2)
+    chosen = Certification(num_samples=500, radii=(0.0,), batch_size=300)
+    whole = certify_images(predict, images, labels, chosen, tmp_path / "whole.jsonl", 2)
     assert calls[:3] == [100, 300, 200]
     text = (tmp_path / "whole.jsonl").read_text()
     (tmp_path / "part.jsonl").write_text(text[: len(text) // 2])
     calls.clear()
-    part = certify_images(predict, images, labels, smoothing, tmp_path / "part.jsonl", 2)
+    part = certify_images(predict, images, labels, chosen, tmp_path / "part.jsonl", 2)
     assert part == whole
     assert (tmp_path / "part.jsonl").read_text() == text
     assert 0 < sum(calls) < 6 * 600
     assert json.loads(text.splitlines()[0])["num_samples"] == 500
     with pytest.raises(ValueError, match="certificates of other images"):
-        certify_images(predict, images, labels + 1, smoothing, tmp_path / "whole.jsonl", 2)
+        certify_images(predict, images, labels + 1, chosen, tmp_path / "whole.jsonl", 2)
 
 
 def test_every_image_has_noise_of_its_own_and_the_right_size(tmp_path):
@@ -122,9 +122,9 @@ def test_every_image_has_noise_of_its_own_and_the_right_size(tmp_path):
         seen.append(batch)
         return np.zeros(len(batch), int)
 
-    smoothing = Smoothing(sigma=0.5, num_samples=2000, num_selection=2000, radii=(0.0,))
+    chosen = Certification(sigma=0.5, num_samples=2000, num_selection=2000, radii=(0.0,))
     certify_images(
-        predict, np.zeros((2, 2, 2, 1), np.float32), np.zeros(2, int), smoothing, tmp_path / "a", 1
+        predict, np.zeros((2, 2, 2, 1), np.float32), np.zeros(2, int), chosen, tmp_path / "a", 1
     )
     assert len(seen) == 4
     for first in range(4):
