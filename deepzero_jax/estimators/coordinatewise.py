@@ -13,7 +13,8 @@ from jax.typing import DTypeLike
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss, check_choice, check_delta_dtype
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
-from deepzero_jax.estimators.contract import CoordinateEstimator, Loss, ValueAndAux
+from deepzero_jax.estimators.contract import CoordinateEstimator
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.estimators.pass_suffix import suffix_passes
 from deepzero_jax.estimators.pass_whole import whole_passes

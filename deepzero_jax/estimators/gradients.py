@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
-from deepzero_jax.estimators.contract import Estimator, Loss, LossFunction
+from deepzero_jax.estimators.contract import Estimator
+from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -51,7 +52,8 @@ def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = Fals
     Raises:
       TypeError: ``estimator`` is not one, a leaf is not floating-point, or the loss is
         not a real scalar.
-      ValueError: a missing key, or coordinates that do not fit ``params``.
+      ValueError: a missing key, coordinates that do not fit ``params``, or, inside
+        ``shard_map``, shards of the parameters of one loss.
 
     **Cost**: ``num_queries(estimator, params, coordinates)`` queries.
 

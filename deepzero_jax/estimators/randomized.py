@@ -19,8 +19,10 @@ from deepzero_jax.estimators.base_pass import (
     propagated,
 )
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size
-from deepzero_jax.estimators.contract import DirectionEstimator, Loss, ValueAndAux
+from deepzero_jax.estimators.contract import DirectionEstimator
 from deepzero_jax.estimators.directions import Distribution, draw_direction
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.estimators.manual_axes import manual_axes, varying_like
 from deepzero_jax.estimators.smoothing import Smoothing, Step, as_smoothing, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -190,4 +192,6 @@ def _sum_terms(
         return jax.tree.map(lambda t, new: t + jnp.sum(new, axis=0), total, terms)
 
     zeros = jax.tree.map(jnp.zeros_like, params)
+    if manual_axes():
+        zeros = varying_like(zeros, jax.eval_shape(add_chunk, jnp.int32(0), zeros))
     return lax.fori_loop(0, -(-num_directions // chunk), add_chunk, zeros)
