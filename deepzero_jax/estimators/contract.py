@@ -8,7 +8,7 @@ import jax
 
 from deepzero_jax.coordinates import all_coordinates, scatter
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.manual_axes import check_one_problem
+from deepzero_jax.estimators.manual_axes import params_on_device
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -93,7 +93,7 @@ class CoordinateEstimator:
     ) -> tuple[ValueAndAux, Params]:
         """The values, scattered into zeros; see ``Estimator``."""
         del key
-        check_one_problem(loss, params, coordinates, None)
+        params = params_on_device(loss, params, coordinates, None)
         chosen = all_coordinates(params) if coordinates is None else coordinates
         head, values = self.values(loss, params, chosen)
         return head, jax.tree.map(scatter, params, chosen, values)
@@ -130,7 +130,7 @@ class DirectionEstimator:
         """The only part of one; see ``Estimator``."""
         if key is None:
             raise ValueError(f"{self.name} draws random directions: pass key=jax.random.key(…)")
-        check_one_problem(loss, params, coordinates, key)
+        params = params_on_device(loss, params, coordinates, key)
         return self.summand(loss, params, key, coordinates, 0, 1)
 
     def __repr__(self) -> str:

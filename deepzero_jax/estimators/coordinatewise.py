@@ -15,6 +15,7 @@ from deepzero_jax.estimators.base_pass import FlatLoss, check_choice, check_delt
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
 from deepzero_jax.estimators.contract import CoordinateEstimator
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.estimators.manual_axes import varying_like
 from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.estimators.pass_suffix import suffix_passes
 from deepzero_jax.estimators.pass_whole import whole_passes
@@ -152,7 +153,7 @@ class _Coordinatewise:
         return passes, work
 
     def _leaf_work(self, slope: Slope, leaf: jax.Array, indices: Array, hoist: bool) -> _LeafWork:
-        example, count = jnp.int32(0), np.shape(indices)[0]
+        example, count = varying_like(jnp.int32(0), indices), np.shape(indices)[0]
         one = Hoisted(slope, example) if hoist and count else slope
         chunk = 1
         if count > 1:

@@ -21,39 +21,53 @@ def manual_axes() -> tuple[str, ...]:
     return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
-def check_one_problem(
+def params_on_device(
     loss: Loss, params: Params, coordinates: PyTree | None, key: Key | None
-) -> None:
-    """Raises ValueError where devices share a loss and would perturb it at the same time.
+) -> Params:
+    """The parameters, marked as varying over the axes over which devices have other problems.
 
     Args:
       loss: to be differentiated.
       params: pytree of arrays.
       coordinates: likewise, or None.
       key: a PRNG key, or None.
+
+    Raises:
+      ValueError: devices that share a loss and would perturb it at the same time.
     """
     if not (axes := manual_axes()):
-        return
-    call = lambda p, arrays: loss.with_arrays(arrays).output(p)
-    jaxpr = jax.make_jaxpr(call)(params, loss.arrays()).jaxpr
-    perturbed = {"params": params, "coordinates": coordinates, "key": key}
-    for axis in axes:
-        if axis not in set(_communicating_axes(jaxpr)):
-            continue
-        if axis not in _varying(lax.axis_index(axis)):
-            raise ValueError(
-                f"the loss communicates over the mesh axis {axis!r} inside "
-                "shard_map(check_vma=False), where nothing says whether params are the same "
-                "on every device; leave check_vma at True"
-            )
-        for name, tree in perturbed.items():
-            if any(axis in _varying(leaf) for leaf in jax.tree.leaves(tree)):
-                raise ValueError(
-                    f"the loss communicates over the mesh axis {axis!r}, over which {name} "
-                    "differ: every device would perturb the one loss at the same time. Give "
-                    f"shard_map the whole {name} (in_specs=PartitionSpec()); dz.sharded spreads "
-                    "the work over devices"
-                )
+        return params
+    call = lambda p, arrays: loss.scalar(loss.with_arrays(arrays).output(p))
+    closed, value = jax.make_jaxpr(call, return_shape=True)(params, loss.arrays())
+    communicating = set(_communicating_axes(closed.jaxpr))
+    own = _varying(value)
+    for name, tree in {"params": params, "coordinates": coordinates, "key": key}.items():
+        differing = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
+        for axis in communicating & set(axes):
+            _check_axis(axis, name, differing)
+        own |= differing
+    return jax.tree.map(lambda leaf: _vary(leaf, own), params)
+
+
+def _check_axis(axis: str, name: str, differing: frozenset[str]) -> None:
+    if axis not in _varying(lax.axis_index(axis)):
+        raise ValueError(
+            f"the loss communicates over the mesh axis {axis!r} inside "
+            "shard_map(check_vma=False), where nothing says whether params are the same "
+            "on every device; leave check_vma at True"
+        )
+    if axis in differing:
+        raise ValueError(
+            f"the loss communicates over the mesh axis {axis!r}, over which {name} "
+            "differ: every device would perturb the one loss at the same time. Give "
+            f"shard_map the whole {name} (in_specs=PartitionSpec()); dz.sharded spreads "
+            "the work over devices"
+        )
+
+
+def _vary(array: Array, axes: frozenset[str]) -> Array:
+    more = tuple(sorted(axes - _varying(array)))
+    return lax.pcast(array, more, to="varying") if more else array
 
 
 def varying_like(array: PyTree, result: PyTree) -> PyTree:
@@ -63,12 +77,7 @@ def varying_like(array: PyTree, result: PyTree) -> PyTree:
       array: pytree of arrays, the start of a loop.
       result: pytree of arrays or their shapes, what an iteration makes of it.
     """
-
-    def one(start: Array, stop: Array | jax.ShapeDtypeStruct) -> Array:
-        axes = tuple(sorted(_varying(stop) - _varying(start)))
-        return lax.pcast(start, axes, to="varying") if axes else start
-
-    return jax.tree.map(one, array, result)
+    return jax.tree.map(lambda start, stop: _vary(start, _varying(stop)), array, result)
 
 
 def _varying(value: Array | jax.ShapeDtypeStruct) -> frozenset[str]:

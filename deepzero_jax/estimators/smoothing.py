@@ -36,7 +36,8 @@ def _as_step(step: object, name: str) -> Step:
     if isinstance(step, Tracer):
         if step.shape != () or not jnp.issubdtype(step.dtype, jnp.floating):
             raise ValueError(
-                f"a traced {name} must be a floating-point scalar, got {step.dtype}{step.shape}"
+                f"a traced {name} must be a floating-point scalar, "
+                f"got {step.dtype}{list(step.shape)}"
             )
         return step
     number = _number(step)
