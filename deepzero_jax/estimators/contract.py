@@ -79,6 +79,13 @@ class CoordinateEstimator:
         like ``coordinates``: the slope of the loss along each.
       chunk_sizes: ``(loss, params, coordinates) -> [int]``, coordinates side by side.
       settings: of the estimator, for its ``repr``.
+
+    Example:
+      >>> import deepzero_jax as dz
+      >>> from dataclasses import replace
+      >>> free = replace(dz.cge(), name="free", num_queries=lambda num_coordinates: 0)
+      >>> dz.num_queries(free, jax.numpy.zeros(9))
+      0
     """
 
     name: str

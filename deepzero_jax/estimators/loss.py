@@ -23,6 +23,11 @@ class Loss:
       args: its further arguments.
       has_aux: whether it returns ``(loss, aux)``.
       kwargs: its keyword arguments.
+
+    Example:
+      >>> loss = Loss(lambda w, x, scale: scale * w * x, (3.0,), has_aux=False, kwargs={"scale": 2})
+      >>> loss(5.0)
+      30.0
     """
 
     fun: LossFunction

@@ -21,6 +21,11 @@ def check_smoothing(smoothing: object) -> None:
     """Raises ValueError unless ``smoothing`` is a step, or ``{leaf path: step}``.
 
     A step is a positive number that float32 holds to full precision, or a traced scalar.
+
+    Example:
+      >>> check_smoothing(1e-50)
+      Traceback (most recent call last):
+      ValueError: smoothing must lie between 1.18e-38 and 1.7e+38, which float32 holds ...
     """
     as_smoothing(smoothing)
 

@@ -88,7 +88,8 @@ def model_loss(model: Model, output_loss: OutputLoss) -> ModelLoss:
     """The training loss of a model, for ``value_and_grad(…, has_aux=True)``.
 
     A module whose ``__call__`` takes ``train`` gets ``train=True``; its collections other
-    than the parameters may be updated, and the updates are returned.
+    than the parameters may be updated, and the updates are returned. A module that draws
+    random numbers in training (dropout) needs a loss of your own, which passes it a key.
 
     Args:
       model: a Linen module or a pair of ``init`` and ``apply``.

@@ -20,6 +20,7 @@ ESTIMATORS = {
     "central": dz.cge(smoothing=1e-3, central=True),
     "none": dz.cge(smoothing=1e-1, reuse="none"),
     "rge": dz.rge(smoothing=1e-3, num_directions=11),
+    "rge_central": dz.rge(smoothing=1e-3, num_directions=11, central=True),
     "first_order": dz.first_order(),
 }
 for name, estimator in ESTIMATORS.items():
@@ -40,6 +41,29 @@ for name, estimator in ESTIMATORS.items():
         str(axes): float(np.linalg.norm(g - exact) / np.linalg.norm(exact))
         for axes, g in grads.items()
     }
+
+# A traced smoothing, steps of each leaf, keyword arguments traced and not.
+def loss(w, x, *, scale, square):
+    return scale * jnp.sum(jnp.sin(w["a"] * x) ** (2 if square else 1)) + jnp.sum(w["b"] ** 2)
+
+weights, x = {"a": jnp.arange(1.0, 12.0), "b": jnp.ones(3)}, jnp.linspace(0.0, 1.0, 11)
+for name, make in {
+    "traced": lambda step: dz.cge(smoothing=step),
+    "by leaf": lambda step: dz.cge(smoothing={"a": step, "b": 1e-3}),
+    "traced rge": lambda step: dz.rge(smoothing=step, num_directions=11),
+}.items():
+    grads = {}
+    for devices in (1, 8):
+        mesh = make_mesh(devices)
+
+        def step(weights, x, smoothing, scale, mesh=mesh, make=make):
+            vg = dz.value_and_grad(loss, dz.sharded(make(smoothing), mesh))
+            return vg(weights, x, key=jax.random.key(0), scale=scale, square=True)[1]
+
+        placed = replicate((weights, x, jnp.float32(1e-2), jnp.float32(2.0)), mesh)
+        grads[devices] = flatten(jax.device_get(jax.jit(step)(*placed)))
+    error = np.linalg.norm(grads[8] - grads[1]) / np.linalg.norm(grads[1])
+    result[name] = {"(8, 1)": float(error)}
 print(json.dumps(result))
 """
 

@@ -162,5 +162,5 @@ def test_only_reuse_split_needs_a_cut_table():
 
 def test_models_of_ones_own_are_found_by_import():
     assert MODELS["tests.models.test_functional:Stateless"] is Stateless
-    with pytest.raises(ValueError, match="unknown model 'resnet2O', did you mean 'resnet20'"):
-        MODELS["resnet2O"]
+    with pytest.raises(ValueError, match="unknown model 'restnet20', did you mean 'resnet20'"):
+        MODELS["restnet20"]
