@@ -65,10 +65,8 @@ def rge(
       An ``Estimator`` for ``value_and_grad``; it needs a key.
 
     Raises:
-      ValueError: smoothing not above 0 or beyond what float32 holds, no direction, unknown
-        distribution or ``reuse``, ``delta_dtype`` with another ``reuse``; or at the call,
-        smoothing that names other leaves or that a leaf's dtype cannot hold or, where
-        losses are subtracted, not resolve.
+      ValueError: a bad setting, smoothing beyond what float32 holds; or at the call, as
+        ``cge`` does.
 
     **Cost**: q + 1 queries (2q + 1 if ``central``), whatever the number of coordinates.
     Source: DeepZero, equation (1) (arXiv 2310.02025).
@@ -81,30 +79,9 @@ def rge(
       True
     """
     smoothing = as_smoothing(smoothing)
-    check_batch_size(batch_size)
-    if type(num_directions) is not int or num_directions < 1:
-        raise ValueError(f"num_directions must be an integer of at least 1, got {num_directions!r}")
-    check_choice("distribution", distribution, Distribution)
-    check_choice("reuse", reuse, DirectionReuse)
-    check_delta_dtype(delta_dtype, reuse)
-    found = _Randomized(
+    return _Randomized(
         smoothing, num_directions, distribution, central, reuse, delta_dtype, batch_size
-    )
-    passes = 2 if central else 1
-    return DirectionEstimator(
-        name="rge",
-        num_queries=lambda num_coordinates: 1 + passes * num_directions,
-        summand=found.summand,
-        settings={
-            "smoothing": smoothing,
-            "num_directions": num_directions,
-            "distribution": distribution,
-            "central": central,
-            "reuse": reuse,
-            "delta_dtype": delta_dtype,
-            "batch_size": batch_size,
-        },
-    )
+    ).estimator()
 
 
 @dataclass(frozen=True)
@@ -116,6 +93,26 @@ class _Randomized:
     reuse: DirectionReuse
     delta_dtype: DTypeLike | None
     batch_size: BatchSize
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+        if type(self.num_directions) is not int or self.num_directions < 1:
+            raise ValueError(
+                f"num_directions must be an integer of at least 1, got {self.num_directions!r}"
+            )
+        check_choice("distribution", self.distribution, Distribution)
+        check_choice("reuse", self.reuse, DirectionReuse)
+        check_delta_dtype(self.delta_dtype, self.reuse)
+
+    def estimator(self) -> DirectionEstimator:
+        """The estimator with these settings."""
+        queries = 1 + (2 if self.central else 1) * self.num_directions
+        return DirectionEstimator(
+            name="rge",
+            num_queries=lambda num_coordinates: queries,
+            summand=self.summand,
+            settings=dict(vars(self)),
+        )
 
     def summand(
         self,
