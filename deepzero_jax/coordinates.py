@@ -1,10 +1,14 @@
 """Coordinates: the scalars of a parameter pytree that one step perturbs.
 
 A set of coordinates is a pytree with the structure of the parameters whose
-leaves are one-dimensional int32 arrays of flat (row-major) indices. An index
-equal to or above the size of its leaf is padding: it is evaluated by nobody and
-scattered nowhere, so sets of varying size can share one static shape. Padding
-stands at the end of its leaf's array.
+leaves are one-dimensional int32 arrays of flat (row-major) indices, distinct and in
+[0, size of the leaf), in any order. Behind them may stand padding, indices equal to or
+above that size: it is evaluated by nobody and scattered nowhere, so sets of varying size
+can share one static shape.
+
+What breaks this is refused where the indices are known. Inside ``jit`` they are not, and
+count as they stand: a negative index is padding, padding among valid indices is passed
+over, and an index that stands twice is evaluated twice and gives the gradient once.
 """
 
 import math
@@ -52,7 +56,10 @@ def all_coordinates(params: Params) -> PyTree:
 
 
 def check_coordinates(params: Params, coordinates: PyTree) -> None:
-    """Raises ValueError unless ``coordinates`` is formed like coordinates of ``params``."""
+    """Raises ValueError unless ``coordinates`` are coordinates of ``params``, see above.
+
+    Known indices are checked one by one, traced ones for their shape and dtype.
+    """
     expected, got = leaf_paths(params), leaf_paths(coordinates)
     if expected != got:
         odd = sorted(set(expected) ^ set(got))
@@ -60,24 +67,64 @@ def check_coordinates(params: Params, coordinates: PyTree) -> None:
             f"coordinates must have the structure of params; they differ at {odd[:3]}. "
             "Give every leaf an int32 array of flat indices, an empty one to leave it out."
         )
-    for path, indices in zip(got, jax.tree.leaves(coordinates), strict=True):
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
+    for path, (leaf, indices) in zip(got, leaves, strict=True):
         if np.ndim(indices) != 1 or not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
             raise ValueError(
                 f"coordinates[{path!r}] must be a one-dimensional integer array of flat indices, "
                 f"got shape {np.shape(indices)} and dtype {jnp.result_type(indices)}"
             )
+        if not isinstance(indices, Tracer) and getattr(indices, "is_fully_addressable", True):
+            _check_indices(path, np.size(leaf), np.asarray(indices))
+
+
+def _check_indices(path: str, size: int, indices: np.ndarray) -> None:
+    valid = _is_valid(size, indices)
+    count = int(valid.sum())
+    chosen = indices[:count]
+    if (indices < 0).any():
+        index, reason = indices[indices < 0][0], "is negative; count from the start of the leaf"
+    elif not valid[:count].all():
+        index = indices[count:][valid[count:]][0]
+        reason = f"stands behind padding (an index of at least {size}, the leaf's size)"
+    elif (np.diff(chosen) > 0).all():
+        return
+    else:
+        distinct, repeats = np.unique(chosen, return_counts=True)
+        if (repeats == 1).all():
+            return
+        index, reason = distinct[repeats > 1][0], "stands more than once"
+    raise ValueError(
+        f"coordinates[{path!r}]: index {index} {reason}; a leaf takes distinct indices in "
+        f"[0, {size}), and padding at the end"
+    )
+
+
+def _is_valid(size: int, indices: Array) -> Array:
+    return (indices >= 0) & (indices < size)
 
 
 def num_valid(leaf: Array, indices: Array) -> jax.Array | np.integer:
     """Counts the coordinates of a leaf, padding left out: an integer scalar.
 
-    The one place that says what padding is. Traced indices give a traced count.
+    Args:
+      leaf: array whose scalars they are; its shape is enough.
+      indices: int32 [n]. Traced indices give a traced count.
 
     Example:
       >>> int(num_valid(np.zeros(9), np.array([2, 5, 9, 9])))
       2
     """
-    return (indices < np.size(leaf)).sum()
+    return _is_valid(np.size(leaf), indices).sum()
+
+
+def valid_length(leaf: Array, indices: jax.Array) -> jax.Array:
+    """Length of ``indices`` [n] up to the last that is no padding: an int32 scalar.
+
+    ``num_valid``, if padding stands at the end.
+    """
+    ends = jnp.arange(1, indices.shape[0] + 1, dtype=jnp.int32)
+    return jnp.max(jnp.where(_is_valid(np.size(leaf), indices), ends, 0), initial=0)
 
 
 def coordinates_per_leaf(params: Params, coordinates: PyTree) -> dict[str, int]:
@@ -184,7 +231,11 @@ def first_coordinates(params: Params, coordinates: PyTree, counts: Sequence[int]
 
 def scatter(leaf: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
     """Zeros shaped like ``leaf``, with ``values`` [n] at flat ``indices`` [n]; padding drops."""
-    flat = jnp.zeros(leaf.size, values.dtype).at[indices].set(values, mode="drop")
+    flat = (
+        jnp.zeros(leaf.size, values.dtype)
+        .at[indices]
+        .set(values, mode="drop", wrap_negative_indices=False)
+    )
     return flat.reshape(leaf.shape).astype(leaf.dtype)
 
 
@@ -194,7 +245,10 @@ def coordinate_mask(params: Params, coordinates: PyTree | None) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.ones(np.shape(leaf), bool), params)
     return jax.tree.map(
         lambda leaf, indices: (
-            jnp.zeros(np.size(leaf), bool).at[indices].set(True, mode="drop").reshape(leaf.shape)
+            jnp.zeros(np.size(leaf), bool)
+            .at[indices]
+            .set(True, mode="drop", wrap_negative_indices=False)
+            .reshape(leaf.shape)
         ),
         params,
         coordinates,

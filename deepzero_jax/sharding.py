@@ -93,7 +93,12 @@ def shard_coordinates(params: Params, coordinates: PyTree, num_shards: int) -> P
 
 
 def gather_values(coordinates: PyTree, shards: PyTree) -> PyTree:
-    """Inverse of ``shard_coordinates`` for values of the coordinates: [shards, m] to [n]."""
+    """Inverse of ``shard_coordinates`` for values of the coordinates: [shards, m] to [n].
+
+    Example:
+      >>> gather_values(jnp.arange(5), jnp.array([[0, 20, 40], [10, 30, 0]])).tolist()
+      [0, 10, 20, 30, 40]
+    """
     return jax.tree.map(lambda i, v: v.T.reshape(-1)[: i.shape[0]], coordinates, shards)
 
 

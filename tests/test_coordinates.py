@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import deepzero_jax as dz
 from deepzero_jax import sample_coordinates
 from deepzero_jax.coordinates import (
     all_coordinates,
@@ -14,7 +15,9 @@ from deepzero_jax.coordinates import (
     leaf_paths,
     masked_coordinates,
     num_coordinates,
+    num_valid,
     scatter,
+    valid_length,
 )
 
 PARAMS = {"a": {"kernel": jnp.zeros((4, 5)), "bias": jnp.zeros(5)}, "s": jnp.zeros(())}
@@ -102,3 +105,67 @@ def test_wrong_structure_is_named():
 def test_integer_leaves_are_refused():
     with pytest.raises(TypeError, match=r"params\['n'\] has dtype int32"):
         check_float_leaves({"n": jnp.arange(3), "w": jnp.zeros(2)})
+
+
+BROKEN = {
+    "negative": ([0, -1], "index -1 is negative"),
+    "behind padding": ([0, 5, 3], "index 3 stands behind padding"),
+    "repeated": ([4, 2, 4], "index 4 stands more than once"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("make", [np.array, jnp.array])
+def test_known_indices_are_checked_and_named(kind, make):
+    indices, words = BROKEN[kind]
+    coordinates = {"a": make(indices), "b": make([1, 0, 2])}
+    params = {"a": jnp.zeros(5), "b": jnp.zeros(2)}
+    with pytest.raises(ValueError, match=rf"coordinates\['a'\]: {words}"):
+        check_coordinates(params, coordinates)
+    with pytest.raises(ValueError, match=words):
+        num_coordinates(params, coordinates)
+
+
+def test_order_is_free_and_padding_may_be_any_large_index():
+    check_coordinates(jnp.zeros(5), np.array([3, 0, 4, 9, 5, 5], np.uint32))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+def test_traced_indices_count_as_they_stand(kind, reuse, batch_size):
+    params = jnp.arange(1.0, 6.0)
+    vg = dz.value_and_grad(
+        lambda w: jnp.sum(w**2), dz.cge(smoothing=1e-2, reuse=reuse, batch_size=batch_size)
+    )
+    grads = jax.jit(lambda c: vg(params, coordinates=c)[1])(jnp.array(BROKEN[kind][0]))
+    expected = {"negative": [0], "behind padding": [0, 3], "repeated": [2, 4]}[kind]
+    assert np.flatnonzero(grads).tolist() == expected
+    assert np.allclose(grads[jnp.array(expected)], 2 * params[jnp.array(expected)], rtol=1e-2)
+
+
+@pytest.mark.parametrize("make", [dz.rge, dz.first_order])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_traced_indices_mean_the_same_to_every_estimator(kind, make):
+    vg = dz.value_and_grad(lambda w: jnp.sum(w**2), make())
+    call = lambda c: vg(jnp.ones(5), key=jax.random.key(0), coordinates=c)[1]
+    expected = {"negative": [0], "behind padding": [0, 3], "repeated": [2, 4]}[kind]
+    assert np.flatnonzero(jax.jit(call)(jnp.array(BROKEN[kind][0]))).tolist() == expected
+
+
+def test_counts_are_those_of_what_is_evaluated():
+    calls = []
+
+    def host(w):
+        calls.append(w)
+        return np.float32(np.sum(w))
+
+    def fun(w):
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return jax.pure_callback(host, shape, w, vmap_method="sequential")
+
+    vg = dz.value_and_grad(fun, dz.cge(smoothing=1e-2, batch_size=1))
+    leaf, indices = jnp.zeros(5), jnp.array([3, 1, 3, 5, 5])
+    jax.block_until_ready(jax.jit(lambda c: vg(leaf, coordinates=c))(indices))
+    assert len(calls) == 1 + int(num_valid(leaf, indices)) == 4
+    assert int(jax.jit(num_valid)(leaf, indices)) == int(valid_length(leaf, indices)) == 3

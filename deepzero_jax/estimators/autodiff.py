@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.coordinates import coordinate_mask
-from deepzero_jax.estimators.contract import Loss, ValueAndAux, described
+from deepzero_jax.estimators.contract import described
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.types import Key, Params, PyTree
 
 

@@ -13,7 +13,7 @@ from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import evaluate, read, trace, without_dead_equations
 from deepzero_jax.difference.values import Delta, dense
-from deepzero_jax.estimators.contract import Loss, ValueAndAux
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.smoothing import Smoothing, Step, leaf_steps
 from deepzero_jax.types import Params, PyTree
 

@@ -9,9 +9,10 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from deepzero_jax.coordinates import num_valid
+from deepzero_jax.coordinates import valid_length
 from deepzero_jax.cost import live_bytes, memory_budget
 from deepzero_jax.difference.program import Hoisted
+from deepzero_jax.estimators.manual_axes import manual_axes, varying_like
 from deepzero_jax.types import Array, PyTree
 
 BatchSize = int | str
@@ -62,8 +63,8 @@ def map_valid(
       hoist: do what does not depend on the index once, before the loop.
 
     Returns:
-      [n]; padding holds zeros or what ``fun`` gives there. The number of chunks that
-      run follows the number of valid indices, so a set that shrinks recompiles nothing.
+      [n]; padding holds zeros or what ``fun`` gives there. Chunks run up to the last valid
+      index, so a set that shrinks recompiles nothing.
     """
     count, size = indices.shape[0], np.size(leaf)
     if count == 0:
@@ -83,5 +84,8 @@ def map_valid(
         part = lax.dynamic_slice(padded, (start,), (chunk,))
         return lax.dynamic_update_slice(results, run_part(part), (start,))
 
-    num_chunks = (num_valid(leaf, padded) + chunk - 1) // chunk
-    return lax.fori_loop(0, num_chunks, run_chunk, jnp.zeros(padded_count, dtype))[:count]
+    results = jnp.zeros(padded_count, dtype)
+    if manual_axes():
+        results = varying_like(results, jax.eval_shape(run_chunk, jnp.int32(0), results))
+    num_chunks = (valid_length(leaf, padded) + chunk - 1) // chunk
+    return lax.fori_loop(0, num_chunks, run_chunk, results)[:count]

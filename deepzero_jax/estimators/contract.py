@@ -1,72 +1,15 @@
 """The one contract behind which every gradient estimator stands."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import jax
-import numpy as np
 
 from deepzero_jax.coordinates import all_coordinates, scatter
-from deepzero_jax.types import Array, Key, Params, PyTree
-
-# The loss at the base, and the auxiliary output of the base pass.
-ValueAndAux = tuple[jax.Array, PyTree]
-# ``(params, *args, **kwargs) -> loss``, or ``-> (loss, aux)``.
-LossFunction = Callable[..., PyTree]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss with its fixed arguments, as an estimator sees it.
-
-    Attributes:
-      fun: the function as the user gave it, ``fun(params, *args, **kwargs)``.
-      args: its further arguments.
-      has_aux: whether it returns ``(loss, aux)``.
-      kwargs: its keyword arguments.
-    """
-
-    fun: LossFunction
-    args: tuple[PyTree, ...]
-    has_aux: bool
-    kwargs: Mapping[str, PyTree] = field(default_factory=dict)
-
-    def __call__(self, params: Params) -> jax.Array:
-        """The scalar loss alone; unused aux computations are never run."""
-        return self.scalar(self.output(params))
-
-    def output(self, params: Params) -> PyTree:
-        """What ``fun`` returns."""
-        return self.fun(params, *self.args, **self.kwargs)
-
-    def scalar(self, output: PyTree) -> jax.Array:
-        """The loss in what ``fun`` returned."""
-        return output[0] if self.has_aux else output
-
-    def value_and_aux(self, params: Params) -> ValueAndAux:
-        """Loss and aux of the base pass; aux is None without ``has_aux``."""
-        output = self.output(params)
-        return output if self.has_aux else (output, None)
-
-    def arrays(self) -> list[Array]:
-        """The arrays among the arguments; what else there is, is part of the function."""
-        return [leaf for leaf in jax.tree.leaves(self._inputs()) if _is_array(leaf)]
-
-    def with_arrays(self, arrays: Sequence[Array]) -> "Loss":
-        """The same loss with other arrays in the places of ``arrays()``."""
-        leaves, treedef = jax.tree.flatten(self._inputs())
-        others = iter(arrays)
-        leaves = [next(others) if _is_array(leaf) else leaf for leaf in leaves]
-        args, kwargs = treedef.unflatten(leaves)
-        return Loss(self.fun, args, self.has_aux, kwargs)
-
-    def _inputs(self) -> tuple[tuple[PyTree, ...], dict[str, PyTree]]:
-        return tuple(self.args), dict(self.kwargs)
-
-
-def _is_array(leaf: object) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.estimators.manual_axes import params_on_device
+from deepzero_jax.types import Key, Params, PyTree
 
 
 @runtime_checkable
@@ -136,6 +79,13 @@ class CoordinateEstimator:
         like ``coordinates``: the slope of the loss along each.
       chunk_sizes: ``(loss, params, coordinates) -> [int]``, coordinates side by side.
       settings: of the estimator, for its ``repr``.
+
+    Example:
+      >>> import deepzero_jax as dz
+      >>> from dataclasses import replace
+      >>> free = replace(dz.cge(), name="free", num_queries=lambda num_coordinates: 0)
+      >>> dz.num_queries(free, jax.numpy.zeros(9))
+      0
     """
 
     name: str
@@ -150,6 +100,7 @@ class CoordinateEstimator:
     ) -> tuple[ValueAndAux, Params]:
         """The values, scattered into zeros; see ``Estimator``."""
         del key
+        params = params_on_device(loss, params, coordinates, None)
         chosen = all_coordinates(params) if coordinates is None else coordinates
         head, values = self.values(loss, params, chosen)
         return head, jax.tree.map(scatter, params, chosen, values)
@@ -186,6 +137,7 @@ class DirectionEstimator:
         """The only part of one; see ``Estimator``."""
         if key is None:
             raise ValueError(f"{self.name} draws random directions: pass key=jax.random.key(…)")
+        params = params_on_device(loss, params, coordinates, key)
         return self.summand(loss, params, key, coordinates, 0, 1)
 
     def __repr__(self) -> str:

@@ -13,7 +13,9 @@ from jax.typing import DTypeLike
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss, check_choice, check_delta_dtype
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
-from deepzero_jax.estimators.contract import CoordinateEstimator, Loss, ValueAndAux
+from deepzero_jax.estimators.contract import CoordinateEstimator
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.estimators.manual_axes import varying_like
 from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.estimators.pass_suffix import suffix_passes
 from deepzero_jax.estimators.pass_whole import whole_passes
@@ -58,8 +60,7 @@ def cge(
       An ``Estimator`` for ``value_and_grad``.
 
     Raises:
-      ValueError: smoothing not above 0 or beyond what float32 holds, unknown ``reuse``,
-        bad ``batch_size``, ``delta_dtype`` with another ``reuse``; or at the call,
+      ValueError: a bad setting, smoothing beyond what float32 holds; or at the call,
         ``reuse="split"`` with a loss that is not cut, smoothing that names other leaves
         or that a leaf's dtype cannot hold or, where losses are subtracted, not resolve.
 
@@ -76,30 +77,9 @@ def cge(
       >>> print(grads["a"].round(2), grads["b"].round(2))
       3.0 [2. 2. 2.]
     """
-    smoothing = as_smoothing(smoothing)
-    check_batch_size(batch_size)
-    check_choice("reuse", reuse, Reuse)
-    check_delta_dtype(delta_dtype, reuse)
-    ways: dict[str, WayOfPassing] = {
-        "difference": partial(propagated_passes, delta_dtype=delta_dtype),
-        "none": whole_passes,
-        "split": suffix_passes,
-    }
-    found = _Coordinatewise(smoothing, central, ways[reuse], batch_size)
-    passes = 2 if central else 1
-    return CoordinateEstimator(
-        name="cge",
-        num_queries=lambda num_coordinates: 1 + passes * num_coordinates,
-        values=found.values,
-        chunk_sizes=found.chunk_sizes,
-        settings={
-            "smoothing": smoothing,
-            "central": central,
-            "reuse": reuse,
-            "delta_dtype": delta_dtype,
-            "batch_size": batch_size,
-        },
-    )
+    return _Coordinatewise(
+        as_smoothing(smoothing), central, reuse, delta_dtype, batch_size
+    ).estimator()
 
 
 class _LeafWork(NamedTuple):
@@ -115,8 +95,25 @@ class _LeafWork(NamedTuple):
 class _Coordinatewise:
     smoothing: Smoothing
     central: bool
-    way: WayOfPassing
+    reuse: Reuse
+    delta_dtype: DTypeLike | None
     batch_size: BatchSize
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+        check_choice("reuse", self.reuse, Reuse)
+        check_delta_dtype(self.delta_dtype, self.reuse)
+
+    def estimator(self) -> CoordinateEstimator:
+        """The estimator with these settings."""
+        passes = 2 if self.central else 1
+        return CoordinateEstimator(
+            name="cge",
+            num_queries=lambda num_coordinates: 1 + passes * num_coordinates,
+            values=self.values,
+            chunk_sizes=self.chunk_sizes,
+            settings=dict(vars(self)),
+        )
 
     def values(self, loss: Loss, params: Params, coordinates: PyTree) -> tuple[ValueAndAux, PyTree]:
         """Base pass, and the slope along each coordinate."""
@@ -142,7 +139,12 @@ class _Coordinatewise:
         return sizes
 
     def _plan(self, at: FlatLoss, coordinates: PyTree) -> tuple[Passes, list[_LeafWork]]:
-        passes = self.way(at, at.steps(self.smoothing), self.central)
+        ways: dict[Reuse, WayOfPassing] = {
+            "difference": partial(propagated_passes, delta_dtype=self.delta_dtype),
+            "none": whole_passes,
+            "split": suffix_passes,
+        }
+        passes = ways[self.reuse](at, at.steps(self.smoothing), self.central)
         chosen = at.treedef.flatten_up_to(coordinates)
         work = [
             self._leaf_work(slope, leaf, indices, passes.hoist)
@@ -151,7 +153,7 @@ class _Coordinatewise:
         return passes, work
 
     def _leaf_work(self, slope: Slope, leaf: jax.Array, indices: Array, hoist: bool) -> _LeafWork:
-        example, count = jnp.int32(0), np.shape(indices)[0]
+        example, count = varying_like(jnp.int32(0), indices), np.shape(indices)[0]
         one = Hoisted(slope, example) if hoist and count else slope
         chunk = 1
         if count > 1:

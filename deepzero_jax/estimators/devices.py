@@ -8,13 +8,8 @@ import jax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from deepzero_jax.estimators.contract import (
-    CoordinateEstimator,
-    DirectionEstimator,
-    Estimator,
-    Loss,
-    ValueAndAux,
-)
+from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.sharding import COORDINATES, gather_values, shard_coordinates
 from deepzero_jax.types import Array, Key, Params, PyTree
 

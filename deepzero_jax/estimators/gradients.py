@@ -1,18 +1,30 @@
 """From a loss and an estimator to a function that gives value and gradient."""
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
-from deepzero_jax.estimators.contract import Estimator, Loss, LossFunction
+from deepzero_jax.estimators.contract import Estimator
+from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.types import Key, Params, PyTree
 
 
-class ValueAndGrad(Protocol):
-    """What ``value_and_grad`` returns."""
+@dataclass(frozen=True, eq=False)
+class ValueAndGrad:
+    """What ``value_and_grad`` returns: a function of the parameters.
+
+    Attributes:
+      fun: the loss.
+      estimator: of its gradient.
+      has_aux: whether ``fun`` returns auxiliary output.
+    """
+
+    fun: LossFunction
+    estimator: Estimator
+    has_aux: bool
 
     def __call__(
         self,
@@ -24,7 +36,19 @@ class ValueAndGrad(Protocol):
         **kwargs: PyTree,
     ) -> tuple[PyTree, Params]:
         """``(value, grads)``, or ``((value, aux), grads)`` with ``has_aux``."""
-        ...
+        check_float_leaves(params)
+        params = jax.tree.map(jnp.asarray, params)
+        if coordinates is not None:
+            check_coordinates(params, coordinates)
+        if self.estimator.needs_key and key is None:
+            raise ValueError(
+                f"{self.estimator.name} draws random directions: pass key=jax.random.key(…)"
+            )
+        loss = Loss(self.fun, args, self.has_aux, kwargs)
+        with _precision():
+            _check_scalar(loss, params)
+            (value, aux), grads = self.estimator.estimate(loss, params, key, coordinates)
+        return ((value, aux) if self.has_aux else value), grads
 
 
 def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = False) -> ValueAndGrad:
@@ -51,7 +75,8 @@ def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = Fals
     Raises:
       TypeError: ``estimator`` is not one, a leaf is not floating-point, or the loss is
         not a real scalar.
-      ValueError: a missing key, or coordinates that do not fit ``params``.
+      ValueError: a missing key, coordinates that do not fit ``params``, or, inside
+        ``shard_map``, shards of the parameters of one loss.
 
     **Cost**: ``num_queries(estimator, params, coordinates)`` queries.
 
@@ -67,29 +92,7 @@ def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = Fals
             f"estimator must come from cge(), rge() or first_order(), got {estimator!r}"
         )
 
-    def evaluate(
-        params: Params,
-        /,
-        *args: PyTree,
-        key: Key | None = None,
-        coordinates: PyTree | None = None,
-        **kwargs: PyTree,
-    ) -> tuple[PyTree, Params]:
-        check_float_leaves(params)
-        params = jax.tree.map(jnp.asarray, params)
-        if coordinates is not None:
-            check_coordinates(params, coordinates)
-        if estimator.needs_key and key is None:
-            raise ValueError(
-                f"{estimator.name} draws random directions: pass key=jax.random.key(…)"
-            )
-        loss = Loss(fun, args, has_aux, kwargs)
-        with _precision():
-            _check_scalar(loss, params)
-            (value, aux), grads = estimator.estimate(loss, params, key, coordinates)
-        return ((value, aux) if has_aux else value), grads
-
-    return evaluate
+    return ValueAndGrad(fun, estimator, has_aux)
 
 
 def num_queries(estimator: Estimator, params: Params, coordinates: PyTree | None = None) -> int:

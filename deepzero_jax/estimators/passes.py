@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.estimators.base_pass import FlatLoss
-from deepzero_jax.estimators.contract import ValueAndAux
+from deepzero_jax.estimators.loss import ValueAndAux
 from deepzero_jax.estimators.smoothing import Step, check_resolution
 
 # Slope of the loss along the coordinate of a leaf at a flat index.

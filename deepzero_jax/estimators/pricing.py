@@ -8,7 +8,7 @@ from deepzero_jax.cost import multiply_adds
 from deepzero_jax.difference.cpu import plain_forms
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss
-from deepzero_jax.estimators.contract import Loss, LossFunction
+from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.types import Array, Params, PyTree
 

@@ -57,7 +57,12 @@ def gradient_quality(
         check_coordinates(reference, coordinates)
         chosen = jax.tree.leaves(coordinates)
         pairs = [
-            tuple(jnp.ravel(leaf).at[indices].get(mode="fill", fill_value=0) for leaf in pair)
+            tuple(
+                jnp.ravel(leaf)
+                .at[indices]
+                .get(mode="fill", fill_value=0, wrap_negative_indices=False)
+                for leaf in pair
+            )
             for pair, indices in zip(pairs, chosen, strict=True)
         ]
     product = sum(jnp.vdot(first, second) for first, second in pairs)

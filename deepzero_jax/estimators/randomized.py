@@ -19,8 +19,10 @@ from deepzero_jax.estimators.base_pass import (
     propagated,
 )
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size
-from deepzero_jax.estimators.contract import DirectionEstimator, Loss, ValueAndAux
+from deepzero_jax.estimators.contract import DirectionEstimator
 from deepzero_jax.estimators.directions import Distribution, draw_direction
+from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.estimators.manual_axes import manual_axes, varying_like
 from deepzero_jax.estimators.smoothing import Smoothing, Step, as_smoothing, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -63,10 +65,8 @@ def rge(
       An ``Estimator`` for ``value_and_grad``; it needs a key.
 
     Raises:
-      ValueError: smoothing not above 0 or beyond what float32 holds, no direction, unknown
-        distribution or ``reuse``, ``delta_dtype`` with another ``reuse``; or at the call,
-        smoothing that names other leaves or that a leaf's dtype cannot hold or, where
-        losses are subtracted, not resolve.
+      ValueError: a bad setting, smoothing beyond what float32 holds; or at the call, as
+        ``cge`` does.
 
     **Cost**: q + 1 queries (2q + 1 if ``central``), whatever the number of coordinates.
     Source: DeepZero, equation (1) (arXiv 2310.02025).
@@ -79,30 +79,9 @@ def rge(
       True
     """
     smoothing = as_smoothing(smoothing)
-    check_batch_size(batch_size)
-    if type(num_directions) is not int or num_directions < 1:
-        raise ValueError(f"num_directions must be an integer of at least 1, got {num_directions!r}")
-    check_choice("distribution", distribution, Distribution)
-    check_choice("reuse", reuse, DirectionReuse)
-    check_delta_dtype(delta_dtype, reuse)
-    found = _Randomized(
+    return _Randomized(
         smoothing, num_directions, distribution, central, reuse, delta_dtype, batch_size
-    )
-    passes = 2 if central else 1
-    return DirectionEstimator(
-        name="rge",
-        num_queries=lambda num_coordinates: 1 + passes * num_directions,
-        summand=found.summand,
-        settings={
-            "smoothing": smoothing,
-            "num_directions": num_directions,
-            "distribution": distribution,
-            "central": central,
-            "reuse": reuse,
-            "delta_dtype": delta_dtype,
-            "batch_size": batch_size,
-        },
-    )
+    ).estimator()
 
 
 @dataclass(frozen=True)
@@ -114,6 +93,26 @@ class _Randomized:
     reuse: DirectionReuse
     delta_dtype: DTypeLike | None
     batch_size: BatchSize
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+        if type(self.num_directions) is not int or self.num_directions < 1:
+            raise ValueError(
+                f"num_directions must be an integer of at least 1, got {self.num_directions!r}"
+            )
+        check_choice("distribution", self.distribution, Distribution)
+        check_choice("reuse", self.reuse, DirectionReuse)
+        check_delta_dtype(self.delta_dtype, self.reuse)
+
+    def estimator(self) -> DirectionEstimator:
+        """The estimator with these settings."""
+        queries = 1 + (2 if self.central else 1) * self.num_directions
+        return DirectionEstimator(
+            name="rge",
+            num_queries=lambda num_coordinates: queries,
+            summand=self.summand,
+            settings=dict(vars(self)),
+        )
 
     def summand(
         self,
@@ -190,4 +189,6 @@ def _sum_terms(
         return jax.tree.map(lambda t, new: t + jnp.sum(new, axis=0), total, terms)
 
     zeros = jax.tree.map(jnp.zeros_like, params)
+    if manual_axes():
+        zeros = varying_like(zeros, jax.eval_shape(add_chunk, jnp.int32(0), zeros))
     return lax.fori_loop(0, -(-num_directions // chunk), add_chunk, zeros)

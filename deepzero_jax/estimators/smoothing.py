@@ -21,6 +21,11 @@ def check_smoothing(smoothing: object) -> None:
     """Raises ValueError unless ``smoothing`` is a step, or ``{leaf path: step}``.
 
     A step is a positive number that float32 holds to full precision, or a traced scalar.
+
+    Example:
+      >>> check_smoothing(1e-50)
+      Traceback (most recent call last):
+      ValueError: smoothing must lie between 1.18e-38 and 1.7e+38, which float32 holds ...
     """
     as_smoothing(smoothing)
 
@@ -36,7 +41,8 @@ def _as_step(step: object, name: str) -> Step:
     if isinstance(step, Tracer):
         if step.shape != () or not jnp.issubdtype(step.dtype, jnp.floating):
             raise ValueError(
-                f"a traced {name} must be a floating-point scalar, got {step.dtype}{step.shape}"
+                f"a traced {name} must be a floating-point scalar, "
+                f"got {step.dtype}{list(step.shape)}"
             )
         return step
     number = _number(step)

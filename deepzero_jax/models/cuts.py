@@ -169,6 +169,13 @@ def suffix_apply(
 
     ``suffix_apply(model, i, v, prefix_apply(model, i, v, x))`` equals
     ``model.apply(v, x)`` bit for bit, for every i.
+
+    Example:
+      >>> model, x = CNN(depth=1, width=2), jnp.ones((1, 4, 4, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> hidden = prefix_apply(model, 2, variables, x)
+      >>> hidden.shape, suffix_apply(model, 2, variables, hidden).shape
+      ((1, 2, 2, 2), (1, 10))
     """
     for layer in cut_table(model)[index:]:
         carry = layer.run(variables, carry, train)[0]

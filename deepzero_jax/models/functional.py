@@ -56,8 +56,8 @@ def init_model(model: Model, key: Key, inputs: PyTree) -> tuple[Params, PyTree]:
     Example:
       >>> import jax.numpy as jnp
       >>> params, state = init_model(nn.Dense(2), jax.random.key(0), jnp.zeros((1, 3)))
-      >>> jax.tree.map(jnp.shape, params), state
-      ({'kernel': (3, 2), 'bias': (2,)}, {})
+      >>> list(params), params["kernel"].shape, state
+      (['kernel', 'bias'], (3, 2), {})
     """
     if not isinstance(model, nn.Module):
         return _checked(model).init(key, inputs), {}
@@ -73,6 +73,11 @@ def predict(model: Model, params: Params, model_state: PyTree, inputs: PyTree) -
       params: its parameters.
       model_state: its other collections.
       inputs: a batch, as the model takes it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> predict(nn.Dense(1, use_bias=False), {"kernel": jnp.ones((2, 1))}, {}, jnp.ones((1, 2)))
+      Array([[2.]], dtype=float32)
     """
     if not isinstance(model, nn.Module):
         return _checked(model).apply(params, inputs)
@@ -83,7 +88,8 @@ def model_loss(model: Model, output_loss: OutputLoss) -> ModelLoss:
     """The training loss of a model, for ``value_and_grad(…, has_aux=True)``.
 
     A module whose ``__call__`` takes ``train`` gets ``train=True``; its collections other
-    than the parameters may be updated, and the updates are returned.
+    than the parameters may be updated, and the updates are returned. A module that draws
+    random numbers in training (dropout) needs a loss of your own, which passes it a key.
 
     Args:
       model: a Linen module or a pair of ``init`` and ``apply``.

@@ -26,6 +26,12 @@ def split_model_loss(model: object, output_loss: OutputLoss) -> SplitFunction:
       ValueError: a model without a cut table.
 
     **Cost** of a call: one query.
+
+    Example:
+      >>> from deepzero_jax.models import CNN
+      >>> fun = split_model_loss(CNN(depth=1), lambda logits: (logits.mean(), {}))
+      >>> len(fun.stages), fun.first_stage("classifier/bias")
+      (3, 2)
     """
     layers = list(cut_table(model))
     order = {layer.name: position for position, layer in enumerate(layers)}

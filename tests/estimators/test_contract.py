@@ -1,23 +1,18 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.cost import multiply_adds
-from deepzero_jax.estimators.base_pass import FlatLoss
-from deepzero_jax.estimators.contract import Loss
-from deepzero_jax.estimators.pass_suffix import suffix_losses
-from deepzero_jax.models import MODELS
+from deepzero_jax.estimators import CoordinateEstimator
+from deepzero_jax.split import SplitFunction
 from tests.problems import (
     estimated,
     flatten,
-    network_loss,
     quadratic,
     quadratic_problem,
-    relative_error,
-    smooth,
-    some_coordinates,
 )
 
 ESTIMATORS = {
@@ -26,23 +21,11 @@ ESTIMATORS = {
     "cge_none": dz.cge(smoothing=1e-4, reuse="none"),
     "rge_none": dz.rge(smoothing=1e-5, num_directions=3, reuse="none"),
     "rge_normal": dz.rge(smoothing=1e-5, num_directions=3),
+    "rge_central": dz.rge(smoothing=1e-5, num_directions=3, central=True),
     "rge_sphere": dz.rge(smoothing=1e-5, num_directions=3, distribution="sphere"),
     "rge_rademacher": dz.rge(smoothing=1e-5, num_directions=3, distribution="rademacher"),
     "first_order": dz.first_order(),
 }
-# A shallow residual network stands for the deep ones, which take minutes to compile.
-NETWORKS = [
-    "cnn1",
-    "cnn3",
-    "resnet8",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in MODELS
-        if name not in ("cnn1", "cnn3")
-    ),
-]
-
-
 # Laws that every estimator obeys.
 
 
@@ -100,121 +83,10 @@ def test_number_of_queries_is_what_the_function_sees(name):
     estimator = ESTIMATORS[name]
     jax.block_until_ready(estimated(estimator, fun, jnp.arange(5.0))[1])
     expected = dz.num_queries(estimator, jnp.arange(5.0))
-    assert expected == {"cge": 6, "cge_none": 6, "central": 11, "first_order": 1}.get(name, 4)
+    counts = {"cge": 6, "cge_none": 6, "central": 11, "first_order": 1, "rge_central": 7}
+    assert expected == counts.get(name, 4)
     if name != "first_order":
-        padded = -(-(expected - 1) // 8) * 8 if name.startswith("rge") else expected
-        assert len(calls) in (expected, padded)
-
-
-# Coordinate-wise estimates.
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("reuse", ["none", "split", "difference"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_error_falls_with_the_order_of_the_difference(name, reuse, monkeypatch):
-    if reuse == "none" and name != "cnn1":
-        pytest.skip("the whole-pass oracle is checked on small networks")
-    smooth(monkeypatch)
-    fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
-    every = max(1, len(jax.tree.leaves(params)) // 4)
-    coordinates = some_coordinates(params, every=every)
-    exact = estimated(dz.first_order(), fun, params, *args, coordinates=coordinates, has_aux=True)[
-        1
-    ]
-    for central, order in ((False, 1), (True, 2)):
-        errors = []
-        for smoothing in (1e-2, 5e-3):
-            estimator = dz.cge(smoothing=smoothing, central=central, reuse=reuse)
-            grads = estimated(estimator, fun, params, *args, coordinates=coordinates, has_aux=True)[
-                1
-            ]
-            errors.append(relative_error(grads, exact))
-        assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25), errors
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_agreement_with_autodiff_on_the_networks_as_they_are(name):
-    fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
-    every = max(1, len(jax.tree.leaves(params)) // 4)
-    coordinates = some_coordinates(params, every=every)
-    exact, grads = (
-        estimated(estimator, fun, params, *args, coordinates=coordinates, has_aux=True)[1]
-        for estimator in (dz.first_order(), dz.cge(smoothing=1e-7, reuse="split"))
-    )
-    assert relative_error(grads, exact) < 1e-5
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000, "auto"])
-def test_chunks_do_not_change_the_estimate(batch_size, x64):
-    params, target = quadratic_problem()
-    whole = estimated(dz.cge(smoothing=1e-3, batch_size=1000), quadratic, params, target)[1]
-    got = estimated(dz.cge(smoothing=1e-3, batch_size=batch_size), quadratic, params, target)[1]
-    assert relative_error(got, whole) < 1e-12
-
-
-def test_padded_coordinates_are_skipped():
-    params, target = quadratic_problem()
-    padded = jax.tree.map(lambda leaf: jnp.full(leaf.size, leaf.size, jnp.int32), params)
-    padded["w"] = padded["w"].at[:2].set(jnp.array([3, 7]))
-    estimator = dz.cge(smoothing=1e-3, batch_size=2)
-    _, grads = estimated(estimator, quadratic, params, target, coordinates=padded)
-    assert np.flatnonzero(flatten(grads["w"])).tolist() == [3, 7]
-    assert not np.any(flatten(grads["b"]))
-
-
-def test_the_step_that_the_parameter_took_is_the_divisor():
-    # 1000 + 1e-3 rounds to another step in float32; a linear function must not notice.
-    estimator = dz.cge(smoothing=1e-3, reuse="none")
-    _, grads = estimated(estimator, lambda w: 0.5 * w - 500.0, jnp.float32(1000.0))
-    assert grads == 0.5
-
-
-@pytest.mark.parametrize("name", ["cnn2", "resnet8"])
-def test_split_equals_none_in_float32(name):
-    fun, params, args = network_loss(name, width=4, batch=8)
-    coordinates = some_coordinates(params, per_leaf=3, every=1 if name == "cnn2" else 5)
-
-    def both(smoothing):
-        for reuse in ("none", "split"):
-            estimator = dz.cge(smoothing=smoothing, reuse=reuse, batch_size=1)
-            (value, _), grads = estimated(
-                estimator, fun, params, *args, coordinates=coordinates, has_aux=True
-            )
-            yield float(value), flatten(grads)
-
-    (value, none), (_, split) = both(1e-2)
-    # The perturbed losses agree to a few units in the last place …
-    assert np.max(np.abs(split - none)) * 1e-2 <= 8 * np.finfo(np.float32).eps * abs(value)
-    # … so the estimates do to 1e-5 where the difference is not itself of that size.
-    (_, none), (_, split) = both(0.5)
-    assert relative_error(split, none) < 1e-5
-
-
-@pytest.mark.usefixtures("x64")
-def test_split_equals_none_in_float64():
-    fun, params, args = network_loss("cnn2")
-    grads = [
-        estimated(dz.cge(smoothing=1e-3, reuse=reuse), fun, params, *args, has_aux=True)[1]
-        for reuse in ("none", "split")
-    ]
-    assert relative_error(grads[1], grads[0]) < 1e-10
-
-
-def test_split_does_a_quarter_of_the_multiply_adds_on_resnet20():
-    fun, params, args = network_loss("resnet20", width=16, batch=1, size=32)
-    loss = Loss(fun, args, has_aux=True)
-    whole = multiply_adds(loss, params)
-    none = split = 0
-    for leaf, moved in zip(
-        jax.tree.leaves(params), suffix_losses(FlatLoss.at(loss, params)), strict=True
-    ):
-        none += leaf.size * whole
-        split += leaf.size * multiply_adds(moved, jnp.int32(0), jnp.float32(0))
-    # The carries are closed over, so a trace of one suffix counts that suffix alone.
-    print(f"multiply-adds of a dense step and image: none {none:.4g}, split {split:.4g}")
-    assert split <= none / 4
+        assert len(calls) == expected
 
 
 # Bad input.
@@ -230,6 +102,11 @@ def test_split_does_a_quarter_of_the_multiply_adds_on_resnet20():
         (lambda: dz.cge(smoothing=1e-3, batch_size=0), "batch_size"),
         (lambda: dz.rge(smoothing=1e-3, num_directions=0), "num_directions"),
         (lambda: dz.rge(smoothing=1e-3, distribution="cauchy"), "distribution must be one of"),
+        (lambda: dz.cge(reuse="none", delta_dtype="bfloat16"), 'with reuse="none" there are none'),
+        (lambda: dz.cge(reuse="split", delta_dtype=jnp.bfloat16), "propagated differences"),
+        (lambda: dz.rge(reuse="none", delta_dtype="bfloat16"), "propagated differences"),
+        (lambda: dz.cge(batch_size=True), "batch_size"),
+        (lambda: dz.rge(num_directions=True), "num_directions"),
     ],
 )
 def test_bad_estimators_are_refused_at_construction(make, words):
@@ -251,3 +128,77 @@ def test_bad_calls_name_the_offender():
         dz.value_and_grad(square, dz.cge(smoothing=1e-3, reuse="split"))(jnp.ones(2))
     with pytest.raises(ValueError, match="structure of params"):
         dz.value_and_grad(square, dz.cge(smoothing=1e-3))(jnp.ones(2), coordinates=[jnp.arange(1)])
+
+
+# What an estimator is, for those who build on it.
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (dz.cge, "cge(smoothing=0.0001, central=False, reuse='difference', batch_size='auto')"),
+        (
+            lambda: dz.rge(num_directions=3, delta_dtype="bfloat16"),
+            "rge(smoothing=0.0001, num_directions=3, distribution='normal', central=False, "
+            "reuse='difference', delta_dtype='bfloat16', batch_size='auto')",
+        ),
+        (dz.first_order, "first_order()"),
+    ],
+)
+def test_repr_reads_like_the_call(make, words):
+    assert repr(make()) == words
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_copy_may_have_another_name_and_price(name):
+    params, target = quadratic_problem()
+    copy = replace(ESTIMATORS[name], name="other", num_queries=lambda count: 7)
+    assert isinstance(copy, dz.Estimator)
+    assert copy.name == "other" and dz.num_queries(copy, params) == 7
+    got, expected = (estimated(e, quadratic, params, target)[1] for e in (copy, ESTIMATORS[name]))
+    assert np.array_equal(flatten(got), flatten(expected))
+
+
+@pytest.mark.parametrize("name", ["cge", "cge_none", "rge_none", "rge_normal", "first_order"])
+def test_keyword_arguments_reach_the_loss_as_they_are(name):
+    def fun(w, x, *, scale, square):
+        return scale * jnp.sum(w * x) ** (2 if square else 1)
+
+    vg = dz.value_and_grad(fun, ESTIMATORS[name])
+    key = jax.random.key(0)
+    # ``square`` decides in Python, so it must not be traced.
+    call = lambda p, x, s: vg(p, x, key=key, scale=s, square=True)
+    value, grads = jax.jit(call)(jnp.ones(2), jnp.array([1.0, 2.0]), 3.0)
+    assert value == 27.0
+    if not name.startswith("rge"):
+        assert np.allclose(grads, [18.0, 36.0], rtol=1e-2)
+    costs = dz.coordinate_costs(fun, jnp.ones(2), jnp.ones(2), scale=3.0, square=True)
+    assert list(costs) == [""]
+
+
+def test_keyword_arguments_reach_a_loss_in_stages():
+    stages = (lambda p, c, x, *, k: p["a"] * x, lambda p, c, x, *, k: k * (c + p["b"]))
+    fun = SplitFunction(stages, {"a": 0, "b": 1}.__getitem__)
+    params = {"a": jnp.float32(2.0), "b": jnp.float32(3.0)}
+    vg = dz.value_and_grad(fun, dz.cge(smoothing=1e-2, reuse="split"))
+    value, grads = vg(params, 5.0, k=2.0)
+    assert value == 26.0
+    assert np.allclose([grads["a"], grads["b"]], [10.0, 2.0], rtol=1e-3)
+
+
+def test_an_estimator_of_ones_own():
+    def values(loss, params, coordinates):
+        head = loss.value_and_aux(params)
+        return head, jax.tree.map(lambda i: jnp.full(i.shape, 2.0), coordinates)
+
+    own = CoordinateEstimator(
+        name="two", num_queries=lambda count: 1, values=values, chunk_sizes=lambda *_: [1]
+    )
+    value, grads = estimated(own, jnp.sum, jnp.ones(3), coordinates=jnp.array([0, 2]))
+    assert value == 3.0 and grads.tolist() == [2.0, 0.0, 2.0]
+    assert repr(own) == "two()"
+
+
+def test_lists_of_numbers_are_parameters():
+    value, grads = dz.value_and_grad(lambda p: p[0] * p[1], dz.cge(smoothing=1e-2))([2.0, 3.0])
+    assert value == 6.0 and np.allclose(grads, [3.0, 2.0], rtol=1e-4)

@@ -58,3 +58,38 @@ def test_directions_are_not_stored_for_all_of_q():
     vg = jax.jit(dz.value_and_grad(lambda w: jnp.sum(w**2), estimator))
     memory = vg.lower(params, key=jax.random.key(0)).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 50 * params.nbytes
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+@pytest.mark.parametrize("distribution", ["normal", "sphere", "rademacher"])
+def test_error_along_the_directions_falls_with_the_order_of_the_difference(distribution, reuse):
+    # Compared along the same directions, so that what is left is the truncation.
+    params, target = quadratic_problem()
+    make = lambda smoothing, central: dz.rge(
+        smoothing=smoothing,
+        num_directions=4,
+        distribution=distribution,
+        central=central,
+        reuse=reuse,
+    )
+    exact = estimated(make(1e-6, True), quadratic, params, target)[1]
+    for central, order in ((False, 1), (True, 2)):
+        errors = [
+            relative_error(estimated(make(s, central), quadratic, params, target)[1], exact)
+            for s in (2e-2, 1e-2)
+        ]
+        assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25), errors
+
+
+@pytest.mark.usefixtures("x64")
+def test_antithetic_directions_are_exact_on_a_quadratic():
+    params = jax.random.normal(jax.random.key(2), (5,))
+    fun = lambda w: jnp.sum(w**2) + w[0] * w[1]
+    for reuse in ("difference", "none"):
+        estimator = dz.rge(smoothing=0.5, num_directions=3, central=True, reuse=reuse)
+        got = estimated(estimator, fun, params)[1]
+        slope_of = dz.rge(smoothing=1e-8, num_directions=3, central=True)
+        assert relative_error(got, estimated(slope_of, fun, params)[1]) < 1e-6
+        one_sided = dz.rge(smoothing=0.5, num_directions=3, reuse=reuse)
+        assert relative_error(estimated(one_sided, fun, params)[1], flatten(got)) > 0.1

@@ -1,0 +1,87 @@
+"""Estimates inside ``shard_map``: on two devices, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+TWO = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, PartitionSpec as P
+import deepzero_jax as dz
+
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+x = jnp.arange(4.0) + 1
+own = lambda w: jnp.sum(w**2)
+one = lambda w: jax.lax.psum(jnp.sum(w**3), "d")
+mean = lambda w, x: jax.lax.pmean(jnp.mean(w * x), "d")
+key = jax.random.key(0)
+
+def outcome(call, *args):
+    try:
+        return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(jax.jit(call)(*args))]
+    except ValueError as error:
+        return str(error).splitlines()[0]
+
+found = {}
+ESTIMATORS = {
+    "cge": dz.cge(), "none": dz.cge(smoothing=1e-2, reuse="none"), "central": dz.cge(central=True),
+    "rge": dz.rge(num_directions=2000, distribution="rademacher"), "first_order": dz.first_order(),
+}
+for name, estimator in ESTIMATORS.items():
+    for check in (True, False):
+        def mapped(fun, in_specs, out_specs, with_key=False):
+            vg = dz.value_and_grad(fun, estimator)
+            call = lambda *args: vg(*args, key=key)[1]
+            return jax.shard_map(
+                call, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=check)
+        found[f"{name} {check}"] = {
+            "own": outcome(mapped(own, P("d"), P("d")), x),
+            "one": outcome(mapped(one, P("d"), P("d")), x),
+            "data": outcome(mapped(mean, (P(), P("d")), P()), jnp.float32(2.0), x),
+        }
+vg = dz.value_and_grad(lambda w: jax.lax.psum(jnp.sum(w), "d"), dz.cge())
+by_coordinates = jax.shard_map(
+    lambda w, c: vg(w, coordinates=c)[1], mesh=mesh, in_specs=(P(), P("d")), out_specs=P("d"))
+found["coordinates"] = outcome(by_coordinates, x, jnp.arange(4))
+counts = jax.shard_map(
+    lambda w, c: dz.value_and_grad(own, dz.cge(batch_size=1))(w, coordinates=c)[1],
+    mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+found["counts"] = outcome(counts, x, jnp.array([0, 1, 1, 2]))
+print(json.dumps(found))
+"""
+
+
+def test_devices_have_problems_of_their_own_and_shards_of_one_are_refused():
+    two = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", TWO],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {two}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    near = lambda got, expected, tolerance: all(
+        abs(a - b) <= tolerance * abs(b) for a, b in zip(got, expected, strict=True)
+    )
+    # Random directions see their own noise, ±1 of the other coordinate.
+    loose = lambda name: 0.3 if name == "rge" else 0.02
+    assert found.pop("counts")[0][0] > 0  # a device with one coordinate, one with two
+    assert "over which coordinates differ" in found.pop("coordinates")
+    for case, outcomes in found.items():
+        name, checked = case.split()
+        assert near(outcomes["own"][0], [2, 4, 6, 8], loose(name)), case
+        if name == "first_order":
+            continue
+        refused = "over which params differ" if checked == "True" else "check_vma"
+        assert refused in outcomes["one"], case
+        if checked == "True":
+            assert near(outcomes["data"], [2.5], 0.02), case
+        else:
+            assert "check_vma" in outcomes["data"], case
