@@ -6,7 +6,7 @@ python prune.py --config configs/resnet20_cifar10.py
 import sys
 from collections.abc import Sequence
 
-from deepzero_jax.applications.commands import prune
+from deepzero_jax.applications import prune
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ python train.py --config configs/quickstart.py
 import sys
 from collections.abc import Sequence
 
-from deepzero_jax.applications.commands import train
+from deepzero_jax.applications import train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax
 
-from deepzero_jax.applications.commands import PROGRAMS
+from deepzero_jax.applications import PROGRAMS
 from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import load_record, override
 from deepzero_jax.training import Json, read_metrics

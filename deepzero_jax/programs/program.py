@@ -26,9 +26,9 @@ from deepzero_jax.training import (
     RunFolderError,
     StepFailedError,
     black_box_failure,
+    exit_now,
     processes,
 )
-from deepzero_jax.training.signals import exit_now
 from deepzero_jax.types import Log
 
 

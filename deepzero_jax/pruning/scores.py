@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.estimators import check_smoothing, rge, value_and_grad
+from deepzero_jax.estimators import rge, value_and_grad
 from deepzero_jax.registry import Registry
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -27,8 +27,7 @@ def zo_grasp_scores(
 ) -> PyTree:
     r"""ZO-GraSP: $S = -θ ⊙ (\hat g(θ + s\,\hat g(θ)) - \hat g(θ)) / s$ from queries alone.
 
-    The lower the score, the more gradient flow is lost with the parameter; the highest
-    are pruned first (GraSP, Wang et al. 2020, algorithm 1).
+    The highest are pruned first: they lose least gradient flow (GraSP, Wang et al. 2020).
 
     Args:
       fun: ``fun(params, *args) -> scalar loss``.
@@ -38,11 +37,9 @@ def zo_grasp_scores(
       smoothing: μ of the random gradient estimates.
       num_directions: q, random directions of each of the two estimates.
       step: s, the length of the step along the estimated gradient.
-      variant: ``"shared"``: both estimates use the same directions, so that their
-        difference carries curvature and not two draws' noise. ``"independent"``: two
-        draws. ``"released"``: as the authors' code: two draws, each direction normalised
-        tensor by tensor and scaled by ``smoothing``, the estimate multiplied by the
-        scaled direction.
+      variant: of the directions. ``"shared"``: the same for both estimates, so that their
+        difference is not noise of two draws. ``"independent"``. ``"released"``: as in the
+        authors' code, independent, normalised by tensor, scaled by ``smoothing`` twice.
       batch_size: perturbed passes side by side, or ``"auto"``.
 
     Returns:
@@ -51,8 +48,8 @@ def zo_grasp_scores(
     Raises:
       ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0.
 
-    **Cost**: 2 (q + 1) queries.
-    Source: DeepZero, section 4 (arXiv 2310.02025). Departure: shared directions.
+    **Cost**: 2 (q + 1) queries. Source: DeepZero, section 4 (arXiv 2310.02025), but for
+    the shared directions.
 
     Example:
       >>> import deepzero_jax as dz
@@ -61,21 +58,14 @@ def zo_grasp_scores(
       >>> bool(scores[0] < scores[1])
       True
     """
-    check_smoothing(smoothing)
-    if not step > 0:
-        raise ValueError(f"step must be positive, got {step!r}")
-    if variant not in get_args(Variant):
-        raise ValueError(f"variant must be one of {list(get_args(Variant))}, got {variant!r}")
-    first_key, second_key = jax.random.split(key)
-    if variant == "shared":
-        second_key = first_key
+    _check(step, variant)
     released = variant == "released"
+    # Subtracted: along a random direction the loss moves by much more than its rounding, and a
+    # dense difference costs three times as much to propagate.
     estimator = rge(
         smoothing=smoothing,
         num_directions=num_directions,
         distribution="tensor_sphere" if released else "normal",
-        # Along a random direction of all parameters the loss moves by much more than its
-        # rounding, and a dense difference costs three times as much to propagate.
         reuse="none",
         batch_size=batch_size,
     )
@@ -85,7 +75,16 @@ def zo_grasp_scores(
         grads = vg(at, *args, key=k)[1]
         return jax.tree.map(lambda g: smoothing * g, grads) if released else grads
 
-    return _scores_from_gradients(gradient, params, (first_key, second_key), step)
+    first_key, second_key = jax.random.split(key)
+    keys = (first_key, first_key if variant == "shared" else second_key)
+    return _scores_from_gradients(gradient, params, keys, step)
+
+
+def _check(step: float, variant: Variant) -> None:
+    if not step > 0:
+        raise ValueError(f"step must be positive, got {step!r}")
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant must be one of {list(get_args(Variant))}, got {variant!r}")
 
 
 def _scores_from_gradients(

@@ -1,5 +1,6 @@
 """Sampling that weighs what a coordinate costs against what it tells."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -62,30 +63,54 @@ def price_aware_sampler(
 
     **Cost** of ``sample``: no query; one random permutation of each leaf.
     """
-    paths, leaves = leaf_paths(params), jax.tree.leaves(params)
-    treedef = jax.tree.structure(params)
-    sizes = [float(np.size(leaf)) for leaf in leaves]
-    for name, values in (("costs", costs), ("second_moments", second_moments)):
-        if values is not None and set(values) != set(paths):
-            odd = sorted(set(values) ^ set(paths))[:3]
-            raise ValueError(f"{name} and params must have the same leaves; they differ at {odd}")
-    if not budget > 0:
-        raise ValueError(f"budget must be positive, got {budget}")
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay must lie in [0, 1), got {decay}")
+    rule = _PriceAware(params, costs, budget, decay, second_moments)
+    return Sampler(rule.init, rule.sample, rule.update, rule.spending, name="price_aware_sampler")
 
-    def init(key: Key) -> PriceAwareState:
-        start = second_moments or dict.fromkeys(paths, 1.0)
+
+@dataclasses.dataclass(frozen=True)
+class _PriceAware:
+    """The functions of the sampler; arguments as of ``price_aware_sampler``."""
+
+    params: Params
+    costs: PerLeaf
+    budget: float
+    decay: float
+    second_moments: PerLeaf | None
+
+    def __post_init__(self) -> None:
+        paths = self.paths
+        for name in ("costs", "second_moments"):
+            values = getattr(self, name)
+            if values is not None and set(values) != set(paths):
+                odd = sorted(set(values) ^ set(paths))[:3]
+                raise ValueError(
+                    f"{name} and params must have the same leaves; they differ at {odd}"
+                )
+        if not self.budget > 0:
+            raise ValueError(f"budget must be positive, got {self.budget}")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+
+    @property
+    def paths(self) -> list[str]:
+        return leaf_paths(self.params)
+
+    @property
+    def sizes(self) -> list[float]:
+        return [float(np.size(leaf)) for leaf in jax.tree.leaves(self.params)]
+
+    def init(self, key: Key) -> PriceAwareState:
+        start = self.second_moments or dict.fromkeys(self.paths, 1.0)
         return PriceAwareState(
             jax.random.key_data(key),
-            jnp.asarray([costs[path] for path in paths], jnp.float32),
-            jnp.float32(budget),
-            jnp.asarray([start[path] for path in paths], jnp.float32),
-            jnp.zeros(len(paths), jnp.int32),
+            jnp.asarray([self.costs[path] for path in self.paths], jnp.float32),
+            jnp.float32(self.budget),
+            jnp.asarray([start[path] for path in self.paths], jnp.float32),
+            jnp.zeros(len(self.paths), jnp.int32),
         )
 
-    def rates(state: PriceAwareState) -> list[jax.Array]:
-        counts = jnp.asarray(sizes)
+    def rates(self, state: PriceAwareState) -> list[jax.Array]:
+        counts, paths = jnp.asarray(self.sizes), self.paths
         mean = jnp.sum(state.second_moments * counts) / jnp.sum(counts)
         moments = jnp.maximum(state.second_moments, _LEAST_MOMENT * mean)
         found = sampling_rates(
@@ -96,17 +121,20 @@ def price_aware_sampler(
         )
         return [found[path] for path in paths]
 
-    def sample(state: PriceAwareState, step: jax.Array) -> Selection:
+    def sample(self, state: PriceAwareState, step: jax.Array) -> Selection:
+        leaves, treedef = jax.tree.flatten(self.params)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
+        keys = jax.random.split(key, max(len(leaves), 1))
         drawn, scales = [], []
-        for k, leaf, rate in zip(
-            jax.random.split(key, max(len(leaves), 1)), leaves, rates(state), strict=False
-        ):
+        for k, leaf, rate in zip(keys, leaves, self.rates(state), strict=False):
             drawn.append(_draw(k, np.size(leaf), rate))
             scales.append(jnp.where(rate > 0, 1 / jnp.where(rate > 0, rate, 1), 0))
         return Selection(treedef.unflatten(drawn), treedef.unflatten(scales))
 
-    def update(state: PriceAwareState, selection: Selection, grads: PyTree) -> PriceAwareState:
+    def update(
+        self, state: PriceAwareState, selection: Selection, grads: PyTree
+    ) -> PriceAwareState:
+        leaves, treedef = jax.tree.flatten(self.params)
         indices = treedef.flatten_up_to(selection.coordinates)
         counts = jnp.stack(
             [num_valid(leaf, i) for leaf, i in zip(leaves, indices, strict=True)]
@@ -115,24 +143,22 @@ def price_aware_sampler(
             [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in treedef.flatten_up_to(grads)]
         )
         seen = (counts > 0) & jnp.isfinite(squares)
-        weight = jnp.maximum(1 / (state.num_updates + 1), 1 - decay)
+        weight = jnp.maximum(1 / (state.num_updates + 1), 1 - self.decay)
         change = weight * (squares / jnp.maximum(counts, 1) - state.second_moments)
         return state._replace(
             second_moments=state.second_moments + jnp.where(seen, change, 0),
             num_updates=state.num_updates + seen,
         )
 
-    def spending(state: PriceAwareState) -> dict[str, Spending]:
+    def spending(self, state: PriceAwareState) -> dict[str, Spending]:
         prices = [float(cost) for cost in state.costs]
-        chosen = [float(rate) for rate in rates(state)]
-        spent = [n * c * r for n, c, r in zip(sizes, prices, chosen, strict=True)]
+        chosen = [float(rate) for rate in self.rates(state)]
+        spent = [n * c * r for n, c, r in zip(self.sizes, prices, chosen, strict=True)]
         total = sum(spent) or 1.0
         return {
             path: Spending(price, rate, part / total)
-            for path, price, rate, part in zip(paths, prices, chosen, spent, strict=True)
+            for path, price, rate, part in zip(self.paths, prices, chosen, spent, strict=True)
         }
-
-    return Sampler(init, sample, update, spending, name="price_aware_sampler")
 
 
 def _draw(key: Key, size: int, rate: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from deepzero_jax.training.errors import (
     black_box_failure,
 )
 from deepzero_jax.training.folder import (
+    FORMAT,
     Json,
     RunFolder,
     RunFolderError,
@@ -31,12 +32,15 @@ from deepzero_jax.training.optimizer import (
     make_optimizer,
 )
 from deepzero_jax.training.planning import Plan, format_seconds, plan
+from deepzero_jax.training.processes import PeerWatch
+from deepzero_jax.training.signals import exit_now
 from deepzero_jax.training.stages import Stages, Trained
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.task import Task
 from deepzero_jax.training.timing import coordinate_seconds, step_seconds
 
 __all__ = [
+    "FORMAT",
     "OPTIMIZERS",
     "SCHEDULES",
     "Checkpointer",
@@ -46,6 +50,7 @@ __all__ = [
     "Mask",
     "MetricsLog",
     "NonFiniteError",
+    "PeerWatch",
     "Plan",
     "RunFolder",
     "RunFolderError",
@@ -61,6 +66,7 @@ __all__ = [
     "coordinate_seconds",
     "cross_entropy",
     "differences",
+    "exit_now",
     "format_seconds",
     "learning_rate_schedule",
     "make_optimizer",

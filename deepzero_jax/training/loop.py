@@ -88,15 +88,7 @@ def train(
     checkpointer = Checkpointer(folder / "checkpoints", log)
     trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
     try:
-        restored = checkpointer.restore(state)
-        if restored is None:
-            planned = plan(step, state, num_steps=num_steps, initial_queries=initial_queries)
-            log(str(planned))
-        else:
-            state, saved = step.step.place(restored[0]), restored[1]
-            trainer.progress.load(saved)
-            log(f"going on from step {int(state.step):,} of {num_steps:,}")
-        state = trainer.run(state)
+        state = trainer.run(trainer.start(state))
     finally:
         checkpointer.close()
     summary = trainer.summary(state)
@@ -125,6 +117,18 @@ class _Trainer:
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer = checkpointer
         self.progress = Progress(settings.initial_queries)
+
+    def start(self, state: TrainState) -> TrainState:
+        """The state of the newest checkpoint; without one the state given, its plan printed."""
+        restored, settings = self.checkpointer.restore(state), self.settings
+        if restored is None:
+            steps, queries = settings.num_steps, settings.initial_queries
+            self.log(str(plan(self.compiled, state, num_steps=steps, initial_queries=queries)))
+            return state
+        self.progress.load(restored[1])
+        state = self.compiled.step.place(restored[0])
+        self.log(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
+        return state
 
     def run(self, state: TrainState) -> TrainState:
         """Runs the remaining steps, and saves the last state."""

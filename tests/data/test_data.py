@@ -17,8 +17,9 @@ from deepzero_jax.data import (
     epoch_indices,
     load_cifar10,
     load_digits,
+    random_crop,
+    random_flip,
 )
-from deepzero_jax.data.augmentation import random_crop, random_flip
 
 
 def test_digits_need_no_download_and_are_split_fairly():

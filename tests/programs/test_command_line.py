@@ -269,7 +269,7 @@ def test_tiny_config_is_what_the_tests_think():
 
 def test_a_log_file_shows_each_line_at_once(tmp_path):
     program = (
-        "import os; from deepzero_jax.applications.commands import PROGRAMS; "
+        "import os; from deepzero_jax.applications import PROGRAMS; "
         "from deepzero_jax.programs import parse_command_line; "
         f"parse_command_line('train.py', 'Train.', PROGRAMS, {TINY!r}); "
         "print('a line'); os._exit(0)"

@@ -4,9 +4,9 @@ from typing import get_origin
 import pytest
 
 import train
+from deepzero_jax.applications import PROGRAMS
 from deepzero_jax.applications.classification import build, prepare_run, train_prepared
 from deepzero_jax.applications.classification.config import Config, parse_budget
-from deepzero_jax.applications.commands import PROGRAMS
 from deepzero_jax.fields import fields_of, value_at
 from deepzero_jax.programs import check_record, load_record, override
 from tests.conftest import ROOT

@@ -10,6 +10,7 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler
 from deepzero_jax.training import (
+    FORMAT,
     Checkpointer,
     InterruptedRunError,
     MetricsLog,
@@ -23,7 +24,6 @@ from deepzero_jax.training import (
     read_metrics,
     tree_digest,
 )
-from deepzero_jax.training.folder import FORMAT
 from tests.runs import send_sigterm_after, tiny_run
 
 

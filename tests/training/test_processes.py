@@ -11,8 +11,7 @@ import time
 import pytest
 
 import train
-from deepzero_jax.training import processes, read_metrics
-from deepzero_jax.training.processes import PeerWatch
+from deepzero_jax.training import PeerWatch, processes, read_metrics
 from tests.conftest import ROOT
 from tests.runs import TINY, call
 

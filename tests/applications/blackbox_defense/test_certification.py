@@ -4,19 +4,17 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from deepzero_jax.applications.blackbox_defense.bounds import (
+from deepzero_jax.applications.blackbox_defense import (
+    Certification,
+    certified_accuracy,
     certify_counts,
+    certify_images,
     check_radii,
     largest_radius,
     lower_bound,
-    samples_needed,
-)
-from deepzero_jax.applications.blackbox_defense.certification import (
-    Certification,
-    certified_accuracy,
-    certify_images,
     num_abstentions,
     plot_certified,
+    samples_needed,
 )
 
 SIGMA, ALPHA = 0.25, 0.001

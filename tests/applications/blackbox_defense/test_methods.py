@@ -5,17 +5,17 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.applications.blackbox_defense import (
+    AutoEncoder,
     Defense,
+    DnCNN,
+    Examples,
     Start,
+    autoencoder_pretraining,
     default_estimator,
+    denoiser_pretraining,
+    estimated_head,
     make_method,
 )
-from deepzero_jax.applications.blackbox_defense.denoiser import AutoEncoder, DnCNN
-from deepzero_jax.applications.blackbox_defense.methods import (
-    autoencoder_pretraining,
-    denoiser_pretraining,
-)
-from deepzero_jax.applications.blackbox_defense.stability import Examples, estimated_head
 from deepzero_jax.data import Dataset
 from deepzero_jax.sampling import dense_sampler
 from deepzero_jax.training import TrainStep, cross_entropy, make_optimizer

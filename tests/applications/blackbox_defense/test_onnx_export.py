@@ -2,8 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from deepzero_jax.applications.blackbox_defense.denoiser import DnCNN
-from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
+from deepzero_jax.applications.blackbox_defense import DnCNN, export_onnx
 from deepzero_jax.blackbox import onnx_model
 from deepzero_jax.coordinates import num_coordinates
 from deepzero_jax.models import CNN, ResNet

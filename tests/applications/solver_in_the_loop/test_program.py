@@ -7,21 +7,20 @@ import numpy as np
 import pytest
 
 import train
-from deepzero_jax.applications.solver_in_the_loop import methods, train_corrections
+from deepzero_jax.applications.solver_in_the_loop import (
+    CorrectionNet,
+    methods,
+    rollout,
+    train_corrections,
+    windows,
+)
+from deepzero_jax.applications.solver_in_the_loop import kuramoto_sivashinsky as ks
 from deepzero_jax.applications.solver_in_the_loop.config import (
     Correction,
     Simulation,
     SolverConfig,
     Training,
 )
-from deepzero_jax.applications.solver_in_the_loop.correction import CorrectionNet
-from deepzero_jax.applications.solver_in_the_loop.kuramoto_sivashinsky import (
-    KuramotoSivashinsky,
-    fine_frames,
-    numpy_solver,
-    twin,
-)
-from deepzero_jax.applications.solver_in_the_loop.rollout import rollout, windows
 from deepzero_jax.estimators import value_and_grad
 from deepzero_jax.training import StepFailedError
 from tests.conftest import ROOT
@@ -30,7 +29,7 @@ from tests.runs import correction_of
 
 pytest.importorskip("exponax")
 
-PROBLEM = KuramotoSivashinsky()
+PROBLEM = ks.KuramotoSivashinsky()
 TINY = SolverConfig(
     simulation=Simulation(
         num_points=16,
@@ -48,14 +47,14 @@ TINY = SolverConfig(
 
 @pytest.fixture(scope="module")
 def states():
-    return fine_frames(jax.random.key(0), PROBLEM, 64, 0, refinement=2, warm_up=50.0)[:, 0]
+    return ks.fine_frames(jax.random.key(0), PROBLEM, 64, 0, refinement=2, warm_up=50.0)[:, 0]
 
 
 # The solver.
 
 
 def test_numpy_solver_and_twin_make_the_same_step(states):
-    mine, theirs = numpy_solver(PROBLEM)(states), np.asarray(twin(PROBLEM)(states))
+    mine, theirs = ks.numpy_solver(PROBLEM)(states), np.asarray(ks.twin(PROBLEM)(states))
     assert np.max(np.abs(mine - states)) > 0.05
     assert np.max(np.abs(mine - theirs)) < 1e-5
 
@@ -63,13 +62,13 @@ def test_numpy_solver_and_twin_make_the_same_step(states):
 @pytest.mark.usefixtures("x64")
 def test_they_agree_to_rounding_in_float64(states):
     states = states.astype(np.float64)
-    mine, theirs = numpy_solver(PROBLEM)(states), np.asarray(twin(PROBLEM)(states))
+    mine, theirs = ks.numpy_solver(PROBLEM)(states), np.asarray(ks.twin(PROBLEM)(states))
     np.testing.assert_allclose(mine, theirs, atol=1e-12)
 
 
 def test_error_falls_with_the_square_of_the_time_step(states):
     def at_time_one(dt):
-        solve, now = numpy_solver(dataclasses.replace(PROBLEM, dt=dt)), states.astype(np.float64)
+        solve, now = ks.numpy_solver(dataclasses.replace(PROBLEM, dt=dt)), states.astype(np.float64)
         for _ in range(round(1 / dt)):
             now = solve(now)
         return now
@@ -80,18 +79,18 @@ def test_error_falls_with_the_square_of_the_time_step(states):
 
 
 def test_the_mean_is_conserved(states):
-    solve, now = numpy_solver(PROBLEM), states.astype(np.float64) + 0.3
+    solve, now = ks.numpy_solver(PROBLEM), states.astype(np.float64) + 0.3
     for _ in range(50):
         now = solve(now)
     np.testing.assert_allclose(now.mean(1), states.mean(1, dtype=np.float64) + 0.3, atol=1e-6)
 
 
 def test_frames_are_one_coarse_step_apart():
-    frames = fine_frames(jax.random.key(1), PROBLEM, 3, 2, refinement=1, warm_up=10.0)
+    frames = ks.fine_frames(jax.random.key(1), PROBLEM, 3, 2, refinement=1, warm_up=10.0)
     assert frames.shape == (3, 3, 24, 1) and frames.dtype == np.float32
     assert np.abs(frames[:, 1] - frames[:, 0]).max() > 0.01
     for now, later in ((0, 1), (1, 2)):
-        found = numpy_solver(PROBLEM)(frames[:, now])
+        found = ks.numpy_solver(PROBLEM)(frames[:, now])
         np.testing.assert_allclose(found, frames[:, later], atol=1e-5)
 
 
@@ -258,7 +257,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_failing_solver_stops_the_run_which_goes_on_to_the_same_bits(
     fault, words, uninterrupted, tmp_path
 ):
-    sound = numpy_solver(KuramotoSivashinsky(num_points=16))
+    sound = ks.numpy_solver(ks.KuramotoSivashinsky(num_points=16))
     sizes = []
 
     def host(states):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deepzero_jax.applications.solver_in_the_loop.wake import Wake, numpy_solver, resting_start
+from deepzero_jax.applications.solver_in_the_loop import wake
 
 REASON = 'PhiFlow is not installed: pip install -e ".[judge]"'
 flow = pytest.importorskip("phi.flow", reason=REASON)
@@ -78,12 +78,12 @@ class Judge:
 
 @pytest.mark.parametrize("num_across", [32, 64])
 def test_the_flow_is_that_of_phiflow(num_across):
-    problem = Wake(num_along=2 * num_across, num_across=num_across)
+    problem = wake.Wake(num_along=2 * num_across, num_across=num_across)
     judge = Judge(problem)
-    at_rest = resting_start(problem, np.array([REYNOLDS])).astype(np.float64)
+    at_rest = wake.resting_start(problem, np.array([REYNOLDS])).astype(np.float64)
     # A step of no time only projects.
-    states = numpy_solver(dataclasses.replace(problem, dt=1e-9))(at_rest)
-    solve = numpy_solver(problem)
+    states = wake.numpy_solver(dataclasses.replace(problem, dt=1e-9))(at_rest)
+    solve = wake.numpy_solver(problem)
     # PhiFlow's cylinder has soft edges. Away from them the two agree much better.
     along, across = np.indices(problem[:2])
     distance = np.hypot(along - problem.num_along / 4, across - problem.num_across / 2)
