@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.estimators import rge, value_and_grad
+from deepzero_jax.estimators import BatchSize, Estimator, rge, value_and_grad
 from deepzero_jax.registry import Registry
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -23,7 +23,7 @@ def zo_grasp_scores(
     num_directions: int = 192,
     step: float = 5e-3,
     variant: Variant = "shared",
-    batch_size: int | str = "auto",
+    batch_size: BatchSize = "auto",
 ) -> PyTree:
     r"""ZO-GraSP: $S = -θ ⊙ (\hat g(θ + s\,\hat g(θ)) - \hat g(θ)) / s$ from queries alone.
 
@@ -60,15 +60,7 @@ def zo_grasp_scores(
     """
     _check(step, variant)
     released = variant == "released"
-    # Subtracted: along a random direction the loss moves by much more than its rounding, and a
-    # dense difference costs three times as much to propagate.
-    estimator = rge(
-        smoothing=smoothing,
-        num_directions=num_directions,
-        distribution="tensor_sphere" if released else "normal",
-        reuse="none",
-        batch_size=batch_size,
-    )
+    estimator = _directions(smoothing, num_directions, released, batch_size)
     vg = value_and_grad(fun, estimator)
 
     def gradient(at: Params, k: Key) -> PyTree:
@@ -78,6 +70,20 @@ def zo_grasp_scores(
     first_key, second_key = jax.random.split(key)
     keys = (first_key, first_key if variant == "shared" else second_key)
     return _scores_from_gradients(gradient, params, keys, step)
+
+
+def _directions(
+    smoothing: float, num_directions: int, released: bool, batch_size: BatchSize
+) -> Estimator:
+    # Subtracted: along a random direction the loss moves by much more than its rounding, and a
+    # dense difference costs three times as much to propagate.
+    return rge(
+        smoothing=smoothing,
+        num_directions=num_directions,
+        distribution="tensor_sphere" if released else "normal",
+        reuse="none",
+        batch_size=batch_size,
+    )
 
 
 def _check(step: float, variant: Variant) -> None:
