@@ -125,6 +125,3 @@ def wait_for_all(name: str) -> None:
     """Returns when every process has come to the point called ``name``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-deal, collect = shard_coordinates, gather_values

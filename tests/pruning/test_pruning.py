@@ -14,7 +14,7 @@ from deepzero_jax.pruning.report import (
     ratios_table,
     save_mask,
 )
-from tests.networks import flatten, network_loss
+from tests.problems import flatten, network_loss
 
 SCORES = {"a": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "b": jnp.array([9.0, 9.0])}
 

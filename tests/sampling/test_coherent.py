@@ -9,7 +9,7 @@ from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.fields import check_fields
 from deepzero_jax.sampling import block_sampler, coherent_gradient
 from deepzero_jax.training import make_optimizer
-from tests.quadratic import quadratic, quadratic_problem
+from tests.problems import quadratic, quadratic_problem
 
 
 def test_blocks_in_turn_hold_every_coordinate_once():

@@ -6,8 +6,7 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.coordinates import coordinates_per_leaf, leaf_paths
 from deepzero_jax.sampling import layer_ratio_sampler, price_aware_sampler, sampling_rates
-from tests.networks import network_loss
-from tests.quadratic import quadratic, quadratic_problem
+from tests.problems import network_loss, quadratic, quadratic_problem
 
 
 def random_problem(seed, num_leaves=12):

@@ -69,7 +69,12 @@ def make_estimator(config: Config) -> Estimator:
     """Builds the estimator that a record names."""
     chosen = config.estimator
     options = {**vars(chosen), "batch_size": chosen.chunk_size}
-    return call_with(ESTIMATORS[chosen.name], options)
+    estimator = call_with(ESTIMATORS[chosen.name], options)
+    if not isinstance(estimator, Estimator):
+        raise ValueError(
+            f"estimator {chosen.name!r} must make an estimator, got {type(estimator).__name__}"
+        )
+    return estimator
 
 
 def build(config: Config) -> Experiment:

@@ -24,7 +24,7 @@ from deepzero_jax.applications.solver_in_the_loop.config import (
 from deepzero_jax.estimators import value_and_grad
 from deepzero_jax.training import StepFailedError
 from tests.conftest import ROOT
-from tests.networks import flatten, relative_error
+from tests.problems import flatten, relative_error
 from tests.runs import correction_of
 
 pytest.importorskip("exponax")

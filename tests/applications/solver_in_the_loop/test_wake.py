@@ -16,7 +16,7 @@ from deepzero_jax.applications.solver_in_the_loop.config import (
 )
 from deepzero_jax.estimators import value_and_grad
 from tests.conftest import ROOT
-from tests.networks import relative_error
+from tests.problems import relative_error
 from tests.runs import correction_of
 
 PROBLEM = wake.Wake(advection="maccormack")
