@@ -16,7 +16,7 @@ def pyplot() -> Any:
 
 def save_figure(figure: Any, picture: Path) -> None:
     """Writes a figure as PNG in one move, and closes it."""
-    temporary = picture.with_name("." + picture.name)
+    temporary = picture.with_name(f".{picture.name}.tmp")
     figure.savefig(temporary, dpi=120, format="png")
     pyplot().close(figure)
     temporary.replace(picture)

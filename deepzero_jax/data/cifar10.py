@@ -94,8 +94,8 @@ def _read_through(cache: Path | None, folder: Path) -> Splits:
     # A copy that is damaged fails the checksums of its members, and is made anew.
     damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with suppress(*damage), copy.open("rb") as file, np.load(file) as kept:
-        if kept["origin"].tolist() == origin:
-            train, test = ((kept[a], kept[b]) for a, b in (_TRAIN, _TEST))
+        train, test = ((kept[a], kept[b]) for a, b in (_TRAIN, _TEST))
+        if kept["origin"].tolist() == [*origin, _digest(train, test)]:
             return train, test
     train, test = _read_prepared(folder)
     # None is kept on a full disk or in a folder that cannot be written.
@@ -103,9 +103,18 @@ def _read_through(cache: Path | None, folder: Path) -> Splits:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as unfinished:
             arrays = dict(zip((*_TRAIN, *_TEST), (*train, *test), strict=True))
-            np.savez(Path(unfinished, copy.name), allow_pickle=False, origin=origin, **arrays)
+            marks = [*origin, _digest(train, test)]
+            np.savez(Path(unfinished, copy.name), allow_pickle=False, origin=marks, **arrays)
             Path(unfinished, copy.name).replace(copy)
     return train, test
+
+
+def _digest(train: Split, test: Split) -> str:
+    digest = hashlib.sha256()
+    for array in (*train, *test):
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _read_prepared(folder: Path) -> Splits:

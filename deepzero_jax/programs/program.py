@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,22 +10,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from deepzero_jax.platform import keep_freed_memory
 from deepzero_jax.programs.caches import use_compilation_cache
 from deepzero_jax.programs.command_line import parse_command_line
+from deepzero_jax.programs.exits import report_failure
 from deepzero_jax.programs.records import identity
 from deepzero_jax.sharding import agree, is_lead
 from deepzero_jax.training import (
     InterruptedRunError,
     Json,
-    NonFiniteError,
     RunFolder,
     RunFolderError,
-    StepFailedError,
-    black_box_failure,
     exit_now,
+    leave_at_once,
     processes,
 )
 from deepzero_jax.types import Log
@@ -41,6 +37,7 @@ class Run:
       name: of the record.
       plan_only: print the plan and stop.
       log: takes a line for the person who watches.
+      claimed: whether the folder is this run's.
     """
 
     folder: RunFolder
@@ -48,6 +45,7 @@ class Run:
     plan_only: bool = False
     log: Log = print
     _held: ExitStack = field(default_factory=ExitStack)
+    claimed: bool = False
 
     @property
     def workdir(self) -> Path:
@@ -63,6 +61,7 @@ class Run:
         """Writes the record into the folder: from now on it is this run's."""
         if is_lead():
             self.folder.claim()
+        self.claimed = True
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,16 @@ def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
       name: of the program, which starts every error message.
 
     Returns:
-      The exit status: 0; 1 for a run that failed and can be gone on with; 2 for what is
-      wrong with the record or the folder; 128 + n after signal n.
+      The exit status: 0, or as ``exit_status`` says.
     """
+    if arguments is None:
+        leave_at_once(name)
     options, record = parse_command_line(
         name, "Train a network from forward evaluations.", programs, arguments, training=True
     )
     keep_freed_memory()
     with ExitStack() as held:
-        watch = None
+        watch, run = None, None
         try:
             program = _program(programs, record)
             if not program.has_plan:
@@ -124,31 +124,34 @@ def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
             processes.check_same(identity(record))
             folder = RunFolder(options.workdir, identity(record))
             if agree(folder.summary is not None):
-                log(f"already finished: {program.describe(folder.summary or {})}")
+                log(f"already finished: {_described(program, folder)}")
                 return 0
             abort = lambda message: _abort(name, message)
             watch = held.enter_context(processes.PeerWatch(options.workdir, abort))
             run = Run(folder, options.name, options.plan, log, held)
             summary = program.train(record, run)
-        except InterruptedRunError as interruption:
-            print(f"{name}: {interruption}", file=sys.stderr)
-            if watch is not None:
-                watch.say_goodbye()
-            return exit_now(128 + interruption.signum)
-        except Exception as error:
+            if summary is not None:
+                log(f"finished: {program.describe(summary)}; see {options.workdir}")
+        except (Exception, KeyboardInterrupt) as error:
             # A collective fails at once when a process is gone; the watch soon knows which.
             if watch is not None and watch.is_about_peers(error):
                 watch.wait()
                 raise
-            return _failed(name, error, options.debug)
+            started = run is not None and run.claimed
+            status = report_failure(name, error, options.debug, started)
+            if isinstance(error, InterruptedRunError):
+                if watch is not None:
+                    watch.say_goodbye()
+                exit_now(status)
+            return status
         watch.finish()
-    if summary is not None:
-        log(f"finished: {program.describe(summary)}; see {options.workdir}")
     return 0
 
 
 def prune(programs: Programs, arguments: Sequence[str] | None, name: str) -> int:
     """Computes the layer-wise pruning ratios of a record; arguments and status as of ``train``."""
+    if arguments is None:
+        leave_at_once(name)
     description = "Compute the layer-wise pruning ratios of a network."
     options, record = parse_command_line(name, description, programs, arguments)
     keep_freed_memory()
@@ -158,43 +161,25 @@ def prune(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
             raise ValueError(f"{options.config} prunes nothing: it is a {type(record).__name__}")
         use_compilation_cache()
         folder = RunFolder(options.workdir, identity(record))
-        print(program.prune(record, Run(folder, options.name)))
-    except Exception as error:
-        return _failed(name, error, options.debug)
+        with ExitStack() as held:
+            print(program.prune(record, Run(folder, options.name, _held=held)))
+    except (Exception, KeyboardInterrupt) as error:
+        return report_failure(name, error, options.debug)
     return 0
+
+
+def _described(program: Program, folder: RunFolder) -> str:
+    try:
+        return f"{program.describe(folder.summary or {})}; see {folder.path}"
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise RunFolderError(
+            f"{folder.path / 'summary.json'} is not a summary; move it away"
+        ) from error
 
 
 def _refuse_plan(options: argparse.Namespace, record: object) -> None:
     if options.plan or options.distributed or options.coordinator:
         raise ValueError(f"--plan and several processes are not for a {type(record).__name__}")
-
-
-def _failed(name: str, error: Exception, debug: bool) -> int:
-    """Says on one line of stderr what is wrong; the exit status. A fault of ours is raised."""
-    if debug:
-        traceback.print_exception(error)
-    status, words = exit_status(error)
-    if status is None:
-        raise error
-    print(f"{name}: error: {words}", file=sys.stderr)
-    return status
-
-
-def exit_status(error: Exception) -> tuple[int | None, str]:
-    """Exit status and line for what ended a program; status None for a fault of the program."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    reason = black_box_failure(error)
-    if isinstance(error, NonFiniteError | StepFailedError):
-        return 1, words
-    if reason is not None:
-        return 1, f"{reason}. What is done is kept; the same command goes on from there"
-    if isinstance(error, RunFolderError):
-        return 2, f"{words} (--workdir)"
-    if isinstance(error, jax.errors.JaxRuntimeError | NotImplementedError):
-        return None, words
-    if isinstance(error, ValueError | TypeError | OSError | ImportError):
-        return 2, words
-    return None, words
 
 
 def _abort(name: str, message: str) -> None:

@@ -44,8 +44,9 @@ def load_record(path: Path, schemas: Iterable[type]) -> Any:
     try:
         spec.loader.exec_module(module)
         record = module.get_config()
-    except Exception as error:
-        raise RecordError(f"{path} is broken: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # a file that exits is broken too
+        words = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{path} is broken: {words[:500]}") from error
     schemas = tuple(schemas)
     if not isinstance(record, schemas):
         known = " or ".join(schema.__name__ for schema in schemas)

@@ -1,6 +1,7 @@
 """Layer ratios on disk and before the eye: JSON, mask, table, bar chart."""
 
 import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -63,8 +64,10 @@ def save_mask(path: Path, mask: PyTree) -> None:
         name: np.packbits(np.asarray(leaf))
         for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True)
     }
-    with path.open("wb") as file:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+    temporary.replace(path)
 
 
 def load_mask(path: Path, params: Params) -> PyTree:
@@ -77,8 +80,10 @@ def load_mask(path: Path, params: Params) -> PyTree:
     try:
         with np.load(path) as file:
             packed = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a mask: {error}") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as a mask ({error}); run prune.py in another folder"
+        ) from error
     masks = []
     for name, leaf in zip(leaf_paths(params), leaves, strict=True):
         if name not in packed or packed[name].size != -(-np.size(leaf) // 8):
@@ -109,10 +114,10 @@ def load_ratios(path: Path) -> LayerRatios:
       ValueError: not there, damaged, or without ratios.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
         ratios = {str(name): float(value) for name, value in content["ratios"].items()}
         return LayerRatios(ratios, int(content.get("num_queries", 0)), content.get("origin", {}))
     except OSError as error:
         raise ValueError(f"cannot read the ratios in {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a ratios file; run prune.py again") from error

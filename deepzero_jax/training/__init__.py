@@ -20,9 +20,10 @@ from deepzero_jax.training.folder import (
     differences,
     read_json,
     write_json,
+    write_text,
 )
 from deepzero_jax.training.loop import train
-from deepzero_jax.training.metrics import MetricsLog, read_metrics
+from deepzero_jax.training.metrics import MetricsLog, read_lines, read_metrics
 from deepzero_jax.training.optimizer import (
     OPTIMIZERS,
     SCHEDULES,
@@ -33,7 +34,7 @@ from deepzero_jax.training.optimizer import (
 )
 from deepzero_jax.training.planning import Plan, format_seconds, plan
 from deepzero_jax.training.processes import PeerWatch
-from deepzero_jax.training.signals import exit_now
+from deepzero_jax.training.signals import exit_now, leave_at_once
 from deepzero_jax.training.stages import Stages, Trained
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.task import Task
@@ -69,13 +70,16 @@ __all__ = [
     "exit_now",
     "format_seconds",
     "learning_rate_schedule",
+    "leave_at_once",
     "make_optimizer",
     "plan",
     "read_json",
+    "read_lines",
     "read_metrics",
     "scoring_batch",
     "step_seconds",
     "train",
     "tree_digest",
     "write_json",
+    "write_text",
 ]

@@ -1,14 +1,19 @@
 """Checkpoints that survive a kill: written by orbax, verified by digest when read."""
 
 import hashlib
+import json
+import logging
 import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from deepzero_jax.training.folder import Json
+from deepzero_jax.training.folder import Json, free_name
 from deepzero_jax.types import Log, PyTree
 
 if TYPE_CHECKING:
@@ -23,6 +28,48 @@ def tree_digest(tree: PyTree) -> str:
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _digest(state: PyTree, progress: Json) -> str:
+    """Of all that a checkpoint holds, so that what was edited counts as damaged."""
+    text = json.dumps(progress, sort_keys=True)
+    return hashlib.sha256(f"{tree_digest(state)} {text}".encode()).hexdigest()
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Leaves it to this module to say what is damaged.
+
+    Orbax logs it besides; and reads that were under way when the first one failed find their
+    event loop closed, each with a traceback, later.
+    """
+    if not isinstance(sys.unraisablehook, _LateReads):
+        sys.unraisablehook = _LateReads(sys.unraisablehook)
+    logger = logging.getLogger("absl")
+    logger.addFilter(_no_record)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_no_record)
+
+
+def _no_record(record: logging.LogRecord) -> bool:
+    del record
+    return False
+
+
+class _LateReads:
+    """An ``unraisablehook`` that hands on all but reads which outlived their event loop."""
+
+    def __init__(self, before: Callable[["sys.UnraisableHookArgs"], object]) -> None:
+        self._before = before
+
+    def __call__(self, unraisable: "sys.UnraisableHookArgs", /) -> None:
+        closed = isinstance(unraisable.exc_value, RuntimeError) and (
+            "Event loop is closed" in str(unraisable.exc_value)
+        )
+        if not closed:
+            self._before(unraisable)
 
 
 class Checkpointer:
@@ -45,7 +92,8 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         options = ocp.CheckpointManagerOptions(max_to_keep=self._max_to_keep, create=True)
-        return ocp.CheckpointManager(self._folder, options=options)
+        with _one_voice():
+            return ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: PyTree, progress: Json) -> None:
         """Starts saving; the files appear under their final name when they are complete.
@@ -60,7 +108,7 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         host_state = jax.device_get(state)
-        progress = {**progress, "digest": tree_digest(host_state)}
+        progress = {**progress, "digest": _digest(host_state, progress)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -79,7 +127,8 @@ class Checkpointer:
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._restore_step(step, like)
+                with _one_voice():
+                    return self._restore_step(step, like)
             except Exception as error:  # orbax raises many kinds for a damaged file
                 reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
                 aside = self._move_aside(step)
@@ -101,7 +150,7 @@ class Checkpointer:
             ),
         )
         progress = dict(restored["progress"])
-        if tree_digest(restored["state"]) != progress.pop("digest"):
+        if progress.pop("digest", None) != _digest(restored["state"], progress):
             raise ValueError("its digest does not match its content")
         return jax.tree.map(jax.numpy.asarray, restored["state"]), progress
 
@@ -109,11 +158,7 @@ class Checkpointer:
         self._manager.close()
         damaged = self._folder.with_name(self._folder.name + "_damaged")
         damaged.mkdir(exist_ok=True)
-        target = damaged / str(step)
-        number = 1
-        while target.exists():
-            target = damaged / f"{step}_{number}"
-            number += 1
+        target = free_name(damaged / str(step))
         shutil.move(self._folder / str(step), target)
         self._manager = self._open()
         return target

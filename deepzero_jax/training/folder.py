@@ -16,21 +16,46 @@ class RunFolderError(ValueError):
     """The run folder cannot be used for this run; nothing in it was changed."""
 
 
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON in one move: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
-    with temporary.open() as file:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one move: a reader sees the old file or the new one, never a part.
+
+    A kill in between leaves a hidden ``.<name>.tmp``, which the next write takes over.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON as ``write_text`` does."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
+
+
 def read_json(path: Path) -> Json:
-    """Reads JSON; RunFolderError, naming the file, when it is damaged."""
+    """Reads a JSON object; RunFolderError, naming the file, when it is none or cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise RunFolderError(f"{path} is not valid JSON ({error}); move it away") from error
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read ({error.strerror}); move it away") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise RunFolderError(f"{path} is not valid JSON ({reason}); move it away") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(
+            f"{path} must hold a JSON object, got a {type(content).__name__}; move it away"
+        )
+    return content
+
+
+def free_name(path: Path) -> Path:
+    """The path, or one with a number behind its name where that is taken."""
+    found, number = path, 1
+    while found.exists():
+        found, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
+    return found
 
 
 class RunFolder:
@@ -89,6 +114,8 @@ class RunFolder:
             raise RunFolderError(
                 f"another process is working in {self.path}; wait for it or choose another folder"
             ) from error
+        for unfinished in self.path.rglob(".*.tmp"):  # of a process that was killed
+            unfinished.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *exception: object) -> None:

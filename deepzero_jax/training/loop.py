@@ -133,7 +133,7 @@ class _Trainer:
     def run(self, state: TrainState) -> TrainState:
         """Runs the remaining steps, and saves the last state."""
         settings = self.settings
-        metrics = MetricsLog(self.folder, int(state.step)) if is_lead() else None
+        metrics = MetricsLog(self.folder, int(state.step), self.log) if is_lead() else None
         saved_at = time.perf_counter()
         bar = tqdm(
             total=settings.num_steps,

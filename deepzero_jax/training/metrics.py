@@ -1,28 +1,39 @@
 """What a run records: a line of JSON a step, TensorBoard events, a learning curve."""
 
 import json
+import shutil
 from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
-from deepzero_jax.training.folder import Json
+from deepzero_jax.training.folder import Json, free_name, write_text
+from deepzero_jax.types import Log
 
 
 class MetricsLog:
     """Writes ``metrics.jsonl`` and TensorBoard events; on resume cuts off what is redone.
 
+    Lines that cannot be read are left out, and the file that held them is kept aside.
+
     Args:
       folder: the run folder.
       step: steps done at the checkpoint that the run goes on from; later lines go.
+      log: takes a line when something in the file could not be read.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, log: Log = print) -> None:
         from tensorboardX import SummaryWriter
 
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(self.path)
+        lines, num_broken = read_lines(self.path, "step")
+        if num_broken:
+            aside = free_name(self.path.with_name("metrics_damaged.jsonl"))
+            shutil.copyfile(self.path, aside)
+            log(
+                f"{self.path}: {num_broken} of its lines could not be read and "
+                f"{'is' if num_broken == 1 else 'are'} left out; the file as it was is {aside.name}"
+            )
+        kept = [line for line in lines if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -40,16 +51,37 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[Json]:
-    """Reads the whole lines of a ``metrics.jsonl``; a last line cut by a kill is left out."""
+    """Reads the lines of a ``metrics.jsonl`` that are whole: objects with a number of steps."""
+    return read_lines(path, "step")[0]
+
+
+def read_lines(path: Path, number: str) -> tuple[list[Json], int]:
+    """Reads a file of JSON lines.
+
+    Args:
+      path: of the file, which need not exist.
+      number: a name under which every line must have an integer.
+
+    Returns:
+      The lines that can be read, and how many cannot, a last one cut by a kill not counted.
+    """
     if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+        return [], 0
+    texts = path.read_bytes().split(b"\n")
+    found = [_read_line(text, number) for text in texts[:-1]]
+    if (last := _read_line(texts[-1], number)) is not None:
+        found.append(last)
+    lines = [line for line in found if line is not None]
+    return lines, len(found) - len(lines)
+
+
+def _read_line(text: bytes, number: str) -> Json | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or a nest too deep to read
+        return None
+    value = line.get(number) if isinstance(line, dict) else None
+    return line if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) -> None:

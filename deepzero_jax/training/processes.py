@@ -25,7 +25,7 @@ from deepzero_jax.types import Log
 _PATIENCE = 50.0  # seconds for the coordinator to answer
 _LAST_WAIT = 10.0  # seconds that a process which ends waits for the others to end
 _LONGEST = 2**14  # bytes of a config as JSON
-_BEAT = 2.0  # seconds
+_BEAT = sentinel.BEAT
 _FINISHED = "finished"
 
 
@@ -62,13 +62,16 @@ def join(
         return
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError("--coordinator, --num_processes and --process_id go together")
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--coordinator must read like HOST:PORT, got {coordinator!r}")
-    if not 0 <= process_id < num_processes:
-        raise ValueError(f"--process_id must lie in [0, {num_processes}), got {process_id}")
-    if process_id != 0:
-        _wait_for(host, int(port))
+    host, port = _address(coordinator)
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"--process_id must lie in [0, {num_processes}) and --num_processes be at least 1, "
+            f"got {process_id} and {num_processes}"
+        )
+    if process_id == 0:
+        _check_free(host, port)
+    else:
+        _wait_for(host, port)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -82,6 +85,30 @@ def join(
             f"within {_PATIENCE:.0f} s; start the missing ones ({str(error).splitlines()[0]})"
         ) from error
     _leave_in_order()
+
+
+def _address(coordinator: str) -> tuple[str, int]:
+    host, _, port = coordinator.rpartition(":")
+    # Other digits than these reach a parser in JAX that crashes.
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    if not host or not 1 <= number <= 65_535:
+        raise ValueError(
+            f"--coordinator must read like HOST:PORT, a port from 1 to 65535, got {coordinator!r}"
+        )
+    return host, number
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises ConnectionError where this machine already uses the port, which would end it later."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("", port))
+        except OSError as error:
+            raise ConnectionError(
+                f"--coordinator {host}:{port}: the port cannot be used ({error.strerror}); "
+                "give another one to every process"
+            ) from error
 
 
 def _leave_in_order() -> None:
@@ -198,7 +225,7 @@ class PeerWatch:
             self._sentinel.wait()
             self._sentinel = None
 
-    def is_about_peers(self, error: Exception) -> bool:
+    def is_about_peers(self, error: BaseException) -> bool:
         """Whether an error may come of the loss of another process."""
         words = ("gloo", "nccl", "coordination", "unavailable", "deadline", "connection", "peer")
         return self._count > 1 and any(word in str(error).lower() for word in words)

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+BEAT = 2.0  # seconds
+
 
 def lost_message(index: int, count: int, silent: float) -> str:
     """What a person needs to know about process ``index``."""
@@ -25,15 +27,33 @@ def read_beat(folder: Path, index: int) -> str:
         return ""
 
 
+def lost_first(folder: Path, before: list[str], index: int) -> list[int]:
+    """Processes that have not beaten since ``before``; of several, those that fell silent first.
+
+    JAX aborts the others soon after the coordinator is gone: they are not the cause.
+
+    Args:
+      folder: of the beats.
+      before: beats some time ago.
+      index: of the process that asks.
+    """
+    silent = {}
+    for other, beat in enumerate(before):
+        if other != index and read_beat(folder, other) == beat != "finished":
+            path = folder / str(other)
+            silent[other] = path.stat().st_mtime if path.exists() else 0.0
+    earliest = min(silent.values(), default=0.0)
+    return [other for other, since in silent.items() if since < earliest + BEAT]
+
+
 def main(folder: Path, index: int, count: int, patience: float) -> None:
     """Waits for the end of standard input, that is of the process; silence means it was cut off."""
     if sys.stdin.read():
         return
     before = [read_beat(folder, i) for i in range(count)]
     time.sleep(patience)
-    for i in range(count):
-        if i != index and read_beat(folder, i) == before[i] != "finished":
-            print(f"train.py: {lost_message(i, count, patience)}", file=sys.stderr, flush=True)
+    for i in lost_first(folder, before, index):
+        print(f"train.py: {lost_message(i, count, patience)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,32 +2,52 @@
 
 import os
 import signal
+import socket
 import sys
+import threading
 import time
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import ClassVar, NoReturn
 
 import jax
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Handler = Callable[[int, FrameType | None], object] | int | None
+
 
 class StopRequest:
-    """While active, SIGTERM and SIGINT set ``signum`` instead of ending the process."""
+    """While active, SIGTERM and SIGINT set ``signum`` instead of ending the process.
+
+    A second one ends it at once; what was saved before is kept.
+    """
+
+    num_active: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Handler] = {}
 
     def __enter__(self) -> "StopRequest":
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in SIGNALS:
             self._previous[signum] = signal.signal(signum, self._note)
+        StopRequest.num_active += 1
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        StopRequest.num_active -= 1
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame
+        if self.signum is not None:
+            exit_now(128 + signum)
         self.signum = signum
 
     def wait(self, array: jax.Array, whole: bool = False) -> bool:
@@ -47,8 +67,42 @@ class StopRequest:
         return True
 
 
+def leave_at_once(name: str) -> None:
+    """From now on SIGTERM and SIGINT end the process with one line, also while it compiles.
+
+    Unless a ``StopRequest`` is active. Python runs its handlers between two of its own
+    instructions; a thread that reads what the system's handler writes need not wait for that.
+
+    Args:
+      name: of the program, which starts the line.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    for signum in SIGNALS:
+        signal.signal(signum, lambda signum, frame: None)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while byte := reader.recv(1):
+            signum = byte[0]
+            if signum in SIGNALS and StopRequest.num_active == 0:
+                print(
+                    f"{name}: stopped by {signal.Signals(signum).name}; what is saved is kept, and "
+                    "the same command goes on from there",
+                    file=sys.stderr,
+                )
+                exit_now(128 + signum)
+
+    # Both ends live as long as the process.
+    leave_at_once.ends = reader, writer  # pyright: ignore[reportFunctionMemberAccess]
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def exit_now(status: int) -> NoReturn:
     """Ends the process without waiting for a step that is still being computed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it any more
+            continue
     os._exit(status)

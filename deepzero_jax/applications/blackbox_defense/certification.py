@@ -12,7 +12,7 @@ from tqdm import tqdm
 from deepzero_jax.applications.blackbox_defense.bounds import certify_counts, check_radii
 from deepzero_jax.fields import Range, setting
 from deepzero_jax.pictures import pyplot, save_figure
-from deepzero_jax.training import Json, read_metrics
+from deepzero_jax.training import Json, read_lines, write_text
 
 COUNT = Range(at_least=1, below=2**31)
 # Images [n, h, w, c] in [0, 1] plus noise → labels [n]; the defended classifier.
@@ -91,13 +91,14 @@ def certify_images(
     **Cost**: ``num_selection + num_samples`` samples an image.
     """
     chosen.check()
-    records = read_metrics(path)[: len(images)]
-    for record in records:
-        if record["label"] != int(labels[record["index"]]):
+    records = {line["index"]: line for line in read_lines(path, "index")[0] if _is_whole(line)}
+    records = {index: records[index] for index in range(len(images)) if index in records}
+    for index, record in records.items():
+        if record["label"] != int(labels[index]):
             raise ValueError(f"{path} holds certificates of other images; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    todo = range(len(records), len(images))
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records.values()))
+    todo = [index for index in range(len(images)) if index not in records]
     with path.open("a") as file:
         for index in tqdm(todo, desc=path.stem, disable=not sys.stderr.isatty(), unit="image"):
             rng = np.random.default_rng([seed, index])
@@ -116,8 +117,13 @@ def certify_images(
             }
             file.write(json.dumps(record) + "\n")
             file.flush()
-            records.append(record)
-    return records
+            records[index] = record
+    return [records[index] for index in range(len(images))]
+
+
+def _is_whole(record: Json) -> bool:
+    numbers = isinstance(record.get("radius"), int | float) and isinstance(record.get("label"), int)
+    return numbers and isinstance(record.get("predicted", False), int | None)
 
 
 def certified_accuracy(records: Sequence[Json], radius: float) -> float:

@@ -139,6 +139,6 @@ def export_onnx(
     built = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(built)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("." + path.name)
+    temporary = path.with_name(f".{path.name}.tmp")
     onnx.save(built, str(temporary))
     temporary.replace(path)

@@ -128,6 +128,7 @@ def prune(config: Config, run: Run) -> str:
             "pruning.sparsity is 0: nothing to prune; give --config.pruning.sparsity=0.9"
         )
     experiment = build(config)
+    run.hold()
     found = find_ratios(experiment, run.workdir, run.log)
     run.log(describe_ratios(experiment, found))
     return f"{found.num_queries:,} queries; wrote {run.workdir}/ratios.json, ratios.png"

@@ -79,8 +79,9 @@ def _wake(config: "SolverConfig", workdir: Path) -> Case:
         frames = wake.fine_frames(
             problem, np.concatenate(groups), chosen.num_frames, chosen.refinement, chosen.warm_up
         )
-        temporary = workdir / ".frames.npy"
-        np.save(temporary, frames)
+        temporary = workdir / ".frames.npy.tmp"
+        with temporary.open("wb") as file:
+            np.save(file, frames)
         temporary.replace(kept)
     parts = np.split(frames, np.cumsum([len(group) for group in groups])[:-1])
 
