@@ -78,7 +78,7 @@ def load_mask(path: Path, params: Params) -> PyTree:
     """
     leaves, treedef = jax.tree.flatten(params)
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             packed = {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(

@@ -5,8 +5,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,26 +35,19 @@ def _digest(state: PyTree, progress: Json) -> str:
     return hashlib.sha256(f"{tree_digest(state)} {text}".encode()).hexdigest()
 
 
-@contextmanager
-def _one_voice() -> Iterator[None]:
-    """Leaves it to this module to say what is damaged.
+def _speak_alone() -> None:
+    """Leaves it to this module to say what is damaged or could not be written.
 
-    Orbax logs it besides; and reads that were under way when the first one failed find their
-    event loop closed, each with a traceback, later.
+    Orbax logs it besides, from threads of its own; and reads that were under way when the
+    first one failed find their event loop closed, each with a traceback, later.
     """
     if not isinstance(sys.unraisablehook, _LateReads):
         sys.unraisablehook = _LateReads(sys.unraisablehook)
-    logger = logging.getLogger("absl")
-    logger.addFilter(_no_record)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_no_record)
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
 
 
-def _no_record(record: logging.LogRecord) -> bool:
-    del record
-    return False
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 class _LateReads:
@@ -92,8 +84,8 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         options = ocp.CheckpointManagerOptions(max_to_keep=self._max_to_keep, create=True)
-        with _one_voice():
-            return ocp.CheckpointManager(self._folder, options=options)
+        _speak_alone()
+        return ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: PyTree, progress: Json) -> None:
         """Starts saving; the files appear under their final name when they are complete.
@@ -127,8 +119,7 @@ class Checkpointer:
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                with _one_voice():
-                    return self._restore_step(step, like)
+                return self._restore_step(step, like)
             except Exception as error:  # orbax raises many kinds for a damaged file
                 reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
                 aside = self._move_aside(step)
