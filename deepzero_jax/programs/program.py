@@ -139,7 +139,8 @@ def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
                 raise
             started = run is not None and run.claimed
             status = report_failure(name, error, options.debug, started)
-            if isinstance(error, InterruptedRunError):
+            if isinstance(error, InterruptedRunError) or (started and arguments is None):
+                # At exit others would write to what could not be written, and say so again.
                 if watch is not None:
                     watch.say_goodbye()
                 exit_now(status)

@@ -59,7 +59,8 @@ def price_aware_sampler(
       their number changes from step to step and recompiles nothing.
 
     Raises:
-      ValueError: costs of another model, or a budget or decay out of range.
+      ValueError: costs of another model, a budget that pays for no coordinate, or a decay
+        out of range.
 
     **Cost** of ``sample``: no query; one random permutation of each leaf.
     """
@@ -88,6 +89,11 @@ class _PriceAware:
                 )
         if not self.budget > 0:
             raise ValueError(f"budget must be positive, got {self.budget}")
+        if self.costs and self.budget < min(self.costs.values()):
+            raise ValueError(
+                f"budget {self.budget:g} does not pay for a single coordinate; the cheapest costs "
+                f"{min(self.costs.values()):g}"
+            )
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
 

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from deepzero_jax.training import sentinel
 from deepzero_jax.training.folder import Json, differences
+from deepzero_jax.training.rendezvous import meet
 from deepzero_jax.training.sentinel import lost_message, read_beat
 from deepzero_jax.types import Log
 
@@ -68,9 +69,8 @@ def join(
             f"--process_id must lie in [0, {num_processes}) and --num_processes be at least 1, "
             f"got {process_id} and {num_processes}"
         )
-    if process_id == 0:
-        _check_free(host, port)
-    else:
+    meet(host, port, num_processes, process_id, _PATIENCE)
+    if process_id != 0:
         _wait_for(host, port)
     try:
         jax.distributed.initialize(
@@ -96,19 +96,6 @@ def _address(coordinator: str) -> tuple[str, int]:
             f"--coordinator must read like HOST:PORT, a port from 1 to 65535, got {coordinator!r}"
         )
     return host, number
-
-
-def _check_free(host: str, port: int) -> None:
-    """Raises ConnectionError where this machine already uses the port, which would end it later."""
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("", port))
-        except OSError as error:
-            raise ConnectionError(
-                f"--coordinator {host}:{port}: the port cannot be used ({error.strerror}); "
-                "give another one to every process"
-            ) from error
 
 
 def _leave_in_order() -> None:

@@ -60,6 +60,7 @@ BAD = {
         ["--config.sampling.name=price_aware", "--config.estimator.name=rge"],
         "price_aware needs estimator cge",
     ),
+    "an option of another sampler": (["--config.sampling.num_blocks=4"], "is not for sampler"),
     "chunks": (["--config.estimator.chunk_size=some"], "chunk_size must be 'auto' or an integer"),
 }
 

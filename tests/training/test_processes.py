@@ -6,12 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 import train
 from deepzero_jax.training import PeerWatch, processes, read_metrics
+from deepzero_jax.training.rendezvous import meet
+from deepzero_jax.training.sentinel import lost_first
 from tests.conftest import ROOT
 from tests.runs import TINY, call
 
@@ -150,6 +153,36 @@ def test_bad_flags_are_one_line(flags, words, capsys, tmp_path):
     assert words in capsys.readouterr().err
 
 
+def test_of_several_silent_processes_the_first_is_named(tmp_path):
+    now = time.time()
+    for index, (beat, age) in enumerate([("7", 30), ("9", 20), ("8", 1), ("finished", 60)]):
+        (tmp_path / str(index)).write_text(beat)
+        os.utime(tmp_path / str(index), (now - age, now - age))
+    before = ["7", "9", "8", "finished"]
+    assert lost_first(tmp_path, before, index=2) == [0]
+    assert lost_first(tmp_path, before, index=0) == [1]
+    assert lost_first(tmp_path, ["6", "9", "8", "x"], index=2) == [1]
+
+
+def test_a_process_that_never_comes_is_told_in_one_line(tmp_path):
+    program = (
+        "import sys, train; from deepzero_jax.training import processes; "
+        "processes._PATIENCE = 3.0; sys.exit(train.main(sys.argv[1:]))"
+    )
+    flags = ["--coordinator", f"localhost:{free_port()}", "--num_processes=2", "--process_id=0"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *TINY, *flags, f"--workdir={tmp_path}/run"],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "not all 2 processes came together" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
 def test_a_silent_peer_is_lost_and_a_finished_one_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr("deepzero_jax.training.processes._BEAT", 0.05)
     said = []
@@ -162,3 +195,38 @@ def test_a_silent_peer_is_lost_and_a_finished_one_is_not(tmp_path, monkeypatch):
     with PeerWatch(tmp_path, said.append, patience=0.5, index=0, count=2):
         time.sleep(1.0)
     assert "process 1 of 2 has been silent" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([(3, 1)], "process 2 is missing; start it"),
+        ([(3, 1), (3, 1)], "two processes say --process_id 1"),
+        ([(4, 1), (3, 2)], "process 1 says --num_processes 4, process 0 3"),
+        ([(3, 1), (3, 2)], None),
+    ],
+)
+def test_who_is_missing_or_wrong_is_told_to_all(others, words):
+    port, told = free_port(), {}
+
+    def come(number, count, index):
+        try:
+            meet("localhost", port, count, index, patience=1.5)
+            told[number] = None
+        except ConnectionError as error:
+            told[number] = str(error)
+
+    every = [(3, 0), *others]
+    threads = [
+        threading.Thread(target=come, args=(number, *one)) for number, one in enumerate(every)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == len(every)
+    if words is None:
+        assert set(told.values()) == {None}
+    else:
+        assert words in told[0]
+        assert sum(words in (answer or "") for answer in told.values()) >= 2

@@ -1,5 +1,7 @@
 """The fields of a record that trains an image classifier: defaults, meanings, what is allowed."""
 
+import dataclasses
+import inspect
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -209,6 +211,13 @@ class Config:
                 f"data.batch_size {self.data.batch_size} does not divide evenly over mesh.data="
                 f"{self.mesh.data} devices"
             )
+        taken = inspect.signature(SAMPLERS[sampling.name]).parameters
+        for item in dataclasses.fields(sampling):
+            given = getattr(sampling, item.name) != item.default
+            if given and item.name not in ("name", "coherence", *taken):
+                raise ValueError(
+                    f"sampling.{item.name} is not for sampler {sampling.name}; leave it out"
+                )
         if sampling.coherence is not None and (sampling.unbiased or price_aware):
             raise ValueError(
                 "sampling.coherence keeps the estimates of other steps, so those of this one must "
