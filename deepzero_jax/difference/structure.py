@@ -103,14 +103,14 @@ def gather(at: Application, deltas: list[Delta]) -> list[Delta]:
     params = dict(at.params)
     if params.get("fill_value") is not None:
         params["fill_value"] = 0
-    operand = dense(deltas[0], at.bases[0]).astype(at.bases[0].dtype)
+    operand = dense(deltas[0], at.bases[0])
     return [at.eqn.primitive.bind(operand, *at.bases[1:], **params)]
 
 
 @rule("concatenate")
 def concatenate(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Deltas side by side."""
-    parts = [dense(d, b).astype(b.dtype) for d, b in zip(deltas, at.bases, strict=True)]
+    parts = [dense(d, b) for d, b in zip(deltas, at.bases, strict=True)]
     return [lax.concatenate(parts, at.params["dimension"])]
 
 
@@ -119,6 +119,18 @@ def dynamic_update_slice(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Linear in operand and update."""
     operand, update = (dense(d, b) for d, b in zip(deltas[:2], at.bases[:2], strict=True))
     return [at.eqn.primitive.bind(operand, update, *at.bases[2:], **at.params)]
+
+
+@rule("scatter", "scatter-add", "scatter-sub", moving=(0, 2))
+def scatter(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """Linear in operand and updates: what is overwritten loses its delta."""
+    operand, updates = (dense(deltas[i], at.bases[i]) for i in (0, 2))
+    return [at.eqn.primitive.bind(operand, at.bases[1], updates, **at.params)]
+
+
+@rule("fft", takes="channel", moving=(0,))
+def fft(at: Application, delta: Channel) -> None:
+    """Linear; a channel becomes dense."""
 
 
 @rule("split")
