@@ -26,8 +26,8 @@ And what it does to infinities (see ``application``), in ``edges``:
   ``"none"``      an infinite operand makes an infinite result; or the formula is an identity
                   between x, Δ and f(x) that holds for whatever number stands in for x.
   ``"absorbed"``  a finite result may come of an infinite operand (``tanh``).
-  ``"made"``      an infinite result may come of finite operands (``log``), or the formula may
-                  be undefined where the function is not (``exp`` from −110 by 110).
+  ``"made"``      an infinite result may come of finite operands (``log``), and only then may
+                  the formula be undefined at finite operands.
 Where a formula is then undefined, the difference is that of the evaluations.
 A rule of a user's own needs no declaration in this package: ``register_rule``.
 """

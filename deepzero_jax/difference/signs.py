@@ -114,7 +114,9 @@ class Signs:
             return False
         return self.nonpositive(eqn.inputs[1]) and self.nonpositive(chosen)
 
-    def _maximum_axes(self, item: Operand, of: Operand) -> tuple[int, ...] | None:
+    def _maximum_axes(
+        self, item: Operand, of: Operand, exact: bool = False
+    ) -> tuple[int, ...] | None:
         """Over which axes a value is ``of``'s own maximum, spread out again; None if it is not."""
         spreads = []
         while not isinstance(item, Constant):
@@ -130,12 +132,25 @@ class Signs:
                 operands = tuple(o for o in operands if not isinstance(o, Constant))
                 if len(operands) != 1:
                     return None
+            elif name == "select_n":
+                # logsumexp takes a constant where the maximum is infinite.
+                operands = tuple(o for o in operands[1:] if not self._is_constant(o))
+                if exact or len(operands) != 1:
+                    return None
             elif name == "broadcast_in_dim":
                 spreads.append(eqn.params)
             elif name not in ("stop_gradient", "copy"):
                 return None
             item = operands[0]
         return None
+
+    def _is_constant(self, item: Operand) -> bool:
+        while not isinstance(item, Constant):
+            eqn = self._made.get(item)
+            if eqn is None or eqn.primitive.name != "broadcast_in_dim":
+                return False
+            item = eqn.inputs[0]
+        return True
 
     def _has_a_one(self, eqn: Equation) -> bool:
         """``sum(exp(x − max x))``: the largest term is one."""
@@ -145,7 +160,7 @@ class Signs:
             if made is None or made.primitive.name != name:
                 return False
             item, last = made.inputs[0], made.inputs[-1]
-        axes = self._maximum_axes(last, item)
+        axes = self._maximum_axes(last, item, exact=True)
         return axes is not None and set(axes) <= set(eqn.params["axes"])
 
 
