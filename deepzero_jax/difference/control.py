@@ -13,6 +13,7 @@ from deepzero_jax.difference.edges import subtracted
 from deepzero_jax.difference.interpreter import propagate_beside
 from deepzero_jax.difference.program import Constant, evaluate, flatten_jaxpr, read
 from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import ZERO, Delta, Moved, dense, dense_or_none, is_float
 
 # One for each of some values, None for zero or for no stand-in.
@@ -114,7 +115,7 @@ def _carried(carry: Beside, with_stand_ins: bool) -> Beside:
 
 
 @rule("scan", takes="body", decides=True)
-def scan(at: Application, deltas: list[Delta]) -> tuple[list[Delta], list[jax.Array]]:
+def scan(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta], list[jax.Array]]:
     """A scan over base and delta together; a carry that moves once is carried as dense."""
     params, closed, inputs = at.params, at.params["jaxpr"], _beside(at, deltas)
     num_consts, num_carry = _scan_layout(at)
@@ -127,7 +128,7 @@ def scan(at: Application, deltas: list[Delta]) -> tuple[list[Delta], list[jax.Ar
     if not doubtful and any(others[:num_carry]):
         carry = _carried(start, True)
         moves, others = _probe(closed, (consts, carry, first), at.delta_dtype)
-    if moves or params["length"] == 0:
+    if moves:
         return subtracted(at, deltas)
 
     def step(carry: Beside, x: Beside) -> tuple[Beside, tuple[Arrays, Arrays]]:
@@ -161,7 +162,7 @@ def _results(
 
 
 @rule("cond", takes="body", decides=True)
-def cond(at: Application, deltas: list[Delta]) -> tuple[list[Delta], list[jax.Array]]:
+def cond(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta], list[jax.Array]]:
     """The taken branch's difference, as long as the choice itself does not move."""
     inputs = _beside(at, deltas).part(1, None)
     probed = [_probe(closed, (inputs,), at.delta_dtype) for closed in at.params["branches"]]

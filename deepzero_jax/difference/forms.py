@@ -62,7 +62,7 @@ def _staged(
             return result
         shape = jnp.shape(y)
         moved = [jnp.broadcast_to(m, shape) for m in _moved(x, d)]
-        return _or_evaluated(eqn, moved, y, good, result)
+        return _or_evaluated(eqn, moved, d, y, good, result)
 
     try:
         key = (formula, eqn.primitive, plain, *sorted(params.items()))
@@ -81,6 +81,7 @@ def _moved(bases: Sequence[jax.Array], deltas: Arrays) -> list[jax.Array]:
 def _or_evaluated(
     eqn: Equation,
     moved: Sequence[jax.Array],
+    deltas: Arrays,
     output: jax.Array,
     sound: jax.Array | None,
     closed: jax.Array,
@@ -88,7 +89,12 @@ def _or_evaluated(
     """A closed form where it is defined, else the difference of the evaluations."""
     evaluated = apply(eqn, moved)[0] - output
     defined = jnp.isfinite(closed)
-    return jnp.where(defined if sound is None else defined & sound, closed, evaluated)
+    conditions = [
+        jnp.isfinite(d) for d in deltas if d is not None and jnp.ndim(d) in (0, jnp.ndim(output))
+    ]
+    for condition in [*conditions, *([] if sound is None else [sound])]:
+        defined = defined & condition
+    return jnp.where(defined, closed, evaluated)
 
 
 def arrays(formula: Function, at: Application, deltas: list[Delta]) -> list[Delta]:
@@ -101,7 +107,7 @@ def arrays(formula: Function, at: Application, deltas: list[Delta]) -> list[Delt
         return list(result)
     if at.guarded:
         moved = _moved(at.bases, moves)
-        result = _or_evaluated(at.eqn, moved, at.outputs[0], at.sound, result)
+        result = _or_evaluated(at.eqn, moved, [], at.outputs[0], at.sound, result)
     return [result]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from deepzero_jax.difference.application import Application
 from deepzero_jax.difference.precision import wide, wide_dtype
@@ -39,6 +40,7 @@ def propagate(
     values: Values,
     deltas: Sequence[Delta],
     delta_dtype: jax.typing.DTypeLike | None = None,
+    stand_ins: Values | None = None,
 ) -> list[Delta]:
     """Deltas of a program's outputs, given base values and the deltas of its inputs.
 
@@ -49,11 +51,12 @@ def propagate(
       values: every base value, from ``evaluate``.
       deltas: of the inputs.
       delta_dtype: type of the operands of products of deltas, or None.
+      stand_ins: for base values of inputs that are not finite, see ``application``.
 
     Returns:
       Deltas; those of float16 and bfloat16 values are float32.
     """
-    moved, stand_ins = propagate_beside(program, values, deltas, {}, delta_dtype)
+    moved, stand_ins = propagate_beside(program, values, deltas, stand_ins or {}, delta_dtype)
     found = []
     for item, delta in zip(program.outputs, moved, strict=True):
         if not isinstance(item, Constant) and item in stand_ins:
@@ -157,6 +160,8 @@ def difference(
 
     **Cost**: one base pass, and one pass of deltas through what depends on inputs that
     move. A primitive without a rule is evaluated at the perturbed point and subtracted.
+    Infinite primals are noticed where values are concrete; under ``jit`` primals count as
+    finite. Infinities that the function itself makes and loses again are no obstacle.
     Departure from a plain subtraction: x + Δ is never rounded to the grid of x, and
     neither is what follows from it. float16 and bfloat16 steps are propagated in float32,
     operands of bfloat16 products apart.
@@ -179,10 +184,28 @@ def difference(
     program, out_tree = trace(lambda *args: fun(*args), *treedef.unflatten(flat))
     program = without_dead_equations(program, program.outputs)
     values = evaluate(program, flat)
-    moved = propagate(program, values, checked)
+    stand_ins, checked = _infinite_primals(program, flat, checked)
+    moved = propagate(program, values, checked, stand_ins=stand_ins)
     outputs = [jnp.asarray(read(values, item)) for item in program.outputs]
     results = [_as_array(delta, out) for delta, out in zip(moved, outputs, strict=True)]
     return out_tree.unflatten(outputs), out_tree.unflatten(results)
+
+
+def _infinite_primals(
+    program: Program, primals: Sequence[jax.Array], deltas: Sequence[Delta]
+) -> tuple[Values, list[Delta]]:
+    """Zeros that stand in for primals that are known not to be finite, and deltas from there."""
+    stand_ins: Values = {}
+    found = list(deltas)
+    for place, (value, delta) in enumerate(zip(primals, deltas, strict=True)):
+        if isinstance(delta, Zero) or isinstance(value, Tracer):
+            continue
+        finite = jnp.isfinite(value)
+        if not bool(jnp.all(finite)):
+            stand_ins[program.inputs[place]] = jnp.where(finite, value, 0)
+            moves = dense(delta, value)
+            found[place] = jnp.where(finite, moves, wide(value) + moves)
+    return stand_ins, found
 
 
 def _check_delta(value: jax.Array, delta: jax.typing.ArrayLike) -> Delta:

@@ -4,7 +4,6 @@ Base values are as the function computes them; deltas of them, and what is evalu
 perturbed point, take no part in that rounding.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -50,8 +49,8 @@ def wide_equation(eqn: Equation) -> Equation:
 def _wide_param(value: Any) -> Any:
     if isinstance(value, ClosedJaxpr):
         return _wide_jaxpr(value)
-    if isinstance(value, Jaxpr | Mapping):
-        return value
+    if isinstance(value, Jaxpr):
+        return _wide_jaxpr(ClosedJaxpr(value, ())).jaxpr if not value.constvars else value
     if isinstance(value, tuple) and any(isinstance(item, ClosedJaxpr) for item in value):
         return tuple(map(_wide_param, value))
     return wide_dtype(value) if isinstance(value, jnp.dtype) else value

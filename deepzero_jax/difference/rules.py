@@ -1,7 +1,7 @@
 """The table of rules: how a primitive turns the deltas of its operands into those of its results.
 
-**How to add a rule.** Write a function beside its kin (``elementwise``, ``structure``,
-``reductions``, ``products``, ``control``) and put ``@rule("name of the primitive", ...)``
+**How to add a rule.** Write a function beside its kin (``elementwise``, ``transcendental``,
+``structure``, ``reductions``, ``products``, ``control``) and put ``@rule("its primitive", ...)``
 above it. What the function takes is declared:
 
   ``takes="elements"``  ``(bases, deltas, output, **params) -> delta``, arrays that broadcast
@@ -13,8 +13,8 @@ above it. What the function takes is declared:
                         their first operand: where the channel goes, None if it does not
                         survive. Dense deltas go through the primitive itself.
   ``takes="deltas"``    ``(at, deltas) -> list of deltas``, one for each result: any kind.
-  ``takes="body"``      ``(at, deltas) -> (deltas, stand-ins of the results)``, for loops and
-                        branches, which have programs inside.
+  ``takes="body"``      ``(at, deltas, signs) -> (deltas, stand-ins of the results)``, for loops
+                        and branches, which have programs inside, and for choices.
 
 What it cannot take is declared too, and evaluated at the perturbed point and subtracted
 instead, as is every primitive without a rule: ``moving`` names the operands that may move
@@ -93,7 +93,7 @@ class Rule:
         if not self.points and any(isinstance(delta, Point) for delta in deltas):
             deltas = [as_channel(d, b) for d, b in zip(deltas, at.bases, strict=True)]
         if self.takes == "body":
-            return self.function(at, deltas)
+            return self.function(at, deltas, signs)
         at = with_stand_ins(at, self.edges, signs)
         return FORMS[self.takes](self.function, widened(at), deltas), at.outputs
 

@@ -50,6 +50,16 @@ class Signs:
             return least == POSITIVE or (least == NONNEGATIVE and bool(np.all(number > 0)))
         return name == "integer_pow" and eqn.params["y"] >= 0
 
+    def infinite(self, item: Operand) -> bool:
+        """Whether a value is a constant that is known to hold an infinity or NaN."""
+        while not isinstance(item, Constant):
+            eqn = self._made.get(item)
+            if eqn is None or eqn.primitive.name not in _MOVED:
+                return False
+            item = eqn.inputs[0]
+        number = _number(item)
+        return number is not None and not bool(np.all(np.isfinite(number)))
+
     def lower(self, item: Operand, depth: int = 0) -> int:
         """A lower bound of a value."""
         if isinstance(item, Constant):
