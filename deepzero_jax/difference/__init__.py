@@ -1,6 +1,13 @@
 """The difference engine: exact finite differences, propagated through any JAX function."""
 
-from deepzero_jax.difference import control, elementwise, products, reductions, structure
+from deepzero_jax.difference import (
+    control,
+    elementwise,
+    products,
+    reductions,
+    structure,
+    transcendental,
+)
 from deepzero_jax.difference.cpu import plain_forms
 from deepzero_jax.difference.interpreter import difference, propagate
 from deepzero_jax.difference.program import (
@@ -33,5 +40,6 @@ __all__ = [
     "register_rule",
     "structure",
     "trace",
+    "transcendental",
     "without_dead_equations",
 ]

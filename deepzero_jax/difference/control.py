@@ -1,36 +1,85 @@
 """Loops and branches: the difference runs inside them, beside the base."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr
 
-from deepzero_jax.difference.application import Application, evaluate_and_subtract
-from deepzero_jax.difference.interpreter import propagate
-from deepzero_jax.difference.program import evaluate, flatten_jaxpr, read
+from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.edges import subtracted
+from deepzero_jax.difference.interpreter import propagate_beside
+from deepzero_jax.difference.program import Constant, evaluate, flatten_jaxpr, read
 from deepzero_jax.difference.rules import rule
-from deepzero_jax.difference.values import ZERO, Delta, Zero, dense, dense_or_none, is_float
+from deepzero_jax.difference.signs import Signs
+from deepzero_jax.difference.values import ZERO, Delta, Moved, dense, dense_or_none, is_float
 
-# Deltas as a loop carries them: None for zero.
+# One for each of some values, None for zero or for no stand-in.
 Arrays = list[jax.Array | None]
-# Base values and their deltas.
-Pair = tuple[list[jax.Array], Arrays]
 
 
-def _body(
-    closed: ClosedJaxpr,
-    bases: list[jax.Array],
-    arrays: Arrays,
-    delta_dtype: jax.typing.DTypeLike | None,
-) -> tuple[list[jax.Array], list[Delta]]:
-    """Base outputs of a jaxpr and the deltas that go with them."""
+class Beside(NamedTuple):
+    """Values, and what goes beside each.
+
+    Attributes:
+      values: base values.
+      stand_ins: of them, None where there is none.
+      deltas: of them, None where zero.
+    """
+
+    values: list[jax.Array]
+    stand_ins: Arrays
+    deltas: Arrays
+
+    def part(self, start: int, stop: int | None) -> "Beside":
+        """Some of the values in order."""
+        return Beside(self.values[start:stop], self.stand_ins[start:stop], self.deltas[start:stop])
+
+
+def _beside(at: Application, deltas: list[Delta]) -> Beside:
+    pairs = zip(at.bases, at.values, strict=True)
+    stand_ins = [None if base is value else base for base, value in pairs]
+    return Beside(at.values, stand_ins, dense_or_none(deltas, at.bases))
+
+
+def _run(
+    closed: ClosedJaxpr, inputs: Sequence[Beside], delta_dtype: jax.typing.DTypeLike | None
+) -> tuple[list[jax.Array], list[Delta], Arrays]:
+    """Base outputs of a jaxpr, the deltas that go with them, and what stands in for them."""
     program = flatten_jaxpr(closed)
-    values = evaluate(program, bases)
-    deltas: list[Delta] = [ZERO if array is None else array for array in arrays]
-    outputs = propagate(program, values, deltas, delta_dtype)
-    return [read(values, item) for item in program.outputs], outputs
+    found = evaluate(program, [value for group in inputs for value in group.values])
+    stand_ins = [other for group in inputs for other in group.stand_ins]
+    known = zip(program.inputs, stand_ins, strict=True)
+    deltas, others = propagate_beside(
+        program,
+        found,
+        [ZERO if array is None else array for group in inputs for array in group.deltas],
+        {number: other for number, other in known if other is not None},
+        delta_dtype,
+    )
+    outputs = [read(found, item) for item in program.outputs]
+    return (
+        outputs,
+        deltas,
+        [None if isinstance(o, Constant) else others.get(o) for o in program.outputs],
+    )
+
+
+def _probe(
+    closed: ClosedJaxpr, inputs: Sequence[Beside], delta_dtype: jax.typing.DTypeLike | None
+) -> tuple[bool, list[bool]]:
+    """Whether an integer or boolean output moves, and which outputs have stand-ins."""
+    seen = []
+
+    def run(inputs: Sequence[Beside]) -> None:
+        _, deltas, others = _run(closed, inputs, delta_dtype)
+        seen.append(any(isinstance(delta, Moved) for delta in deltas))
+        seen.append([other is not None for other in others])
+
+    jax.eval_shape(run, inputs)
+    return seen[0], seen[1]
 
 
 def _scan_layout(at: Application) -> tuple[int, int]:
@@ -51,61 +100,90 @@ def _scan_layout(at: Application) -> tuple[int, int]:
     return len(at.bases) - num_carry - num_xs, num_carry
 
 
-@rule("scan")
-def scan(at: Application, deltas: list[Delta]) -> list[Delta]:
+def _carried(carry: Beside, with_stand_ins: bool) -> Beside:
+    """A carry of which every floating-point part may move, and may have a stand-in."""
+    kept = zip(carry.values, carry.stand_ins, strict=True)
+    deltas = [
+        dense(ZERO, value) if array is None and is_float(value) else array
+        for value, array in zip(carry.values, carry.deltas, strict=True)
+    ]
+    stand_ins = [
+        value if other is None and with_stand_ins and is_float(value) else other
+        for value, other in kept
+    ]
+    return Beside(carry.values, stand_ins, deltas)
+
+
+@rule("scan", takes="body", decides=True)
+def scan(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta], list[jax.Array]]:
     """A scan over base and delta together; a carry that moves once is carried as dense."""
-    params = at.params
+    params, closed, inputs = at.params, at.params["jaxpr"], _beside(at, deltas)
     num_consts, num_carry = _scan_layout(at)
-    if not all(is_float(output) for output in at.outputs[num_carry:]):
-        return evaluate_and_subtract(at, deltas)
-    if not all(is_float(b) for b in at.bases[num_consts : num_consts + num_carry]):
-        moving = [not isinstance(d, Zero) for d in deltas]
-        if any(moving[num_consts : num_consts + num_carry]):
-            return evaluate_and_subtract(at, deltas)
-    arrays = dense_or_none(deltas, at.bases)
-    # Every floating-point carry may come to move after a turn: carry them all.
-    for i in range(num_consts, num_consts + num_carry):
-        if arrays[i] is None and is_float(at.bases[i]):
-            arrays[i] = jnp.zeros_like(at.bases[i])
-    consts, d_consts = at.bases[:num_consts], arrays[:num_consts]
-    last = num_consts + num_carry
+    consts, xs = inputs.part(0, num_consts), inputs.part(num_consts + num_carry, None)
+    start = inputs.part(num_consts, num_consts + num_carry)
+    doubtful = any(other is not None for other in start.stand_ins)
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    carry = _carried(start, doubtful)
+    moves, others = _probe(closed, (consts, carry, first), at.delta_dtype)
+    if not doubtful and any(others[:num_carry]):
+        carry = _carried(start, True)
+        moves, others = _probe(closed, (consts, carry, first), at.delta_dtype)
+    if moves:
+        return subtracted(at, deltas)
 
-    def step(carry: Pair, xs: Pair) -> tuple[Pair, list[jax.Array]]:
-        (base, delta), (x, d_x) = carry, xs
-        outputs, moved = _body(
-            params["jaxpr"], [*consts, *base, *x], [*d_consts, *delta, *d_x], at.delta_dtype
-        )
-        new_delta = [
-            None if old is None else dense(new, out)
-            for old, new, out in zip(delta, moved[:num_carry], outputs[:num_carry], strict=True)
+    def step(carry: Beside, x: Beside) -> tuple[Beside, tuple[Arrays, Arrays]]:
+        outputs, moved, found = _run(closed, (consts, carry, x), at.delta_dtype)
+        arrays = [
+            dense(d, out) if is_float(out) else None for d, out in zip(moved, outputs, strict=True)
         ]
-        stacked = [
-            dense(d, out) for d, out in zip(moved[num_carry:], outputs[num_carry:], strict=True)
+        kept = [
+            None if old is None else (out if new is None else new)
+            for old, new, out in zip(
+                carry.stand_ins, found[:num_carry], outputs[:num_carry], strict=True
+            )
         ]
-        return (outputs[:num_carry], new_delta), stacked
+        after = Beside(outputs[:num_carry], kept, arrays[:num_carry])
+        return after, (arrays[num_carry:], found[num_carry:])
 
-    (_, final), stacked = lax.scan(
-        step,
-        (at.bases[num_consts:last], arrays[num_consts:last]),
-        (at.bases[last:], arrays[last:]),
-        length=params["length"],
-        reverse=params["reverse"],
-        unroll=params["unroll"],
+    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    final, stacked = lax.scan(step, carry, xs, **options)
+    arrays, found = stacked
+    return _results(at, [*final.deltas, *arrays], [*final.stand_ins, *found])
+
+
+def _results(
+    at: Application, arrays: Sequence[jax.Array | None], stand_ins: Sequence[jax.Array | None]
+) -> tuple[list[Delta], list[jax.Array]]:
+    pairs = zip(at.results, stand_ins, strict=True)
+    return (
+        [ZERO if array is None else array for array in arrays],
+        [result if other is None else other for result, other in pairs],
     )
-    return [ZERO if array is None else array for array in [*final, *stacked]]
 
 
-@rule("cond")
-def cond(at: Application, deltas: list[Delta]) -> list[Delta]:
+@rule("cond", takes="body", decides=True)
+def cond(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta], list[jax.Array]]:
     """The taken branch's difference, as long as the choice itself does not move."""
-    bases, arrays = at.bases[1:], dense_or_none(deltas[1:], at.bases[1:])
+    inputs = _beside(at, deltas).part(1, None)
+    probed = [_probe(closed, (inputs,), at.delta_dtype) for closed in at.params["branches"]]
+    if any(moves for moves, _ in probed):
+        return subtracted(at, deltas)
+    doubtful = any(any(others) for _, others in probed)
 
-    def branch(closed: ClosedJaxpr) -> Callable[[Pair], list[jax.Array]]:
-        def run(operands: Pair) -> list[jax.Array]:
-            outputs, moved = _body(closed, operands[0], operands[1], at.delta_dtype)
-            return [dense(d, out) for d, out in zip(moved, outputs, strict=True)]
+    def branch(closed: ClosedJaxpr) -> Callable[[Beside], tuple[Arrays, Arrays]]:
+        def run(inputs: Beside) -> tuple[Arrays, Arrays]:
+            outputs, moved, found = _run(closed, (inputs,), at.delta_dtype)
+            arrays = [
+                dense(d, out) if is_float(out) else None
+                for d, out in zip(moved, outputs, strict=True)
+            ]
+            others = [
+                (out if other is None else other) if doubtful and is_float(out) else None
+                for out, other in zip(outputs, found, strict=True)
+            ]
+            return arrays, others
 
         return run
 
     branches = [branch(closed) for closed in at.params["branches"]]
-    return list(lax.switch(at.bases[0], branches, (bases, arrays)))
+    return _results(at, *lax.switch(at.values[0], branches, inputs))

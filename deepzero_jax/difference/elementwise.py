@@ -5,13 +5,16 @@ In every formula x is a base value, d its delta, y the base output.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.program import apply
 from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.values import Delta, Moved, dense
 
 
-def _or_zero(delta: jax.Array | None) -> jax.Array | float:
+def or_zero(delta: jax.Array | None) -> jax.Array | float:
+    """A delta as a term of a sum."""
     return 0.0 if delta is None else delta
 
 
@@ -37,7 +40,7 @@ def neg(x, d, y, /, **params):
     return -d[0]
 
 
-@rule("mul", takes="elements")
+@rule("mul", takes="elements", edges="absorbed")
 def mul(x, d, y, /, **params):
     """Δ(ab) = Δa (b + Δb) + a Δb."""
     if d[1] is None:
@@ -47,12 +50,12 @@ def mul(x, d, y, /, **params):
     return d[0] * (x[1] + d[1]) + x[0] * d[1]
 
 
-@rule("div", takes="elements")
+@rule("div", takes="elements", edges="made")
 def div(x, d, y, /, **params):
     """Δ(a / b) = (Δa − (a / b) Δb) / (b + Δb)."""
     if d[1] is None:
         return d[0] / x[1]
-    return (_or_zero(d[0]) - y * d[1]) / (x[1] + d[1])
+    return (or_zero(d[0]) - y * d[1]) / (x[1] + d[1])
 
 
 @rule("square", takes="elements")
@@ -61,7 +64,7 @@ def square(x, d, y, /, **params):
     return d[0] * (2 * x[0] + d[0])
 
 
-@rule("integer_pow", takes="elements")
+@rule("integer_pow", takes="elements", edges="made")
 def integer_pow(x, d, y, /, **params):
     """Δ(aⁿ) = Δa Σ (a + Δa)ᵏ aⁿ⁻¹⁻ᵏ; for n < 0 by Δ(1 / p) = −Δp / (p (p + Δp))."""
     exponent = params["y"]
@@ -74,133 +77,67 @@ def integer_pow(x, d, y, /, **params):
     return power if exponent >= 0 else -power * y / new**size
 
 
-@rule("exp", takes="elements")
-def exp(x, d, y, /, **params):
-    """Δeᵃ = eᵃ expm1(Δa)."""
-    return y * jnp.expm1(d[0])
+def minus(value, y):
+    """How far an operand is from the result, zero where both are the same infinity."""
+    return jnp.where(value == y, 0, value - y)
 
 
-@rule("exp2", takes="elements")
-def exp2(x, d, y, /, **params):
-    """Δ2ᵃ = 2ᵃ expm1(Δa log 2)."""
-    return y * jnp.expm1(d[0] * np.log(2.0))
-
-
-@rule("expm1", takes="elements")
-def expm1(x, d, y, /, **params):
-    """Of eᵃ − 1: eᵃ expm1(Δa)."""
-    return (y + 1) * jnp.expm1(d[0])
-
-
-@rule("log", takes="elements")
-def log(x, d, y, /, **params):
-    """Δ log a = log1p(Δa / a)."""
-    return jnp.log1p(d[0] / x[0])
-
-
-@rule("log1p", takes="elements")
-def log1p(x, d, y, /, **params):
-    """Of log(1 + a): log1p(Δa / (1 + a))."""
-    return jnp.log1p(d[0] / (1 + x[0]))
-
-
-@rule("sqrt", takes="elements")
-def sqrt(x, d, y, /, **params):
-    """Δ√a = Δa / (√(a + Δa) + √a)."""
-    total = jnp.sqrt(x[0] + d[0]) + y
-    return d[0] / jnp.where(total == 0, 1, total)
-
-
-@rule("rsqrt", takes="elements")
-def rsqrt(x, d, y, /, **params):
-    """Δ(1/√a) = −Δa r² r′² / (r + r′), r and r′ the old and new value."""
-    new = lax.rsqrt(x[0] + d[0])
-    return -d[0] * (y * new) * (y * new / (y + new))
-
-
-@rule("tanh", takes="elements")
-def tanh(x, d, y, /, **params):
-    """Of tanh a: tanh(Δa) (1 − tanh a tanh(a + Δa))."""
-    return jnp.tanh(d[0]) * (1 - y * jnp.tanh(x[0] + d[0]))
-
-
-@rule("logistic", takes="elements")
-def logistic(x, d, y, /, **params):
-    """Δσ(a) = σ(a′)(1 − σ(a)) (1 − e^−Δa), or its mirror for Δa < 0 so that nothing overflows."""
-    new = lax.logistic(x[0] + d[0])
-    new_rest, rest = lax.logistic(-x[0] - d[0]), lax.logistic(-x[0])
-    size = -jnp.expm1(-jnp.abs(d[0]))
-    return jnp.where(d[0] >= 0, new * rest * size, -y * new_rest * size)
-
-
-@rule("sin", takes="elements")
-def sin(x, d, y, /, **params):
-    """Of sin a: 2 cos(a + Δa/2) sin(Δa/2)."""
-    return 2 * jnp.cos(x[0] + d[0] / 2) * jnp.sin(d[0] / 2)
-
-
-@rule("cos", takes="elements")
-def cos(x, d, y, /, **params):
-    """Δ cos a = −2 sin(a + Δa/2) sin(Δa/2)."""
-    return -2 * jnp.sin(x[0] + d[0] / 2) * jnp.sin(d[0] / 2)
-
-
-@rule("max", takes="elements")
+@rule("max", takes="elements", real=True)
 def maximum(x, d, y, /, **params):
     """Δ max(a, b) = max((a − y) + Δa, (b − y) + Δb), where the larger minus y is exactly zero."""
-    return jnp.maximum((x[0] - y) + _or_zero(d[0]), (x[1] - y) + _or_zero(d[1]))
+    return jnp.maximum(minus(x[0], y) + or_zero(d[0]), minus(x[1], y) + or_zero(d[1]))
 
 
-@rule("min", takes="elements")
+@rule("min", takes="elements", real=True)
 def minimum(x, d, y, /, **params):
     """Δ min(a, b) = min((a − y) + Δa, (b − y) + Δb)."""
-    return jnp.minimum((x[0] - y) + _or_zero(d[0]), (x[1] - y) + _or_zero(d[1]))
+    return jnp.minimum(minus(x[0], y) + or_zero(d[0]), minus(x[1], y) + or_zero(d[1]))
 
 
-@rule("abs", takes="elements")
+@rule("clamp", takes="elements", real=True)
+def clamp(x, d, y, /, **params):
+    """Between a lower and an upper bound, as max and min."""
+    low, inside, high = (minus(x[i], y) + or_zero(d[i]) for i in range(3))
+    return jnp.minimum(jnp.maximum(low, inside), high)
+
+
+@rule("floor", takes="elements", edges="absorbed")
+def floor(x, d, y, /, **params):
+    """Of ⌊a⌋: ⌊(a − y) + Δa⌋, so that a small step down from an integer counts."""
+    return jnp.floor((x[0] - y) + d[0])
+
+
+@rule("ceil", takes="elements", edges="absorbed")
+def ceil(x, d, y, /, **params):
+    """Of ⌈a⌉: ⌈(a − y) + Δa⌉."""
+    return jnp.ceil((x[0] - y) + d[0])
+
+
+@rule("abs", takes="elements", edges="absorbed")
 def absolute(x, d, y, /, **params):
-    """Δ|a| by |a| = max(a, −a)."""
-    return jnp.maximum((x[0] - y) + d[0], (-x[0] - y) - d[0])
+    """Δ|a| by |a| = max(a, −a); of a complex number (2 Re(ā Δa) + |Δa|²) / (|a| + |a + Δa|)."""
+    if not jnp.iscomplexobj(x[0]):
+        return jnp.maximum((x[0] - y) + d[0], (-x[0] - y) - d[0])
+    total = y + jnp.abs(x[0] + d[0])
+    square = 2 * jnp.real(jnp.conj(x[0]) * d[0]) + jnp.square(jnp.abs(d[0]))
+    return square / jnp.where(total == 0, 1, total)
 
 
-# Nodes and weights of Gauss-Legendre quadrature on [0, 1].
-_NODES, _WEIGHTS = (
-    (np.polynomial.legendre.leggauss(6)[0] + 1) / 2,
-    np.polynomial.legendre.leggauss(6)[1] / 2,
-)
+@rule("lt", "le", "gt", "ge", "eq", "ne", decides=True, real=True)
+def compare(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """(a − b) + Δa − Δb against 0: a + Δa would round a small step away.
 
-
-def _erf_difference(x: jax.Array, d: jax.Array) -> jax.Array:
-    """erf(x + d) − erf(x): the integral of its derivative where d is small, else subtraction."""
-    slope = 0.0
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        slope = slope + weight * jnp.exp(-jnp.square(x + node * d))
-    direct = lax.erf(x + d) - lax.erf(x)
-    return jnp.where(jnp.abs(d) < 0.5, d * slope * (2 / np.sqrt(np.pi)), direct)
-
-
-@rule("erf", takes="elements")
-def erf(x, d, y, /, **params):
-    """Δ erf a = 2/√π ∫₀^Δa e^−(a + t)² dt, by quadrature where Δa is small."""
-    return _erf_difference(x[0], d[0]).astype(jnp.result_type(y))
-
-
-@rule("erfc", takes="elements")
-def erfc(x, d, y, /, **params):
-    """Δ erfc a = −Δ erf a."""
-    return -_erf_difference(x[0], d[0]).astype(jnp.result_type(y))
-
-
-@rule("pow", takes="elements")
-def power(x, d, y, /, **params):
-    """Δ(aⁿ) = aⁿ expm1(n log1p(Δa / a)) for a constant n and a > 0, else by subtraction."""
-    new_base, new_exponent = x[0] + _or_zero(d[0]), x[1] + _or_zero(d[1])
-    direct = jnp.power(new_base, new_exponent) - y
-    if d[1] is not None:
-        return direct
-    positive = (x[0] > 0) & (new_base > 0)
-    ratio = jnp.where(positive, d[0] / jnp.where(positive, x[0], 1), 0)
-    return jnp.where(positive, y * jnp.expm1(x[1] * jnp.log1p(ratio)), direct)
+    Summed from either side, so that a value is found equal to the maximum that it is. An
+    infinity has no such form: it is compared as it is.
+    """
+    d_x, d_y = (dense(d, b) for d, b in zip(deltas, at.bases, strict=True))
+    x, y = at.bases
+    direct = apply(at.eqn, [x + d_x, y + d_y])[0]
+    left, right = ((x - y) + d_x) - d_y, d_x - ((y - x) + d_y)
+    side = jnp.where(jnp.abs(left) < jnp.abs(right), left, right)
+    side = jnp.broadcast_to(side, jnp.shape(direct))
+    closer = apply(at.eqn, [side, jnp.zeros_like(side)])[0]
+    return [Moved(jnp.where(jnp.isfinite(side), closer, direct))]
 
 
 @rule("convert_element_type", takes="elements")
@@ -215,10 +152,24 @@ def identity(x, d, y, /, **params):
     return d[0]
 
 
-@rule("optimization_barrier", takes="arrays")
-def barrier(x, d, y, /, **params):
+@rule("optimization_barrier", moved=True, decides=True, points=True)
+def barrier(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Each operand passes as it is."""
-    return [jnp.zeros_like(base) if move is None else move for base, move in zip(y, d, strict=True)]
+    return deltas
+
+
+@rule("conj", takes="elements")
+def conj(x, d, y, /, **params):
+    """The conjugate, linear."""
+    return jnp.conj(d[0])
+
+
+@rule("complex", takes="elements")
+def complex_(x, d, y, /, **params):
+    """Real and imaginary part, linear."""
+    zero = jnp.zeros_like(d[1] if d[0] is None else d[0])
+    first, second = (zero if part is None else part for part in d)
+    return jnp.broadcast_to(lax.complex(first, second), jnp.shape(y))
 
 
 @rule("real", takes="elements")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.program import Equation, apply
 from deepzero_jax.difference.values import (
     Channel,
     Delta,
@@ -28,11 +29,12 @@ def elements(formula: Function, at: Application, deltas: list[Delta]) -> list[De
     bases = [jnp.asarray(base) for base in at.bases]
     channel = common_channel(deltas, bases, output)
     if channel is None:
-        return [_staged(formula, bases, dense_or_none(deltas, bases), output, at.params)]
+        return [_staged(formula, at, bases, dense_or_none(deltas, bases), output, at.sound)]
     sliced = [b if b.ndim == 0 else take(b, channel.axis, channel.index) for b in bases]
     moves = [d.array if isinstance(d, Channel) else None for d in deltas]
     here = take(output, channel.axis, channel.index)
-    result = _staged(formula, sliced, moves, here, at.params)
+    sound = None if at.sound is None else take(at.sound, channel.axis, channel.index)
+    result = _staged(formula, at, sliced, moves, here, sound)
     return [Channel(result, channel.axis, channel.index)]
 
 
@@ -41,33 +43,72 @@ _STAGED: dict[tuple[Any, ...], Callable[..., jax.Array]] = {}
 
 def _staged(
     formula: Function,
+    at: Application,
     bases: Sequence[jax.Array],
     deltas: Arrays,
     output: jax.Array,
-    params: dict[str, Any],
+    sound: jax.Array | None,
 ) -> jax.Array:
     """A formula that is traced once for every kind of operands, and then copied in.
 
     A network applies the same few formulas thousands of times; tracing each anew was a
     third of the time to trace a step.
     """
+    plain, eqn, params = not at.guarded, at.eqn, at.params
+
+    def whole(x: Sequence[jax.Array], d: Arrays, y: jax.Array, good: jax.Array | None) -> jax.Array:
+        result = formula(x, d, y, **params)
+        if plain:
+            return result
+        shape = jnp.shape(y)
+        moved = [jnp.broadcast_to(m, shape) for m in _moved(x, d)]
+        return _or_evaluated(eqn, moved, d, y, good, result)
+
     try:
-        key = (formula, *sorted(params.items()))
+        key = (formula, eqn.primitive, plain, *sorted(params.items()))
         chosen = _STAGED.get(key)
     except TypeError:  # parameters that cannot be compared or hashed
-        return formula(bases, deltas, output, **params)
+        return whole(bases, deltas, output, sound)
     if chosen is None:
-        chosen = jax.jit(lambda x, d, y: formula(x, d, y, **params), inline=True)
-        _STAGED[key] = chosen
-    return chosen(bases, deltas, output)
+        _STAGED[key] = chosen = jax.jit(whole, inline=True)
+    return chosen(bases, deltas, output, sound)
+
+
+def _moved(bases: Sequence[jax.Array], deltas: Arrays) -> list[jax.Array]:
+    return [b if d is None else b + d for b, d in zip(bases, deltas, strict=True)]
+
+
+def _or_evaluated(
+    eqn: Equation,
+    moved: Sequence[jax.Array],
+    deltas: Arrays,
+    output: jax.Array,
+    sound: jax.Array | None,
+    closed: jax.Array,
+) -> jax.Array:
+    """A closed form where it is defined, else the difference of the evaluations."""
+    evaluated = apply(eqn, moved)[0] - output
+    defined = jnp.isfinite(closed)
+    conditions = [
+        jnp.isfinite(d) for d in deltas if d is not None and jnp.ndim(d) in (0, jnp.ndim(output))
+    ]
+    for condition in [*conditions, *([] if sound is None else [sound])]:
+        defined = defined & condition
+    return jnp.where(defined, closed, evaluated)
 
 
 def arrays(formula: Function, at: Application, deltas: list[Delta]) -> list[Delta]:
     """A formula of whole arrays; of several results if the primitive has them."""
     several = at.eqn.primitive.multiple_results
     outputs = at.outputs if several else at.outputs[0]
-    result = formula(at.bases, dense_or_none(deltas, at.bases), outputs, **at.params)
-    return list(result) if several else [result]
+    moves = dense_or_none(deltas, at.bases)
+    result = formula(at.bases, moves, outputs, **at.params)
+    if several:
+        return list(result)
+    if at.guarded:
+        moved = _moved(at.bases, moves)
+        result = _or_evaluated(at.eqn, moved, [], at.outputs[0], at.sound, result)
+    return [result]
 
 
 def channel(
@@ -79,22 +120,13 @@ def channel(
         kept = where(at, delta)
         if kept is not None:
             return [kept]
-    operand = dense(delta, at.bases[0]).astype(at.bases[0].dtype)
+    operand = dense(delta, at.bases[0])
     return [at.eqn.primitive.bind(operand, *at.bases[1:], **at.params)]
-
-
-def all_deltas(
-    function: Callable[[Application, list[Delta]], list[Delta]],
-    at: Application,
-    deltas: list[Delta],
-) -> list[Delta]:
-    """The function itself."""
-    return function(at, deltas)
 
 
 FORMS: dict[str, Form] = {
     "elements": elements,
     "arrays": arrays,
     "channel": channel,
-    "deltas": all_deltas,
+    "deltas": lambda function, at, deltas: function(at, deltas),
 }

@@ -1,12 +1,15 @@
 """The finite-difference transform: one pass of deltas beside a pass of base values."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import (
     Constant,
     Operand,
@@ -18,7 +21,17 @@ from deepzero_jax.difference.program import (
     without_dead_equations,
 )
 from deepzero_jax.difference.rules import propagate_equation
-from deepzero_jax.difference.values import ZERO, Delta, Moved, Zero, dense, is_float
+from deepzero_jax.difference.signs import Signs
+from deepzero_jax.difference.values import (
+    ZERO,
+    Channel,
+    Delta,
+    Moved,
+    Point,
+    Zero,
+    dense,
+    is_float,
+)
 from deepzero_jax.types import PyTree
 
 
@@ -27,6 +40,7 @@ def propagate(
     values: Values,
     deltas: Sequence[Delta],
     delta_dtype: jax.typing.DTypeLike | None = None,
+    stand_ins: Values | None = None,
 ) -> list[Delta]:
     """Deltas of a program's outputs, given base values and the deltas of its inputs.
 
@@ -37,30 +51,88 @@ def propagate(
       values: every base value, from ``evaluate``.
       deltas: of the inputs.
       delta_dtype: type of the operands of products of deltas, or None.
+      stand_ins: for base values of inputs that are not finite, see ``application``.
+
+    Returns:
+      Deltas; those of float16 and bfloat16 values are float32.
+    """
+    moved, stand_ins = propagate_beside(program, values, deltas, stand_ins or {}, delta_dtype)
+    found = []
+    for item, delta in zip(program.outputs, moved, strict=True):
+        if not isinstance(item, Constant) and item in stand_ins:
+            delta = _from_base(read(values, item), stand_ins[item], delta)
+        found.append(delta)
+    return found
+
+
+def propagate_beside(
+    program: Program,
+    values: Values,
+    deltas: Sequence[Delta],
+    stand_ins: Values,
+    delta_dtype: jax.typing.DTypeLike | None,
+) -> tuple[list[Delta], Values]:
+    """``propagate`` with deltas that count from stand-ins.
+
+    Args:
+      program: flat equations.
+      values: every base value.
+      deltas: of the inputs, from their stand-ins.
+      stand_ins: of the inputs that have some.
+      delta_dtype: type of the operands of products of deltas, or None.
+
+    Returns:
+      Deltas of the outputs, and every stand-in.
     """
     moving: dict[int, Delta] = {
-        number: delta
+        number: _wide(delta)
         for number, delta in zip(program.inputs, deltas, strict=True)
         if not isinstance(delta, Zero)
     }
+    stand_ins = dict(stand_ins)
+    signs = Signs(program)
 
     def delta_of(item: Operand) -> Delta:
         return ZERO if isinstance(item, Constant) else moving.get(item, ZERO)
+
+    def stand_in_of(item: Operand) -> jax.Array:
+        if not isinstance(item, Constant) and item in stand_ins:
+            return stand_ins[item]
+        return read(values, item)
 
     for eqn in program.equations:
         inputs = [delta_of(item) for item in eqn.inputs]
         if all(isinstance(delta, Zero) for delta in inputs):
             continue
-        at = Application(
-            eqn,
-            [read(values, item) for item in eqn.inputs],
-            [values[number] for number in eqn.outputs],
-            delta_dtype,
-        )
-        for number, delta in zip(eqn.outputs, propagate_equation(at, inputs), strict=True):
+        operands = [read(values, item) for item in eqn.inputs]
+        results = [values[number] for number in eqn.outputs]
+        bases = [stand_in_of(item) for item in eqn.inputs]
+        at = Application(eqn, bases, results, delta_dtype, operands, results)
+        moved, others = propagate_equation(at, inputs, signs)
+        for number, delta, other in zip(eqn.outputs, moved, others, strict=True):
             if not isinstance(delta, Zero):
                 moving[number] = delta
-    return [delta_of(item) for item in program.outputs]
+                if other is not values[number]:
+                    stand_ins[number] = other
+    return [delta_of(item) for item in program.outputs], stand_ins
+
+
+def _wide(delta: Delta) -> Delta:
+    """A delta in the type in which it is propagated."""
+    if isinstance(delta, Point):
+        return delta._replace(value=wide(delta.value))
+    if isinstance(delta, Channel):
+        return replace(delta, array=wide(delta.array))
+    return delta if isinstance(delta, Zero | Moved) else wide(delta)
+
+
+def _from_base(value: jax.Array, stand_in: jax.Array, delta: Delta) -> Delta:
+    """A delta that counts from a stand-in as one from the value itself."""
+    if isinstance(delta, Moved | Zero):
+        return delta
+    moves = dense(delta, stand_in)
+    new = wide(stand_in) + moves
+    return jnp.where(jnp.isfinite(value), moves, new - wide(value))
 
 
 def difference(
@@ -79,15 +151,20 @@ def difference(
         boolean is of dtype ``float0``, as in ``jax.jvp``, and means zero.
 
     Returns:
-      ``(fun(*primals), delta)``, two pytrees of the same structure. For an integer or
-      boolean output the delta is the new value minus the old one, as an integer.
+      ``(fun(*primals), delta)``, two pytrees of the same structure and types. For an
+      integer or boolean output the delta is the new value minus the old one, as an int32;
+      for a float16 output it is float32, as float16 holds nothing below 6e-8.
 
     Raises:
       TypeError: ``deltas`` are not like ``primals``.
 
     **Cost**: one base pass, and one pass of deltas through what depends on inputs that
     move. A primitive without a rule is evaluated at the perturbed point and subtracted.
-    Departure from a plain subtraction: x + Δ is never rounded to the grid of x.
+    Infinite primals are noticed where values are concrete; under ``jit`` primals count as
+    finite. Infinities that the function itself makes and loses again are no obstacle.
+    Departure from a plain subtraction: x + Δ is never rounded to the grid of x, and
+    neither is what follows from it. float16 and bfloat16 steps are propagated in float32,
+    operands of bfloat16 products apart.
 
     Example:
       >>> import deepzero_jax as dz, jax.numpy as jnp
@@ -107,10 +184,28 @@ def difference(
     program, out_tree = trace(lambda *args: fun(*args), *treedef.unflatten(flat))
     program = without_dead_equations(program, program.outputs)
     values = evaluate(program, flat)
-    moved = propagate(program, values, checked)
+    stand_ins, checked = _infinite_primals(program, flat, checked)
+    moved = propagate(program, values, checked, stand_ins=stand_ins)
     outputs = [jnp.asarray(read(values, item)) for item in program.outputs]
     results = [_as_array(delta, out) for delta, out in zip(moved, outputs, strict=True)]
     return out_tree.unflatten(outputs), out_tree.unflatten(results)
+
+
+def _infinite_primals(
+    program: Program, primals: Sequence[jax.Array], deltas: Sequence[Delta]
+) -> tuple[Values, list[Delta]]:
+    """Zeros that stand in for primals that are known not to be finite, and deltas from there."""
+    stand_ins: Values = {}
+    found = list(deltas)
+    for place, (value, delta) in enumerate(zip(primals, deltas, strict=True)):
+        if isinstance(delta, Zero) or isinstance(value, Tracer):
+            continue
+        finite = jnp.isfinite(value)
+        if not bool(jnp.all(finite)):
+            stand_ins[program.inputs[place]] = jnp.where(finite, value, 0)
+            moves = dense(delta, value)
+            found[place] = jnp.where(finite, moves, wide(value) + moves)
+    return stand_ins, found
 
 
 def _check_delta(value: jax.Array, delta: jax.typing.ArrayLike) -> Delta:
@@ -124,7 +219,8 @@ def _check_delta(value: jax.Array, delta: jax.typing.ArrayLike) -> Delta:
         raise TypeError(
             f"a delta must have the shape of its primal, {value.shape}; got {np.shape(delta)}"
         )
-    return jnp.asarray(delta, value.dtype)
+    # In float32 for float16 and bfloat16: a small step must not become zero.
+    return jnp.asarray(delta, wide_dtype(value.dtype))
 
 
 def _as_array(delta: Delta, out: jax.Array) -> jax.Array:
@@ -132,4 +228,4 @@ def _as_array(delta: Delta, out: jax.Array) -> jax.Array:
         return delta.value.astype(jnp.int32) - out.astype(jnp.int32)
     if isinstance(delta, Zero) and not is_float(out):
         return jnp.zeros(out.shape, jnp.int32)
-    return dense(delta, out).astype(out.dtype)
+    return dense(delta, out).astype(jnp.float32 if out.dtype == jnp.float16 else out.dtype)

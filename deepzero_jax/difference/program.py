@@ -148,11 +148,21 @@ def apply(eqn: Equation, operands: Iterable[jax.typing.ArrayLike]) -> list[jax.A
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def evaluate(program: Program, inputs: Sequence[jax.Array]) -> Values:
-    """Evaluates a program; every intermediate value, by variable number."""
+def evaluate(
+    program: Program,
+    inputs: Sequence[jax.Array],
+    prepare: Callable[[jax.Array], jax.Array] = lambda value: value,
+) -> Values:
+    """Evaluates a program; every intermediate value, by variable number.
+
+    Args:
+      program: flat equations.
+      inputs: values of its inputs.
+      prepare: what is done to every operand first.
+    """
     values = dict(zip(program.inputs, inputs, strict=True))
     for eqn in program.equations:
-        results = apply(eqn, [read(values, item) for item in eqn.inputs])
+        results = apply(eqn, [prepare(read(values, item)) for item in eqn.inputs])
         values.update(zip(eqn.outputs, results, strict=True))
     return values
 

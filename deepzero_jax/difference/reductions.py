@@ -11,6 +11,7 @@ from jax import lax
 
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
 from deepzero_jax.difference.cpu import staged_sum
+from deepzero_jax.difference.elementwise import minus
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Channel, Delta, dense, take
 
@@ -37,18 +38,18 @@ def _moved_extremum(at: Application, delta: Delta, reduce: Callable[..., jax.Arr
         rest = tuple(a if a < delta.axis else a - 1 for a in axes)
         axis = delta.axis - sum(a < delta.axis for a in axes)
         kept = lax.expand_dims(take(output, axis, delta.index), rest)
-        array = reduce((take(base, delta.axis, delta.index) - kept) + delta.array, axis=rest)
+        array = reduce(minus(take(base, delta.axis, delta.index), kept) + delta.array, axis=rest)
         return [Channel(array, axis, delta.index)]
-    return [reduce((base - lax.expand_dims(output, axes)) + dense(delta, base), axis=axes)]
+    return [reduce(minus(base, lax.expand_dims(output, axes)) + dense(delta, base), axis=axes)]
 
 
-@rule("reduce_max")
+@rule("reduce_max", real=True)
 def reduce_max(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Δ max aᵢ = max((aᵢ − m) + Δaᵢ), m the old maximum."""
     return _moved_extremum(at, deltas[0], jnp.max)
 
 
-@rule("reduce_min")
+@rule("reduce_min", real=True)
 def reduce_min(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Δ min aᵢ = min((aᵢ − m) + Δaᵢ), m the old minimum."""
     return _moved_extremum(at, deltas[0], jnp.min)
@@ -78,7 +79,7 @@ def _window_parts(
     return parts
 
 
-@rule("reduce_window_max")
+@rule("reduce_window_max", real=True)
 def reduce_window_max(at: Application, deltas: list[Delta]) -> list[Delta]:
     """As reduce_max, window by window."""
     params = dict(at.params)
@@ -102,4 +103,4 @@ def _moved_windows(
 ) -> jax.Array:
     lowest = -jnp.inf
     pairs = zip(_window_parts(base, params, lowest), _window_parts(moved, params, 0.0), strict=True)
-    return functools.reduce(jnp.maximum, [(old - output) + change for old, change in pairs])
+    return functools.reduce(jnp.maximum, [minus(old, output) + change for old, change in pairs])

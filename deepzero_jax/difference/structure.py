@@ -2,11 +2,15 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.application import Application, has_stand_in, widened
+from deepzero_jax.difference.edges import with_stand_ins
+from deepzero_jax.difference.elementwise import minus
 from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import (
     Channel,
     Delta,
@@ -78,13 +82,13 @@ def slice_(at: Application, delta: Channel) -> Channel | None:
     return Channel(lax.slice(delta.array, starts, limits, strides), delta.axis, delta.index)
 
 
-@rule("pad", moving=(0,))
+@rule("pad")
 def pad(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Padding has no delta; on the channel's own axis it shifts the index."""
-    delta = deltas[0]
+    """Linear in operand and padding; on the channel's own axis padding shifts the index."""
+    delta, around = deltas
     config = list(at.params["padding_config"])
-    zero = jnp.zeros((), at.bases[0].dtype)
-    if isinstance(delta, Channel):
+    zero = dense(around, at.bases[1])
+    if isinstance(delta, Channel) and isinstance(around, Zero):
         low, high, inner = config.pop(delta.axis)
         if low >= 0 and high >= 0 and inner == 0:
             index = delta.index if low == 0 else delta.index + jnp.int32(low)
@@ -92,7 +96,7 @@ def pad(at: Application, deltas: list[Delta]) -> list[Delta]:
     return [lax.pad(dense(delta, at.bases[0]), zero, at.params["padding_config"])]
 
 
-@rule("rev", "cumsum", "reduce_window_sum", "dynamic_slice", takes="channel", moving=(0,))
+@rule("rev", "cumsum", "reduce_window_sum", "dynamic_slice", "tile", takes="channel", moving=(0,))
 def linear(at: Application, delta: Channel) -> None:
     """Linear in the first operand; a channel becomes dense."""
 
@@ -103,14 +107,14 @@ def gather(at: Application, deltas: list[Delta]) -> list[Delta]:
     params = dict(at.params)
     if params.get("fill_value") is not None:
         params["fill_value"] = 0
-    operand = dense(deltas[0], at.bases[0]).astype(at.bases[0].dtype)
+    operand = dense(deltas[0], at.bases[0])
     return [at.eqn.primitive.bind(operand, *at.bases[1:], **params)]
 
 
 @rule("concatenate")
 def concatenate(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Deltas side by side."""
-    parts = [dense(d, b).astype(b.dtype) for d, b in zip(deltas, at.bases, strict=True)]
+    parts = [dense(d, b) for d, b in zip(deltas, at.bases, strict=True)]
     return [lax.concatenate(parts, at.params["dimension"])]
 
 
@@ -121,33 +125,63 @@ def dynamic_update_slice(at: Application, deltas: list[Delta]) -> list[Delta]:
     return [at.eqn.primitive.bind(operand, update, *at.bases[2:], **at.params)]
 
 
-@rule("split")
+@rule("scatter", "scatter-add", "scatter-sub", moving=(0, 2))
+def scatter(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """Linear in operand and updates: what is overwritten loses its delta."""
+    operand, updates = (dense(deltas[i], at.bases[i]) for i in (0, 2))
+    return [at.eqn.primitive.bind(operand, at.bases[1], updates, **at.params)]
+
+
+@rule("fft", takes="channel", moving=(0,))
+def fft(at: Application, delta: Channel) -> None:
+    """Linear; a channel becomes dense."""
+
+
+@rule("stack")
+def stack(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """Deltas side by side."""
+    parts = [dense(d, b) for d, b in zip(deltas, at.bases, strict=True)]
+    return [at.eqn.primitive.bind(*parts, **at.params)]
+
+
+@rule("split", "unstack")
 def split(at: Application, deltas: list[Delta]) -> list[Delta]:
     """The pieces of the delta."""
     return list(at.eqn.primitive.bind(dense(deltas[0], at.bases[0]), **at.params))
 
 
-@rule("select_n", moved=True)
-def select_n(at: Application, deltas: list[Delta]) -> list[Delta]:
+@rule("select_n", takes="body", moved=True)
+def select_n(
+    at: Application, deltas: list[Delta], signs: Signs
+) -> tuple[list[Delta], list[jax.Array]]:
     """The chosen case's delta; where the choice itself moves, new value minus old."""
-    chooser, *cases = deltas
+    still = isinstance(deltas[0], Zero)
+    at = with_stand_ins(at, "none", signs)
+    stand_in = at.outputs[0]
+    if not still and (has_stand_in(at) or any(map(signs.infinite, at.eqn.inputs[1:]))):
+        # Another case may be chosen, finite where this one is not.
+        stand_in = jnp.where(jnp.isfinite(stand_in), stand_in, 0)
+    at = widened(at._replace(outputs=[stand_in]))
+    return [_unmoved_choice(at, deltas) if still else _moved_choice(at, deltas)], [stand_in]
+
+
+def _unmoved_choice(at: Application, deltas: list[Delta]) -> Delta:
+    which, cases = at.bases[0], deltas[1:]
+    channel = common_channel(cases, at.bases[1:], at.outputs[0])
+    if channel is None:
+        return lax.select_n(which, *(dense(d, b) for d, b in zip(cases, at.bases[1:], strict=True)))
+    arrays = [d.array if isinstance(d, Channel) else jnp.zeros_like(channel.array) for d in cases]
+    if jnp.ndim(which):
+        which = take(which, channel.axis, channel.index)
+    return Channel(lax.select_n(which, *arrays), channel.axis, channel.index)
+
+
+def _moved_choice(at: Application, deltas: list[Delta]) -> jax.Array:
     output = at.outputs[0]
-    if isinstance(chooser, Zero):
-        channel = common_channel(cases, at.bases[1:], output)
-        which = at.bases[0]
-        if channel is not None:
-            axis, index = channel.axis, channel.index
-            arrays = [
-                d.array if isinstance(d, Channel) else jnp.zeros_like(channel.array) for d in cases
-            ]
-            if jnp.ndim(which):
-                which = take(which, axis, index)
-            return [Channel(lax.select_n(which, *arrays), axis, index)]
-        arrays = [dense(d, b) for d, b in zip(cases, at.bases[1:], strict=True)]
-        return [lax.select_n(which, *arrays)]
-    new_chooser = moved_value(chooser, at.bases[0])
-    arrays = [dense(d, b) for d, b in zip(cases, at.bases[1:], strict=True)]
-    moved = [b + d for d, b in zip(arrays, at.bases[1:], strict=True)]
-    same = jnp.broadcast_to(new_chooser == at.bases[0], output.shape)
-    changed = lax.select_n(new_chooser, *moved) - output
-    return [jnp.where(same, lax.select_n(at.bases[0], *arrays), changed)]
+    new = moved_value(deltas[0], at.bases[0])
+    bases = at.bases[1:]
+    arrays = [dense(d, b) for d, b in zip(deltas[1:], bases, strict=True)]
+    same = jnp.broadcast_to(new == at.bases[0], output.shape) & jnp.isfinite(at.results[0])
+    # Where the cases meet, so that they are nearly equal, nothing cancels.
+    other = [minus(b, output) + d for d, b in zip(arrays, bases, strict=True)]
+    return jnp.where(same, lax.select_n(at.bases[0], *arrays), lax.select_n(new, *other))

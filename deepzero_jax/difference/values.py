@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deepzero_jax.difference.precision import wide_dtype
+
 
 class Zero:
     """The delta of a value that equals its base."""
@@ -102,9 +104,12 @@ def channel_of_point(point: Point, shape: tuple[int, ...], axis: int) -> Channel
 
 
 def dense(delta: Delta, base: jax.Array) -> jax.Array:
-    """A delta of a floating-point value as an array of the base's shape."""
+    """A delta of a floating-point value as an array of the base's shape.
+
+    It is of the base's type; float32 for one of float16 or bfloat16.
+    """
     if isinstance(delta, Zero):
-        return jnp.zeros_like(base)
+        return jnp.zeros(jnp.shape(base), wide_dtype(jnp.result_type(base)))
     if isinstance(delta, Point):
         if not delta.indices:
             return delta.value
@@ -122,7 +127,7 @@ def dense(delta: Delta, base: jax.Array) -> jax.Array:
 
 
 def moved_value(delta: Delta, base: jax.Array) -> jax.Array:
-    """The perturbed value itself, base + delta."""
+    """The perturbed value itself, base + delta, for a base that is not of a coarse type."""
     if isinstance(delta, Zero):
         return base
     if isinstance(delta, Moved):

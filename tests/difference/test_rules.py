@@ -223,17 +223,17 @@ def test_channels_stay_channels(name):
 def test_what_does_not_move_is_not_visited(monkeypatch):
     visited = []
     for name in ("sin", "exp"):
-        form = functools.partial(_visit, visited, name, RULES[name].form)
-        monkeypatch.setitem(RULES, name, dataclasses.replace(RULES[name], form=form))
+        function = functools.partial(_visit, visited, name, RULES[name].function)
+        monkeypatch.setitem(RULES, name, dataclasses.replace(RULES[name], function=function))
     fun = lambda a, b: jnp.sin(a) * jnp.exp(b)
     program, _ = trace(fun, 1.0, 2.0)
     propagate(program, evaluate(program, [1.0, 2.0]), [ZERO, jnp.asarray(0.1)])
-    assert visited == ["exp"]
+    assert set(visited) == {"exp"}
 
 
-def _visit(visited, name, form, function, at, deltas):
+def _visit(visited, name, function, bases, deltas, output, **params):
     visited.append(name)
-    return form(function, at, deltas)
+    return function(bases, deltas, output, **params)
 
 
 CONVOLUTIONS = {

@@ -1,0 +1,69 @@
+"""Differences of float16 and bfloat16 values are float32: a small step is below their grid.
+
+Base values are as the function computes them; deltas of them, and what is evaluated at a
+perturbed point, take no part in that rounding.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from deepzero_jax.difference.program import Equation, evaluate, flatten_jaxpr, read
+
+_LOW = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
+# They hand their operands to code that expects the types it was written for.
+_FOREIGN = {"pure_callback", "io_callback", "ffi_call", "custom_partitioning", "call_exported"}
+
+
+def is_low(value: jax.typing.ArrayLike) -> bool:
+    """Whether a value is of a type too coarse for small differences."""
+    return jnp.result_type(value) in _LOW
+
+
+def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The type of the deltas of values of a type."""
+    return jnp.dtype(jnp.float32) if dtype in _LOW else dtype
+
+
+def wide(value: jax.Array) -> jax.Array:
+    """A value in the type of its deltas."""
+    return jnp.asarray(value, jnp.float32) if is_low(value) else value
+
+
+def wide_equation(eqn: Equation) -> Equation:
+    """The same equation for operands made ``wide``.
+
+    Raises:
+      TypeError: the primitive calls foreign code.
+    """
+    if eqn.primitive.name in _FOREIGN:
+        raise TypeError(
+            f"the operands of {eqn.primitive.name} that move must not be float16 or bfloat16, "
+            "which hold no small difference; convert them to float32 before the call"
+        )
+    return eqn._replace(params={name: _wide_param(v) for name, v in eqn.params.items()})
+
+
+def _wide_param(value: Any) -> Any:
+    if isinstance(value, ClosedJaxpr):
+        return _wide_jaxpr(value)
+    if isinstance(value, Jaxpr):
+        return _wide_jaxpr(ClosedJaxpr(value, ())).jaxpr if not value.constvars else value
+    if isinstance(value, tuple) and any(isinstance(item, ClosedJaxpr) for item in value):
+        return tuple(map(_wide_param, value))
+    return wide_dtype(value) if isinstance(value, jnp.dtype) else value
+
+
+def _wide_jaxpr(closed: ClosedJaxpr) -> ClosedJaxpr:
+    program = flatten_jaxpr(closed)
+    equations = [wide_equation(eqn) for eqn in program.equations]
+    program = program._replace(equations=equations)
+
+    def run(*inputs: jax.Array) -> list[jax.Array]:
+        values = evaluate(program, inputs, wide)
+        return [wide(read(values, item)) for item in program.outputs]
+
+    shapes = [jax.ShapeDtypeStruct(aval.shape, wide_dtype(aval.dtype)) for aval in closed.in_avals]
+    return jax.make_jaxpr(run)(*shapes)
