@@ -20,9 +20,14 @@ _LANES = 64
 _plain = ContextVar("plain", default=False)
 
 
+def plain() -> bool:
+    """Whether the plain forms are asked for, see ``plain_forms``."""
+    return _plain.get()
+
+
 def on_cpu() -> bool:
     """Whether computations go to the CPU by default, and its forms are wanted."""
-    return jax.default_backend() == "cpu" and not _plain.get()
+    return jax.default_backend() == "cpu" and not plain()
 
 
 @contextmanager
