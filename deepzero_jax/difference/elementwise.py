@@ -85,19 +85,19 @@ def minus(value, y):
 @rule("max", takes="elements", real=True)
 def maximum(x, d, y, /, **params):
     """Δ max(a, b) = max((a − y) + Δa, (b − y) + Δb), where the larger minus y is exactly zero."""
-    return jnp.maximum(minus(x[0], y) + or_zero(d[0]), minus(x[1], y) + or_zero(d[1]))
+    return jnp.maximum((x[0] - y) + or_zero(d[0]), (x[1] - y) + or_zero(d[1]))
 
 
 @rule("min", takes="elements", real=True)
 def minimum(x, d, y, /, **params):
     """Δ min(a, b) = min((a − y) + Δa, (b − y) + Δb)."""
-    return jnp.minimum(minus(x[0], y) + or_zero(d[0]), minus(x[1], y) + or_zero(d[1]))
+    return jnp.minimum((x[0] - y) + or_zero(d[0]), (x[1] - y) + or_zero(d[1]))
 
 
 @rule("clamp", takes="elements", real=True)
 def clamp(x, d, y, /, **params):
     """Between a lower and an upper bound, as max and min."""
-    low, inside, high = (minus(x[i], y) + or_zero(d[i]) for i in range(3))
+    low, inside, high = ((x[i] - y) + or_zero(d[i]) for i in range(3))
     return jnp.minimum(jnp.maximum(low, inside), high)
 
 

@@ -103,4 +103,4 @@ def _moved_windows(
 ) -> jax.Array:
     lowest = -jnp.inf
     pairs = zip(_window_parts(base, params, lowest), _window_parts(moved, params, 0.0), strict=True)
-    return functools.reduce(jnp.maximum, [minus(old, output) + change for old, change in pairs])
+    return functools.reduce(jnp.maximum, [(old - output) + change for old, change in pairs])
