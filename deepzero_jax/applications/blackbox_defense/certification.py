@@ -91,11 +91,7 @@ def certify_images(
     **Cost**: ``num_selection + num_samples`` samples an image.
     """
     chosen.check()
-    records = {line["index"]: line for line in read_lines(path, "index")[0] if _is_whole(line)}
-    records = {index: records[index] for index in range(len(images)) if index in records}
-    for index, record in records.items():
-        if record["label"] != int(labels[index]):
-            raise ValueError(f"{path} holds certificates of other images; move it away")
+    records = _kept_records(path, labels[: len(images)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(record) + "\n" for record in records.values()))
     todo = [index for index in range(len(images)) if index not in records]
@@ -107,7 +103,7 @@ def certify_images(
                 for count in (chosen.num_selection, chosen.num_samples)
             )
             certificate = certify_counts(selected, estimated, chosen.sigma, chosen.alpha)
-            record = {
+            records[index] = {
                 "index": index,
                 "label": int(labels[index]),
                 "predicted": certificate.label,
@@ -115,10 +111,19 @@ def certify_images(
                 "count": certificate.num_agreeing,
                 "num_samples": certificate.num_samples,
             }
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(records[index]) + "\n")
             file.flush()
-            records[index] = record
     return [records[index] for index in range(len(images))]
+
+
+def _kept_records(path: Path, labels: np.ndarray) -> dict[int, Json]:
+    """The records of a file that are whole, by the index of their image."""
+    whole = {line["index"]: line for line in read_lines(path, "index")[0] if _is_whole(line)}
+    records = {index: whole[index] for index in range(len(labels)) if index in whole}
+    for index, record in records.items():
+        if record["label"] != int(labels[index]):
+            raise ValueError(f"{path} holds certificates of other images; move it away")
+    return records
 
 
 def _is_whole(record: Json) -> bool:
