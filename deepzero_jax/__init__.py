@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 from deepzero_jax import blackbox, pruning, sampling, sharding
-from deepzero_jax.blackbox import black_box
+from deepzero_jax.blackbox import BlackBoxError, black_box
 from deepzero_jax.coordinates import leaf_paths, sample_coordinates
 from deepzero_jax.difference import deregister_rule, difference, register_rule
 from deepzero_jax.estimators import (
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 _LAZY = ("applications", "data", "models", "programs", "training")
 
 __all__ = [
+    "BlackBoxError",
     "Estimator",
     "Loss",
     "black_box",
