@@ -57,7 +57,7 @@ def test_a_sample_that_always_fails_is_named_or_dropped():
 
     x = jnp.arange(100.0)[:, None] + 1.0
     box = dz.black_box(host, (1,), backoff=0.0)
-    with pytest.raises(BlackBoxError, match="with 1 sample, failed .* FloatingPointError: diverg"):
+    with pytest.raises(BlackBoxError, match=r"with 1 sample, failed .* FloatingPointError: diverg"):
         box(x)
     box = dz.black_box(host, (1,), backoff=0.0, on_failure="nan")
     answers = box(x)
@@ -115,7 +115,7 @@ def test_answers_are_checked_after_conversion(answer, dtype, words):
 
 def test_answers_of_another_structure_are_refused():
     box = dz.black_box(lambda x: {"z": x}, {"y": (3,)})
-    with pytest.raises(BlackBoxError, match="must have the structure .*'y'"):
+    with pytest.raises(BlackBoxError, match=r"must have the structure .*'y'"):
         box(jnp.ones((2, 3)))
     assert box.num_calls == 1  # another attempt would not mend it
 
