@@ -15,6 +15,7 @@ from deepzero_jax.difference import deregister_rule, difference, register_rule
 from deepzero_jax.estimators import (
     Estimator,
     Loss,
+    ask,
     cge,
     coordinate_costs,
     first_order,
@@ -36,6 +37,7 @@ __all__ = [
     "BlackBoxError",
     "Estimator",
     "Loss",
+    "ask",
     "black_box",
     "blackbox",
     "cge",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from deepzero_jax.estimators.asking import Tell, ask
 from deepzero_jax.estimators.autodiff import AutodiffEstimator, first_order
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
@@ -34,8 +35,10 @@ __all__ = [
     "Loss",
     "Reuse",
     "Smoothing",
+    "Tell",
     "ValueAndAux",
     "ValueAndGrad",
+    "ask",
     "cge",
     "check_batch_size",
     "check_smoothing",
