@@ -12,6 +12,7 @@ from deepzero_jax.estimators.directions import Distribution
 from deepzero_jax.estimators.gradients import ValueAndGrad, num_queries, value_and_grad
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.pricing import coordinate_costs
+from deepzero_jax.estimators.probing import Probe, probe_smoothing
 from deepzero_jax.estimators.quality import GradientQuality, gradient_quality
 from deepzero_jax.estimators.randomized import DirectionReuse, rge
 from deepzero_jax.estimators.smoothing import Smoothing, check_smoothing
@@ -33,6 +34,7 @@ __all__ = [
     "Estimator",
     "GradientQuality",
     "Loss",
+    "Probe",
     "Reuse",
     "Smoothing",
     "Tell",
@@ -46,6 +48,7 @@ __all__ = [
     "first_order",
     "gradient_quality",
     "num_queries",
+    "probe_smoothing",
     "rge",
     "sharded",
     "value_and_grad",
