@@ -1,6 +1,7 @@
 """A host callable as a query-only JAX function, and adapters for what people have."""
 
 from deepzero_jax.blackbox.box import BlackBox, HostFunction, black_box
+from deepzero_jax.blackbox.call import HostCall
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
@@ -9,6 +10,7 @@ from deepzero_jax.blackbox.queries import asks_host, boxes_asked, host_call
 __all__ = [
     "BlackBox",
     "BlackBoxError",
+    "HostCall",
     "HostFunction",
     "RetryLaterError",
     "asks_host",

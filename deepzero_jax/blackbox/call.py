@@ -57,16 +57,18 @@ class HostCall:
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers to samples under any number of leading axes."""
+        answers = self.in_full(*arrays)
+        return in_two_parts(answers) if self.splits else answers
+
+    def in_full(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """The answers in the host's own dtypes."""
         leading, samples = flat_samples(arrays, self.ndims, self.count)
         count = int(np.prod(leading, dtype=np.int64)) * self.num_samples
         found = self.box.answer(self.treedef, samples, count)
-        answers = [
+        return [
             value.reshape((*leading, *shape))
             for value, shape in zip(found, self.sample_shapes, strict=True)
         ]
-        if not self.splits:
-            return answers
-        return in_two_parts(answers)
 
     def outputs(self, results: list[jax.Array]) -> PyTree:
         """The answers as a tree."""

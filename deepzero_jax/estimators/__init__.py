@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from deepzero_jax.estimators import host_difference
 from deepzero_jax.estimators.asking import Tell, ask
 from deepzero_jax.estimators.autodiff import AutodiffEstimator, first_order
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
@@ -47,6 +48,7 @@ __all__ = [
     "coordinate_costs",
     "first_order",
     "gradient_quality",
+    "host_difference",
     "num_queries",
     "probe_smoothing",
     "rge",

@@ -71,7 +71,9 @@ def ask(
         return _coordinate_points(at, steps, settings["central"], chosen)
     if isinstance(estimator, DirectionEstimator) and "num_directions" in settings:
         if key is None:
-            raise ValueError(f"{estimator.name} draws random directions: pass key=jax.random.key(…)")
+            raise ValueError(
+                f"{estimator.name} draws random directions: pass key=jax.random.key(…)"
+            )
         steps = _steps(at, settings)
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
         return _direction_points(at, steps, settings, key, mask)

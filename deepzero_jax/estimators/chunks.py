@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import valid_length
@@ -132,7 +133,7 @@ def run_exactly(
     **Cost**: the programs of log₈(chunk) + 2 sizes are compiled where ``count`` is not known.
     """
     carry = varying_like_chunks(chunks_of(1), start)
-    left = count if isinstance(count, int) else _unbatched(count)
+    left = _unbatched(count) if isinstance(count, Tracer) else int(count)
     done: jax.Array | int = 0
     for size in _sizes(chunk, most):
         number = left // size

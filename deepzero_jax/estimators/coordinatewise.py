@@ -165,4 +165,6 @@ class _Coordinatewise:
         if count > 1:
             chunk = min(chunk_size(self.batch_size, one, example), count)
         is_hoisted = early and chunk == 1
-        return _LeafWork(one if is_hoisted else slope, leaf, indices, chunk, not is_hoisted)
+        # All of the one pass of a scalar could be hoisted, and so asked where it is padding.
+        later = not is_hoisted and (early or leaf.ndim > 0)
+        return _LeafWork(one if is_hoisted else slope, leaf, indices, chunk, later)
