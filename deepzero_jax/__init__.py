@@ -9,17 +9,19 @@ from importlib import import_module
 from types import ModuleType
 
 from deepzero_jax import blackbox, pruning, sampling, sharding
-from deepzero_jax.blackbox import black_box
+from deepzero_jax.blackbox import BlackBoxError, black_box
 from deepzero_jax.coordinates import leaf_paths, sample_coordinates
 from deepzero_jax.difference import deregister_rule, difference, register_rule
 from deepzero_jax.estimators import (
     Estimator,
     Loss,
+    ask,
     cge,
     coordinate_costs,
     first_order,
     gradient_quality,
     num_queries,
+    probe_smoothing,
     rge,
     sharded,
     value_and_grad,
@@ -33,8 +35,10 @@ __version__ = "0.1.0"
 _LAZY = ("applications", "data", "models", "programs", "training")
 
 __all__ = [
+    "BlackBoxError",
     "Estimator",
     "Loss",
+    "ask",
     "black_box",
     "blackbox",
     "cge",
@@ -47,6 +51,7 @@ __all__ = [
     "layer_ratios",
     "leaf_paths",
     "num_queries",
+    "probe_smoothing",
     "pruning",
     "random_scores",
     "register_rule",

@@ -1,7 +1,24 @@
 """A host callable as a query-only JAX function, and adapters for what people have."""
 
-from deepzero_jax.blackbox.box import BlackBox, BlackBoxError, HostFunction, black_box
+from deepzero_jax.blackbox.box import BlackBox, HostFunction, black_box
+from deepzero_jax.blackbox.call import HostCall
+from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
+from deepzero_jax.blackbox.queries import asks_host, boxes_asked, host_call
 
-__all__ = ["BlackBox", "BlackBoxError", "HostFunction", "black_box", "http_endpoint", "onnx_model"]
+__all__ = [
+    "BlackBox",
+    "BlackBoxError",
+    "HostCall",
+    "HostFunction",
+    "RetryLaterError",
+    "asks_host",
+    "black_box",
+    "box_errors",
+    "boxes_asked",
+    "failure",
+    "host_call",
+    "http_endpoint",
+    "onnx_model",
+]

@@ -1,166 +1,239 @@
-"""A function that can only be queried: batching, time limits, retries, budget, accounting."""
+"""A function that can only be queried, as JAX sees it."""
 
-import logging
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-HostFunction = Callable[[np.ndarray], Any]
+from deepzero_jax.blackbox.answers import Outputs
+from deepzero_jax.blackbox.asking import Asking
+from deepzero_jax.blackbox.call import HostCall, query
+from deepzero_jax.blackbox.counters import Counters
+from deepzero_jax.blackbox.engines import Engine, InPlace, Mapped, Threads
+from deepzero_jax.blackbox.errors import box_errors, pass_on_interrupt
+from deepzero_jax.blackbox.executors import Executed
+from deepzero_jax.blackbox.options import OnFailure, Options, Workers, check_count
+from deepzero_jax.types import PyTree
 
-
-class BlackBoxError(RuntimeError):
-    """The box gave no usable answer; the message names the call and what to do."""
-
-
-def _not_a_black_box_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], BlackBoxError))
-
-
-# JAX logs the traceback of a failed callback, and then raises it: a user would read it twice.
-logging.getLogger("jax._src.callback").addFilter(_not_a_black_box_error)
+# Samples as NumPy trees [n, …] -> answers [n, …] (without n where ``batched=False``).
+HostFunction = Callable[..., Any]
 
 
 class BlackBox:
-    """A query-only function of batches, made by ``black_box``.
+    """A query-only function, made by ``black_box``.
 
-    Attributes:
-      num_samples: samples answered so far; set it when a run is resumed.
-      num_calls: of the host function, failed ones included.
+    Counts are of what the host function was really asked: ``num_samples`` sent, failed
+    attempts included (the ``budget`` counts these), of which ``num_answered``, ``num_failed``
+    and ``num_dropped``; ``num_calls`` of the host function; ``num_abandoned`` calls that were
+    given up while they ran.
     """
 
     def __init__(
-        self,
-        host_fn: HostFunction,
-        output_shape: tuple[int, ...],
-        dtype: Any,
-        max_batch: int | None,
-        timeout: float | None,
-        retries: int,
-        backoff: float,
-        budget: int | None,
+        self, host_fn: HostFunction, outputs: Outputs, options: Options, budget: int | None
     ) -> None:
-        self._host_fn = host_fn
-        self._output_shape, self._dtype = output_shape, np.dtype(dtype)
-        self._max_batch, self._timeout = max_batch, timeout
-        self._retries, self._backoff, self._budget = retries, backoff, budget
-        self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-        self.num_samples = 0
-        self.num_calls = 0
+        self._host_fn, self.outputs, self.options = host_fn, outputs, options
+        self._counters = Counters(budget)
+        self._engine = _engine(options)
+        in_this_process = isinstance(self._engine, InPlace | Threads)
+        alone = in_this_process and not (options.thread_safe or False)
+        self._lock = threading.Lock() if alone else None
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Queries the box with ``inputs`` [n, …]; the answers [n, *output_shape].
+    @property
+    def num_samples(self) -> int:
+        """Samples sent, failed attempts included."""
+        return self._counters.num_samples
 
-        Under ``vmap`` all copies are asked in one batch. Differentiating raises.
+    @property
+    def num_answered(self) -> int:
+        """Samples of which the answer was used."""
+        return self._counters.num_answered
+
+    @property
+    def num_failed(self) -> int:
+        """Samples sent for which no usable answer came."""
+        return self._counters.num_samples - self._counters.num_answered
+
+    @property
+    def num_calls(self) -> int:
+        """Calls of the host function, failed ones included."""
+        return self._counters.num_calls
+
+    @property
+    def num_abandoned(self) -> int:
+        """Calls that were given up while they ran."""
+        return self._counters.num_abandoned
+
+    @property
+    def num_dropped(self) -> int:
+        """Samples that were answered by NaN, with ``on_failure="nan"``."""
+        return self._counters.num_dropped
+
+    @property
+    def budget(self) -> int | None:
+        """Samples that may be sent in all; it may be set anew."""
+        return self._counters.budget
+
+    @budget.setter
+    def budget(self, budget: int | None) -> None:
+        check_count("budget", budget, 1, optional=True)
+        self._counters.budget = budget
+
+    def counts(self) -> dict[str, int]:
+        """All counts, as JSON can hold them, for a checkpoint."""
+        return self._counters.dump()
+
+    def restore(self, counts: Mapping[str, int]) -> None:
+        """Takes over what ``counts`` gave, when a run is resumed."""
+        self._counters.load(counts)
+
+    def __call__(self, *inputs: PyTree) -> PyTree:
+        """Queries the box; under ``vmap`` all copies are asked in one call.
+
+        Args:
+          *inputs: pytrees of arrays [n, …], n the same for all; without n where
+            ``batched=False``.
+
+        Returns:
+          The answers, like the declared ``output``, each leaf [n, *shape].
+
+        Raises:
+          TypeError, ValueError: inputs without a common number of samples.
+          BlackBoxError: no usable answer; under ``jit``, see ``box_errors``.
         """
-        inputs = jnp.asarray(inputs)
-        if inputs.ndim == 0:
-            raise ValueError("a black box takes batches: inputs need a first axis of samples")
-        result = jax.ShapeDtypeStruct((inputs.shape[0], *self._output_shape), self._dtype)
-        sample_ndim = inputs.ndim - 1
-        return jax.pure_callback(
-            lambda batch: self._answer(np.asarray(batch), sample_ndim),
-            result,
-            inputs,
-            vmap_method="expand_dims",
-        )
+        leaves, treedef = jax.tree.flatten(inputs)
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        call = self._host_call(leaves, treedef)
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return call.outputs(query(call, leaves))
+        with box_errors():
+            return jax.block_until_ready(call.outputs(query(call, leaves)))
 
-    def _answer(self, batch: np.ndarray, sample_ndim: int) -> np.ndarray:
-        """Answers for samples under any number of leading axes."""
-        leading = batch.shape[: batch.ndim - sample_ndim]
-        samples = batch.reshape(-1, *batch.shape[batch.ndim - sample_ndim :])
-        step = self._max_batch or max(len(samples), 1)
-        with self._lock:
-            parts = [self._ask(samples[i : i + step]) for i in range(0, len(samples), step)]
-        answers = np.concatenate(parts) if parts else np.zeros((0, *self._output_shape))
-        return answers.reshape(*leading, *self._output_shape).astype(self._dtype)
-
-    def _ask(self, samples: np.ndarray) -> np.ndarray:
-        """One call, tried again when it fails."""
-        if self._budget is not None and self.num_samples + len(samples) > self._budget:
-            raise BlackBoxError(
-                f"the budget of {self._budget:,} samples does not hold {len(samples):,} more after "
-                f"{self.num_samples:,}; give a larger budget to go on"
+    def _host_call(self, leaves: list[jax.Array], treedef: PyTree) -> HostCall:
+        if not leaves:
+            raise TypeError("a black box needs an input: pass at least one array")
+        if not self.options.batched:
+            return HostCall(self, treedef, tuple(leaf.ndim for leaf in leaves), None)
+        if any(leaf.ndim == 0 for leaf in leaves):
+            raise ValueError(
+                "a black box takes batches: inputs need a first axis of samples; give "
+                "batched=False for one that takes a single sample"
             )
-        reason = ""
-        for attempt in range(self._retries + 1):
-            if attempt:
-                time.sleep(self._backoff * 2 ** (attempt - 1))
-            self.num_calls += 1
-            try:
-                answers = np.asarray(self._call(samples))
-                self._check(answers, len(samples))
-            except FutureTimeoutError:
-                reason = f"no answer within {self._timeout} s"
-                self._pool = None  # its thread is still waiting
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-            else:
-                self.num_samples += len(samples)
-                return answers
-        often = f" {self._retries + 1} times in a row; the last time" if self._retries else ""
-        raise BlackBoxError(
-            f"call {self.num_calls:,} of the black box, with {len(samples):,} samples, failed"
-            f"{often}: {reason}"
+        counts = {leaf.shape[0] for leaf in leaves}
+        if len(counts) > 1:
+            raise ValueError(f"inputs must have the same number of samples, got {sorted(counts)}")
+        return HostCall(self, treedef, tuple(leaf.ndim for leaf in leaves), counts.pop())
+
+    def answer(self, treedef: PyTree, samples: list[np.ndarray], count: int) -> list[np.ndarray]:
+        """The answers to ``count`` samples, flat leaves [count, …]; for callbacks."""
+        if self.outputs.is_double:
+            samples = [_widened(leaf) for leaf in samples]
+        single = not self.options.batched
+
+        def arguments(rows: np.ndarray) -> tuple[PyTree, ...]:
+            return treedef.unflatten([leaf[rows[0]] if single else leaf[rows] for leaf in samples])
+
+        asking = Asking(self._host_fn, self.outputs, self.options, self._counters, self._engine)
+        alone: AbstractContextManager[Any] = self._lock or nullcontext()
+        try:
+            with alone:
+                return asking.answers(arguments, count)
+        except KeyboardInterrupt:
+            pass_on_interrupt()
+            raise
+
+    def __repr__(self) -> str:
+        """Host function, answers and counts on one line."""
+        name = getattr(self._host_fn, "__qualname__", type(self._host_fn).__name__)
+        shown = [
+            f"{key}={value!r}"
+            for key, value in vars(self.options).items()
+            if value is not None and value != _DEFAULTS.get(key)
+        ]
+        limit = "" if self.budget is None else f" of {self.budget:,}"
+        return (
+            f"black_box({', '.join([name, _described(self.outputs), *shown])}: "
+            f"{self.num_samples:,}{limit} samples in {self.num_calls:,} calls)"
         )
 
-    def _call(self, samples: np.ndarray) -> Any:
-        if self._timeout is None:
-            return self._host_fn(samples)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1)
-        return self._pool.submit(self._host_fn, samples).result(self._timeout)
 
-    def _check(self, answers: np.ndarray, count: int) -> None:
-        expected = (count, *self._output_shape)
-        if answers.shape != expected:
-            raise ValueError(f"answers must have shape {expected}, got {answers.shape}")
-        if not np.all(np.isfinite(answers)):
-            number = int(np.sum(~np.isfinite(answers).reshape(count, -1).all(axis=1)))
-            raise ValueError(f"{number} of {count} answers are not finite")
+_DEFAULTS = {"retries": 2, "backoff": 0.5, "on_failure": "raise", "batched": True}
+
+
+def _described(outputs: Outputs) -> str:
+    leaves = [f"{d}{list(s)}" for s, d in zip(outputs.shapes, outputs.dtypes, strict=True)]
+    return str(outputs.treedef.unflatten(leaves)).replace("'", "")
+
+
+def _widened(leaf: np.ndarray) -> np.ndarray:
+    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _engine(options: Options) -> Engine:
+    workers = options.workers
+    if isinstance(workers, Executor):
+        return Executed(workers)
+    if workers is not None and not isinstance(workers, int):
+        return Mapped(workers)
+    if workers is None and options.timeout is None:
+        return InPlace()
+    return Threads(workers or 1, options.is_thread_safe)
 
 
 def black_box(
     host_fn: HostFunction,
-    output_shape: tuple[int, ...],
+    output: PyTree,
     *,
     dtype: Any = jnp.float32,
+    batched: bool = True,
+    workers: Workers | None = None,
     max_batch: int | None = None,
     timeout: float | None = None,
     retries: int = 2,
     backoff: float = 0.5,
     budget: int | None = None,
+    on_failure: OnFailure = "raise",
+    thread_safe: bool | None = None,
 ) -> BlackBox:
     """Wraps a host function so that a JAX function can query it, and do nothing else with it.
 
     Args:
-      host_fn: ``(numpy [n, …]) -> array [n, *output_shape]``, deterministic; it must not
-        call JAX. Any n from 1 to ``max_batch`` may come.
-      output_shape: of the answer to one sample.
-      dtype: of the answers inside JAX.
-      max_batch: samples a call at most; None: all at once.
-      timeout: seconds that a call may take; None: for ever.
-      retries: further attempts after a call that raised, took too long, or answered in a
-        wrong shape or with values that are not finite.
-      backoff: seconds before the first further attempt; they double each time.
-      budget: samples that may be asked in all; None: no limit.
+      host_fn: ``(*inputs) -> answers``, deterministic as far as it can be; it must not call
+        JAX. It is given NumPy arrays [n, …] in the trees of the call, any n from 1 to
+        ``max_batch``, and answers [n, …].
+      output: the answer to one sample: a shape, a ``jax.ShapeDtypeStruct``, or a tree of them.
+      dtype: of answers declared by their shape. ``"float64"`` keeps the host's own precision
+        where JAX has no float64: inputs come as float64, and a propagated difference
+        (``reuse="difference"``) is moved and subtracted on the host.
+      batched: False for a function of one sample without a batch axis, such as parameters → number.
+      workers: a number of threads (above 1 they call ``host_fn`` at the same time), a
+        ``concurrent.futures.Executor`` (processes, loky, Dask, MPI), or a callable like
+        ``map``; None: one call after the other.
+      max_batch: samples a call at most; None: all at once. Workers share the calls.
+      timeout: seconds that a call may take, from its start to its whole answer; None: for ever.
+      retries: further attempts of a sample that failed by itself. A call that fails is cut
+        into smaller ones, so that the samples that do answer are had. 0: no further call.
+      backoff: seconds before the first further attempts; they double each time.
+      budget: samples that may be sent in all, failed attempts included; None: no limit.
+      on_failure: of a sample without an answer: ``"raise"``, or ``"nan"``: its answers are
+        NaN, and the estimators leave its coordinate or direction out of the step.
+      thread_safe: whether ``host_fn`` may run twice at once in this process, and be called
+        again while a call that was given up still runs. None: if ``workers`` are threads.
 
     Returns:
-      A ``BlackBox``: ``box(inputs [n, …]) -> [n, *output_shape]``, usable under jit, vmap
-      and scan. ``jax.grad`` through it raises.
+      A ``BlackBox``: ``box(*inputs) -> answers``, usable under jit, vmap and scan, that
+      counts what it was asked. ``jax.grad`` through it raises.
 
     Raises:
-      ValueError: a limit out of range; at the call, BlackBoxError inside JAX's own error.
+      TypeError, ValueError: an option out of range.
 
     **Cost**: every evaluation of n samples is n samples of the budget; under ``vmap``,
-    as many calls as ``max_batch`` demands.
+    as many calls as ``max_batch`` demands, at most 1 ms of its own for 64 samples.
 
     Example:
       >>> import deepzero_jax as dz, numpy as np
@@ -168,15 +241,10 @@ def black_box(
       >>> jax.jit(jax.vmap(box))(jnp.ones((4, 2, 3))).shape, box.num_samples, box.num_calls
       ((4, 2, 1), 8, 1)
     """
-    for name, value, least in (
-        ("max_batch", max_batch, 1),
-        ("retries", retries, 0),
-        ("budget", budget, 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if (timeout is not None and not timeout > 0) or backoff < 0:
-        raise ValueError(f"timeout and backoff must be positive, got {timeout} and {backoff}")
-    return BlackBox(
-        host_fn, tuple(output_shape), dtype, max_batch, timeout, retries, backoff, budget
+    options = Options(
+        workers, max_batch, timeout, retries, backoff, on_failure, thread_safe, batched
     )
+    outputs = Outputs.declared(output, dtype)
+    if on_failure == "nan" and not outputs.all_floating:
+        raise ValueError('on_failure="nan" needs floating-point answers, which can be NaN')
+    return BlackBox(host_fn, outputs, options, budget)

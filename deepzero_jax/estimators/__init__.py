@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from deepzero_jax.estimators import host_difference
+from deepzero_jax.estimators.asking import Tell, ask
 from deepzero_jax.estimators.autodiff import AutodiffEstimator, first_order
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
@@ -11,6 +13,7 @@ from deepzero_jax.estimators.directions import Distribution
 from deepzero_jax.estimators.gradients import ValueAndGrad, num_queries, value_and_grad
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.pricing import coordinate_costs
+from deepzero_jax.estimators.probing import Probe, probe_smoothing
 from deepzero_jax.estimators.quality import GradientQuality, gradient_quality
 from deepzero_jax.estimators.randomized import DirectionReuse, rge
 from deepzero_jax.estimators.smoothing import Smoothing, check_smoothing
@@ -32,17 +35,22 @@ __all__ = [
     "Estimator",
     "GradientQuality",
     "Loss",
+    "Probe",
     "Reuse",
     "Smoothing",
+    "Tell",
     "ValueAndAux",
     "ValueAndGrad",
+    "ask",
     "cge",
     "check_batch_size",
     "check_smoothing",
     "coordinate_costs",
     "first_order",
     "gradient_quality",
+    "host_difference",
     "num_queries",
+    "probe_smoothing",
     "rge",
     "sharded",
     "value_and_grad",

@@ -13,6 +13,7 @@ from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import evaluate, read, trace, without_dead_equations
 from deepzero_jax.difference.values import Delta, dense
+from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.smoothing import Smoothing, Step, leaf_steps
 from deepzero_jax.types import Params, PyTree
@@ -60,6 +61,11 @@ class FlatLoss:
         """Of the leaves."""
         return [leaf.dtype for leaf in self.leaves]
 
+    def host_use(self) -> HostUse:
+        """What the loss asks of the host, read off its trace."""
+        traced = jax.make_jaxpr(lambda *leaves: self.loss(self.treedef.unflatten(leaves)))
+        return HostUse.of(traced(*self.leaves).eqns)
+
     def value_and_aux(self, leaves: Sequence[jax.Array]) -> ValueAndAux:
         """Loss and aux at other leaves."""
         return self.loss.value_and_aux(self.treedef.unflatten(leaves))
@@ -73,11 +79,13 @@ class BasePass(NamedTuple):
       aux: auxiliary output.
       delta: ``(deltas of the parameters' leaves) -> f(params + deltas) − f(params)``; where
         differences are propagated, each is any ``difference.values.Delta``.
+      host_use: what the loss asks of the host.
     """
 
     value: jax.Array
     aux: PyTree
     delta: Callable[[Sequence[PyTree]], jax.Array]
+    host_use: HostUse = HostUse()
 
 
 def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
@@ -90,7 +98,7 @@ def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
     def delta(deltas: Sequence[Delta]) -> jax.Array:
         return dense(propagate(to_loss, values, deltas, delta_dtype)[0], value)
 
-    return BasePass(value, aux, delta)
+    return BasePass(value, aux, delta, HostUse.of(to_loss.equations))
 
 
 def check_delta_dtype(delta_dtype: DTypeLike | None, reuse: str) -> None:

@@ -1,12 +1,14 @@
 """Perturbed passes in chunks: how many go side by side, and the loop over them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import valid_length
@@ -16,6 +18,9 @@ from deepzero_jax.estimators.manual_axes import manual_axes, varying_like
 from deepzero_jax.types import Array, PyTree
 
 BatchSize = int | str
+Carry = TypeVar("Carry", bound=PyTree)
+# ``(first item, carry) -> carry``.
+RunChunk = Callable[[jax.Array, Carry], Carry]
 _LARGEST_CHUNK = 1024
 _AUTO = re.compile(r"auto(?:/([1-9]\d*))?")
 
@@ -51,6 +56,7 @@ def map_valid(
     chunk: int,
     dtype: DTypeLike,
     hoist: bool = False,
+    exact: bool = False,
 ) -> jax.Array:
     """Maps a scalar function over the valid indices, a chunk at a time.
 
@@ -61,6 +67,7 @@ def map_valid(
       chunk: indices evaluated side by side by ``vmap``.
       dtype: of the results.
       hoist: do what does not depend on the index once, before the loop.
+      exact: never evaluate padding, not even to fill up a chunk; smaller chunks do the rest.
 
     Returns:
       [n]; padding holds zeros or what ``fun`` gives there. Chunks run up to the last valid
@@ -74,18 +81,98 @@ def map_valid(
     padded = jnp.full(padded_count, size, jnp.int32).at[:count].set(indices.astype(jnp.int32))
 
     def evaluate(part: jax.Array) -> jax.Array:
-        values = fun(part[0])[None] if chunk == 1 else jax.vmap(fun)(part)
+        values = fun(part[0])[None] if part.shape[0] == 1 else jax.vmap(fun)(part)
         return values.astype(dtype)
 
-    run_part = Hoisted(evaluate, padded[:chunk]) if hoist else evaluate
+    def chunks_of(size: int) -> RunChunk[jax.Array]:
+        run_part = Hoisted(evaluate, padded[:size]) if hoist else evaluate
 
-    def run_chunk(position: jax.Array, results: jax.Array) -> jax.Array:
-        start = position * chunk
-        part = lax.dynamic_slice(padded, (start,), (chunk,))
-        return lax.dynamic_update_slice(results, run_part(part), (start,))
+        def run_chunk(start: jax.Array, results: jax.Array) -> jax.Array:
+            part = lax.dynamic_slice(padded, (start,), (size,))
+            return lax.dynamic_update_slice(results, run_part(part), (start,))
 
-    results = jnp.zeros(padded_count, dtype)
-    if manual_axes():
-        results = varying_like(results, jax.eval_shape(run_chunk, jnp.int32(0), results))
-    num_chunks = (valid_length(leaf, padded) + chunk - 1) // chunk
-    return lax.fori_loop(0, num_chunks, run_chunk, results)[:count]
+        return run_chunk
+
+    results, length = jnp.zeros(padded_count, dtype), valid_length(leaf, padded)
+    if exact:
+        return run_exactly(chunks_of, length, count, chunk, results)[:count]
+    run_chunk = chunks_of(chunk)
+    results = varying_like_chunks(run_chunk, results)
+    return lax.fori_loop(
+        0, (length + chunk - 1) // chunk, lambda i, found: run_chunk(i * chunk, found), results
+    )[:count]
+
+
+def varying_like_chunks(run_chunk: RunChunk[Carry], start: Carry) -> Carry:
+    """What a loop over chunks starts with, varying over mesh axes as what comes out of them."""
+    if not manual_axes():
+        return start
+    return varying_like(start, jax.eval_shape(run_chunk, jnp.int32(0), start))
+
+
+def run_exactly(
+    chunks_of: Callable[[int], RunChunk[Carry]],
+    count: jax.Array | int,
+    most: int,
+    chunk: int,
+    start: Carry,
+) -> Carry:
+    """Runs items 0 to ``count`` in chunks, and none beyond: what a black box is asked is charged.
+
+    A rest goes in one chunk where it is the rest of all ``most`` items, otherwise in chunks
+    eight, 64, … times smaller, down to single items.
+
+    Args:
+      chunks_of: ``(size) -> (first item, carry) -> carry``.
+      count: of items; a Python integer where it is known. Under ``vmap``, of items whose
+        numbers differ, all run as many as the most.
+      most: largest count.
+      chunk: items side by side.
+      start: first carry.
+
+    **Cost**: the programs of log₈(chunk) + 2 sizes are compiled where ``count`` is not known.
+    """
+    carry = varying_like_chunks(chunks_of(1), start)
+    left = _unbatched(count) if isinstance(count, Tracer) else int(count)
+    done: jax.Array | int = 0
+    for size in _sizes(chunk, most):
+        number = left // size
+
+        def loop(
+            carry: Carry,
+            size: int = size,
+            done: jax.Array | int = done,
+            number: jax.Array | int = number,
+        ) -> Carry:
+            run_chunk = chunks_of(size)
+            return lax.fori_loop(0, number, lambda i, c: run_chunk(done + i * size, c), carry)
+
+        if not isinstance(number, int):
+            # What is hoisted out of the loop may ask too, so the whole of it is conditional.
+            carry = lax.cond(number > 0, loop, lambda carry: carry, carry)
+        elif number:
+            carry = loop(carry)
+        done, left = done + number * size, left - number * size
+    return carry
+
+
+def _sizes(chunk: int, most: int) -> list[int]:
+    sizes = {chunk, most % chunk or 1}
+    while chunk > 1:
+        chunk //= 8
+        sizes.add(max(chunk, 1))
+    return sorted(sizes | {1}, reverse=True)
+
+
+@jax.custom_batching.custom_vmap
+def _unbatched(count: jax.Array) -> jax.Array:
+    return count
+
+
+@_unbatched.def_vmap
+def _largest(
+    axis_size: int, in_batched: Sequence[bool], count: jax.Array
+) -> tuple[jax.Array, bool]:
+    """Loops and branches over a batched count would run for every member of the batch."""
+    del axis_size
+    return _unbatched(jnp.max(count) if in_batched[0] else count), False

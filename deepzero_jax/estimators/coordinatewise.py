@@ -89,6 +89,7 @@ class _LeafWork(NamedTuple):
     leaf: jax.Array
     indices: Array
     chunk: int
+    hoist: bool
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,14 @@ class _Coordinatewise:
         """Base pass, and the slope along each coordinate."""
         at = FlatLoss.at(loss, params)
         passes, work = self._plan(at, coordinates)
-        dtype = passes.head[0].dtype
+        value, asks = passes.head[0], passes.host_use.asks
         found = [
-            map_valid(w.slope, w.indices, w.leaf, w.chunk, dtype, passes.hoist and w.chunk > 1)
+            map_valid(
+                w.slope, w.indices, w.leaf, w.chunk, value.dtype, passes.hoist and w.hoist, asks
+            )
             for w in work
         ]
+        found = [passes.host_use.kept(slopes, value) for slopes in found]
         return passes.head, at.treedef.unflatten(found)
 
     def chunk_sizes(self, loss: Loss, params: Params, coordinates: PyTree) -> list[int]:
@@ -146,16 +150,21 @@ class _Coordinatewise:
         }
         passes = ways[self.reuse](at, at.steps(self.smoothing), self.central)
         chosen = at.treedef.flatten_up_to(coordinates)
+        early = passes.hoist and not passes.host_use.asks
         work = [
-            self._leaf_work(slope, leaf, indices, passes.hoist)
+            self._leaf_work(slope, leaf, indices, early)
             for slope, leaf, indices in zip(passes.slopes, at.leaves, chosen, strict=True)
         ]
         return passes, work
 
-    def _leaf_work(self, slope: Slope, leaf: jax.Array, indices: Array, hoist: bool) -> _LeafWork:
+    def _leaf_work(self, slope: Slope, leaf: jax.Array, indices: Array, early: bool) -> _LeafWork:
+        """With ``early``, what does not depend on the index is evaluated while it is traced."""
         example, count = varying_like(jnp.int32(0), indices), np.shape(indices)[0]
-        one = Hoisted(slope, example) if hoist and count else slope
+        one = Hoisted(slope, example) if early and count else slope
         chunk = 1
         if count > 1:
             chunk = min(chunk_size(self.batch_size, one, example), count)
-        return _LeafWork(one if chunk == 1 else slope, leaf, indices, chunk)
+        is_hoisted = early and chunk == 1
+        # All of the one pass of a scalar could be hoisted, and so asked where it is padding.
+        later = not is_hoisted and (early or leaf.ndim > 0)
+        return _LeafWork(one if is_hoisted else slope, leaf, indices, chunk, later)

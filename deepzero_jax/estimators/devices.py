@@ -45,14 +45,17 @@ def sharded(estimator: Estimator, mesh: Mesh) -> Estimator:
     num_devices = mesh.shape[COORDINATES]
     if num_devices == 1:
         return estimator
+    alone = estimator.num_queries
+    # The base pass is run, and charged, on every device.
+    num_queries = lambda num_coordinates: alone(num_coordinates) + num_devices - 1
     if isinstance(estimator, CoordinateEstimator):
         values = _SharedValues(estimator, mesh, num_devices)
         settings = {**estimator.settings, "num_devices": num_devices}
-        return replace(estimator, values=values, settings=settings)
+        return replace(estimator, values=values, settings=settings, num_queries=num_queries)
     if isinstance(estimator, DirectionEstimator):
         summand = _SharedSum(estimator, mesh, num_devices)
         settings = {**estimator.settings, "num_devices": num_devices}
-        return replace(estimator, summand=summand, settings=settings)
+        return replace(estimator, summand=summand, settings=settings, num_queries=num_queries)
     return estimator
 
 
@@ -119,11 +122,13 @@ class _SharedSum:
 def _over_devices(
     function: _Function, mesh: Mesh, in_specs: PyTree, out_specs: PyTree
 ) -> _Function:
+    # A callback needs every axis of the mesh to be manual; one of a single device may well be.
+    names = {name for name in mesh.axis_names if name == COORDINATES or mesh.shape[name] == 1}
     return jax.shard_map(
         function,
         mesh=mesh,
         in_specs=in_specs,
         out_specs=out_specs,
-        axis_names={COORDINATES},
+        axis_names=names,
         check_vma=False,
     )

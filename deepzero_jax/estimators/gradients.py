@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from deepzero_jax.blackbox import box_errors
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
 from deepzero_jax.estimators.contract import Estimator
 from deepzero_jax.estimators.loss import Loss, LossFunction
@@ -45,7 +46,7 @@ class ValueAndGrad:
                 f"{self.estimator.name} draws random directions: pass key=jax.random.key(…)"
             )
         loss = Loss(self.fun, args, self.has_aux, kwargs)
-        with _precision():
+        with _precision(), box_errors():
             _check_scalar(loss, params)
             (value, aux), grads = self.estimator.estimate(loss, params, key, coordinates)
         return ((value, aux) if self.has_aux else value), grads

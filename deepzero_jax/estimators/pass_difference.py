@@ -39,7 +39,7 @@ def propagated_passes(
         return slope
 
     slopes = [along(position, step) for position, step in enumerate(steps)]
-    return Passes((base.value, base.aux), slopes, hoist=True)
+    return Passes((base.value, base.aux), slopes, hoist=True, host_use=base.host_use)
 
 
 def unravel(index: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, ...]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.estimators.base_pass import FlatLoss
+from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import ValueAndAux
 from deepzero_jax.estimators.smoothing import Step, check_resolution
 
@@ -23,11 +24,13 @@ class Passes(NamedTuple):
       head: loss and aux at the base.
       slopes: for each leaf, ``(flat index) -> slope``.
       hoist: whether slopes hold work that is the same for every index.
+      host_use: what the loss asks of the host.
     """
 
     head: ValueAndAux
     slopes: Sequence[Slope]
     hoist: bool = False
+    host_use: HostUse = HostUse()
 
 
 # ``(flat loss, step of each leaf, central) -> passes``.
@@ -58,7 +61,7 @@ def subtracted_passes(
         _quotient(moved, leaf, head[0], step, central)
         for moved, leaf, step in zip(moved_losses, at.leaves, steps, strict=True)
     ]
-    return Passes(head, slopes)
+    return Passes(head, slopes, host_use=at.host_use())
 
 
 def _quotient(

@@ -18,11 +18,17 @@ from deepzero_jax.estimators.base_pass import (
     check_delta_dtype,
     propagated,
 )
-from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size
+from deepzero_jax.estimators.chunks import (
+    BatchSize,
+    RunChunk,
+    check_batch_size,
+    chunk_size,
+    run_exactly,
+    varying_like_chunks,
+)
 from deepzero_jax.estimators.contract import DirectionEstimator
 from deepzero_jax.estimators.directions import Distribution, draw_direction
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.manual_axes import manual_axes, varying_like
 from deepzero_jax.estimators.smoothing import Smoothing, Step, as_smoothing, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -141,10 +147,13 @@ class _Randomized:
             parts = [(factor * s * u).astype(u.dtype) for s, u in zip(slopes, us, strict=True)]
             return at.treedef.unflatten(parts)
 
-        one = Hoisted(term, jnp.int32(0)) if is_propagated else term
+        asks = base.host_use.asks
+        one = Hoisted(term, jnp.int32(0)) if is_propagated and not asks else term
         count = -(-self.num_directions // num_parts)
         chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
-        total = _sum_terms(term, params, count, chunk)
+        # The last parts may have one direction less; a box is not asked for it.
+        own = (self.num_directions - part + num_parts - 1) // num_parts if asks else None
+        total = _sum_terms(term, params, count, chunk, own)
         grads = jax.tree.map(lambda g: g / self.num_directions, total)
         return (base.value, base.aux), grads
 
@@ -161,6 +170,7 @@ class _Randomized:
         if self.central:
             delta -= base.delta([-step * u for step, u in zip(steps, direction, strict=True)])
             factor = 2
+        delta = base.host_use.kept(delta, base.value)
         slope = lambda step: jnp.where(counts, delta / (factor * step), 0.0)
         # Leaves of the same step share one division.
         known = {step: slope(step) for step in steps if isinstance(step, float)}
@@ -176,19 +186,31 @@ def _subtracted(at: FlatLoss, steps: Sequence[Step]) -> BasePass:
         moved = [leaf + d for leaf, d in zip(at.leaves, deltas, strict=True)]
         return at.loss(at.treedef.unflatten(moved)) - value
 
-    return BasePass(value, aux, delta)
+    return BasePass(value, aux, delta, at.host_use())
 
 
 def _sum_terms(
-    term: Callable[[jax.Array], Params], params: Params, num_directions: int, chunk: int
+    term: Callable[[jax.Array], Params],
+    params: Params,
+    num_directions: int,
+    chunk: int,
+    exactly: jax.Array | int | None,
 ) -> Params:
-    def add_chunk(position: jax.Array, total: Params) -> Params:
-        if chunk == 1:
-            return jax.tree.map(jnp.add, total, term(position))
-        terms = jax.vmap(term)(position * chunk + jnp.arange(chunk))
-        return jax.tree.map(lambda t, new: t + jnp.sum(new, axis=0), total, terms)
+    """The sum of terms, in chunks; the last is filled up with zeros, unless ``exactly`` many."""
+
+    def chunks_of(size: int) -> RunChunk[Params]:
+        def add_chunk(start: jax.Array, total: Params) -> Params:
+            if size == 1:
+                return jax.tree.map(jnp.add, total, term(start))
+            terms = jax.vmap(term)(start + jnp.arange(size))
+            return jax.tree.map(lambda t, new: t + jnp.sum(new, axis=0), total, terms)
+
+        return add_chunk
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    if manual_axes():
-        zeros = varying_like(zeros, jax.eval_shape(add_chunk, jnp.int32(0), zeros))
-    return lax.fori_loop(0, -(-num_directions // chunk), add_chunk, zeros)
+    if exactly is not None:
+        return run_exactly(chunks_of, exactly, num_directions, chunk, zeros)
+    add_chunk = chunks_of(chunk)
+    zeros = varying_like_chunks(add_chunk, zeros)
+    num_chunks = -(-num_directions // chunk)
+    return lax.fori_loop(0, num_chunks, lambda i, total: add_chunk(i * chunk, total), zeros)

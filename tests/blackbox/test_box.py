@@ -1,10 +1,7 @@
-import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +9,6 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.blackbox import http_endpoint, onnx_model
 from tests.conftest import ROOT
 
 
@@ -69,118 +65,88 @@ def test_cge_trains_through_a_box_in_few_calls():
     assert sizes == [8, 24]
 
 
-def test_failures_are_tried_again():
-    failures = iter([RuntimeError("busy"), np.full((2, 1), np.nan), np.zeros((3, 1))])
-
-    def host(samples):
-        failure = next(failures, None)
-        if isinstance(failure, Exception):
-            raise failure
-        return squares(samples) if failure is None else failure
-
-    box = dz.black_box(host, (1,), retries=3, backoff=0.01)
-    assert box(jnp.ones((2, 3))).tolist() == [[3.0], [3.0]]
-    assert (box.num_samples, box.num_calls) == (2, 4)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_differentiating_says_so_in_one_line(transform):
+    box = dz.black_box(squares, (1,))
+    with pytest.raises(ValueError, match="a black box has no derivative") as caught:
+        transform(jax.grad(lambda x: jnp.sum(box(x))))(jnp.ones((2, 3)))
+    assert "\n" not in str(caught.value)
 
 
-def slow_once():
-    calls = []
+def test_trees_integers_and_several_inputs_go_in_and_out():
+    def host(x, more):
+        assert more["token"].dtype == np.int32
+        return {
+            "sum": x.sum(1) + more["shift"][:, 0] + more["token"],
+            "tokens": (more["token"] + 1, more["token"] > 1),
+        }
 
-    def host(samples):
-        calls.append(1)
-        if len(calls) == 1:
-            time.sleep(1.0)
-        return squares(samples)
-
-    return host
-
-
-def test_a_call_that_hangs_is_given_up():
-    box = dz.black_box(slow_once(), (1,), timeout=0.2, retries=1, backoff=0.0)
-    assert box(jnp.ones((1, 3))).tolist() == [[3.0]]
-    assert box.num_calls == 2
-
-
-@pytest.mark.parametrize(
-    ("host", "words"),
-    [
-        (lambda x: 1 / 0, "ZeroDivisionError: division by zero"),
-        (lambda x: np.full((len(x), 1), np.inf), "2 of 2 answers are not finite"),
-        (lambda x: np.zeros(len(x)), r"answers must have shape \(2, 1\), got \(2,\)"),
-    ],
-)
-def test_the_last_failure_is_named(host, words):
-    box = dz.black_box(host, (1,), retries=1, backoff=0.0)
-    with pytest.raises(Exception, match=words) as caught:
-        jax.block_until_ready(box(jnp.ones((2, 3))))
-    assert "call 2 of the black box, with 2 samples" in str(caught.value)
-    assert box.num_samples == 0
-
-
-def test_the_budget_is_kept():
-    box = dz.black_box(squares, (1,), budget=5)
-    box(jnp.ones((4, 2)))
-    with pytest.raises(Exception, match="the budget of 5 samples does not hold 2 more after 4"):
-        jax.block_until_ready(box(jnp.ones((2, 2))))
-    assert box.num_samples == 4
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"max_batch": 0}, "max_batch must be at least 1"),
-        ({"retries": -1}, "retries must be at least 0"),
-        ({"timeout": 0}, "timeout and backoff"),
-    ],
-)
-def test_bad_limits_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        dz.black_box(squares, (1,), **options)
-
-
-def test_an_endpoint_answers(tmp_path):
-    pytest.importorskip("httpx")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer = json.dumps({"outputs": squares(np.asarray(body["inputs"])).tolist()}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *args):
-            pass
-
-    server = HTTPServer(("localhost", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    box = dz.black_box(http_endpoint(f"http://localhost:{server.server_port}/"), (1,))
-    assert box(jnp.ones((2, 3))).tolist() == [[3.0], [3.0]]
-    server.shutdown()
-    server.server_close()
-
-
-def test_an_onnx_file_answers(tmp_path):
-    pytest.importorskip("onnxruntime")
-    onnx = pytest.importorskip("onnx")
-    weights = np.arange(6, dtype=np.float32).reshape(3, 2)
-    helper = onnx.helper
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "linear",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 2])],
-        [onnx.numpy_helper.from_array(weights, "w")],
+    output = {
+        "sum": (),
+        "tokens": (jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), bool)),
+    }
+    box = dz.black_box(host, output)
+    x, tokens = jnp.arange(6.0).reshape(3, 2), jnp.arange(3)
+    ask = lambda x, shift: box(x, {"shift": jnp.full((3, 1), shift), "token": tokens})
+    answers = jax.jit(ask)(x, 1.0)
+    assert answers["sum"].tolist() == [2.0, 7.0, 12.0]
+    assert answers["tokens"][0].tolist() == [1, 2, 3]
+    assert answers["tokens"][1].dtype == bool
+    # One axis of vmap over x, one over the shift: all pairs, in one call.
+    pairs = jax.vmap(jax.vmap(ask, (None, 0)), (0, None))(
+        jnp.stack([x, 2 * x]), jnp.array([1.0, 10.0, 20.0])
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "linear.onnx")
-    box = dz.black_box(onnx_model(tmp_path / "linear.onnx"), (2,))
-    x = jax.random.normal(jax.random.key(0), (5, 3))
-    np.testing.assert_allclose(box(x), x @ weights, rtol=1e-5)
-    with pytest.raises(ValueError, match="no ONNX file"):
-        onnx_model(tmp_path / "other.onnx")
+    assert pairs["sum"].shape == (2, 3, 3)
+    assert pairs["sum"][1, 2].tolist() == [22.0, 31.0, 40.0]
+    assert (box.num_samples, box.num_calls) == (3 + 18, 2)
+
+
+def test_a_box_of_parameters_answers_with_a_number():
+    shapes = []
+
+    def episode(params):
+        shapes.append({name: leaf.shape for name, leaf in params.items()})
+        return float(np.sum(params["w"] ** 2) + params["b"])
+
+    box = dz.black_box(episode, (), batched=False)
+    params = {"w": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}
+    value, grads = dz.value_and_grad(box, dz.cge(smoothing=1e-3, batch_size=2))(params)
+    assert float(value) == 8.0
+    np.testing.assert_allclose(grads["w"], [2, 4], atol=5e-3)
+    assert box.num_samples == box.num_calls == dz.num_queries(dz.cge(), params)
+    assert all(shape == {"w": (2,), "b": ()} for shape in shapes)
+    with pytest.raises(ValueError, match="one sample a call"):
+        dz.black_box(episode, (), batched=False, max_batch=2)
+
+
+def test_inputs_that_do_not_fit_together_are_refused():
+    box = dz.black_box(lambda x, y: x, (1,))
+    with pytest.raises(ValueError, match=r"same number of samples, got \[2, 3\]"):
+        box(jnp.ones((2, 1)), jnp.ones((3, 1)))
+    with pytest.raises(ValueError, match="need a first axis of samples"):
+        box(jnp.ones(2), 1.0)
+    with pytest.raises(TypeError, match="at least one array"):
+        box()
+
+
+def test_a_box_reads_as_the_call_that_made_it():
+    box = dz.black_box(squares, (1,), timeout=2.0, budget=1000)
+    box(jnp.ones((2, 2)))
+    assert repr(box) == (
+        "black_box(squares, float32[1], timeout=2.0: 2 of 1,000 samples in 1 calls)"
+    )
+
+
+def test_many_samples_cost_little_more_than_the_host_function():
+    box = dz.black_box(lambda x: x[:, :1], (1,))
+    ask = jax.jit(box)
+    x = jnp.ones((64, 8))
+    seconds = []
+    for _ in range(50):
+        start = time.perf_counter()
+        ask(x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    assert np.median(seconds) < 1e-3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose the cores here")

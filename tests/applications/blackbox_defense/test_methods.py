@@ -64,9 +64,10 @@ def advance(method, num_steps=2, learning_rate=0.05):
     return params, state, losses
 
 
+@pytest.mark.parametrize("chunk_size", [64, 5])
 @pytest.mark.parametrize("name", ["deepzero", "fo_ds", "zo_ds", "zo_ae_ds"])
-def test_every_method_trains_and_counts_what_it_asks(name, defense):
-    estimator = default_estimator(name, smoothing=1e-2, num_directions=7, chunk_size=64)
+def test_every_method_trains_and_counts_what_it_asks(name, chunk_size, defense):
+    estimator = default_estimator(name, 1e-2, num_directions=7, chunk_size=chunk_size)
     method = make_method(name, defense, start_of(defense), estimator)
     params, state, losses = advance(method)
     assert np.all(np.isfinite(losses))

@@ -1,0 +1,197 @@
+"""The samples of one call, sent in pieces; what fails is cut smaller and sent again."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepzero_jax.blackbox.answers import Outputs
+from deepzero_jax.blackbox.counters import Counters
+from deepzero_jax.blackbox.engines import Call, Cancelled, Engine, NoAnswerInTimeError
+from deepzero_jax.blackbox.errors import BlackBoxError, WrongAnswerError, in_words
+from deepzero_jax.blackbox.options import Options
+from deepzero_jax.types import PyTree
+
+# A piece that fails is cut into so many: few calls find the samples that fail.
+_PARTS = 16
+# So many failures in a row, with no answer before them, are an outage: the round ends.
+_OUTAGE = 4
+# Seconds that an endpoint may ask to be left alone.
+_LONGEST_PAUSE = 600.0
+
+# Flat arrays [n, …] -> the arguments of the host function for some of their rows.
+Arguments = Callable[[np.ndarray], tuple[PyTree, ...]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples of one call of the host function.
+
+    Attributes:
+      rows: int [k], which samples.
+      failures: how often they have failed by themselves, not in company.
+    """
+
+    rows: np.ndarray
+    failures: int = 0
+
+    def parts(self) -> list["Piece"]:
+        """The piece cut into smaller ones."""
+        return [
+            Piece(rows, self.failures)
+            for rows in np.array_split(self.rows, min(len(self.rows), _PARTS))
+        ]
+
+
+class Asking:
+    """The answers to samples, in rounds: what a round leaves open goes into the next.
+
+    Args:
+      host_fn: of the box.
+      outputs: its declared answer.
+      options: of the box.
+      counters: of the box.
+      engine: what runs its calls.
+    """
+
+    def __init__(
+        self,
+        host_fn: Callable[..., Any],
+        outputs: Outputs,
+        options: Options,
+        counters: Counters,
+        engine: Engine,
+    ) -> None:
+        self._host_fn, self._outputs, self._options = host_fn, outputs, options
+        self._counters, self._engine = counters, engine
+        self._reason, self._number, self._size, self._pause = "", 0, 0, 0.0
+
+    def answers(self, arguments: Arguments, count: int) -> list[np.ndarray]:
+        """The answers to ``count`` samples: a leaf [count, *shape] for each output.
+
+        Raises:
+          BlackBoxError: a sample without an answer (with ``on_failure="raise"``), a budget
+            that does not hold the samples, or answers that do not fit the declared ones.
+        """
+        self._counters.check(count)
+        answers = self._outputs.empty(count)
+        todo = self._first_pieces(count)
+        dry = num_rounds = 0
+        while todo:
+            if num_rounds:
+                backoff = self._options.backoff * 2.0 ** min(num_rounds - 1, 16)
+                time.sleep(max(backoff, self._pause))
+            num_rounds += 1
+            todo, lost, answered = self._round(todo, arguments, answers)
+            dry = 0 if answered else dry + 1
+            if dry > self._options.retries:
+                todo, lost = [], lost + todo
+            self._give_up(lost, answers, num_rounds)
+        return answers
+
+    def _first_pieces(self, count: int) -> list[Piece]:
+        size = self._options.max_batch or count
+        size = size if self._options.batched else 1
+        rows = np.arange(count)
+        return [Piece(rows[start : start + size]) for start in range(0, count, max(size, 1))]
+
+    def _round(
+        self, todo: list[Piece], arguments: Arguments, answers: list[np.ndarray]
+    ) -> tuple[list[Piece], list[Piece], bool]:
+        """One round: what is to be asked again, what is given up, whether anything came."""
+        self._pause = 0.0
+        fetched: dict[int, int] = {}
+        streak, stopped = 0, False
+
+        def calls() -> Iterator[Call]:
+            for position, piece in enumerate(todo):
+                if stopped:
+                    return
+                fetched[position] = self._counters.send(len(piece.rows))
+                yield position, arguments(piece.rows)
+
+        again: list[Piece] = []
+        lost: list[Piece] = []
+        answered = False
+        open_pieces = dict(enumerate(todo))
+        for position, outcome in self._engine.run(self._host_fn, calls(), self._options.timeout):
+            piece = open_pieces.pop(position)
+            failed, some = self._take(piece, outcome, fetched[position], answers)
+            answered |= some
+            streak = 0 if answered else streak + 1
+            for left in failed:
+                (lost if left.failures > self._options.retries else again).append(left)
+            if lost and self._options.on_failure == "raise":
+                break
+            stopped = streak >= _OUTAGE
+        return again + list(open_pieces.values()), lost, answered
+
+    def _take(
+        self, piece: Piece, outcome: Any, number: int, answers: list[np.ndarray]
+    ) -> tuple[list[Piece], bool]:
+        """Keeps the answers of a piece; the parts that have none, and whether others have."""
+        if isinstance(outcome, Cancelled):
+            self._counters.take_back(len(piece.rows))
+            return [piece], True
+        count = len(piece.rows)
+        if isinstance(outcome, BaseException):
+            if not isinstance(outcome, Exception):
+                raise outcome
+            if isinstance(outcome, BlackBoxError):
+                raise outcome
+            return self._failed(piece, outcome, number), False
+        try:
+            values, usable = self._outputs.converted(
+                outcome, count if self._options.batched else None
+            )
+        except WrongAnswerError as error:
+            raise BlackBoxError(
+                f"call {number:,} of the black box, with {_samples(count)}: {error}"
+            ) from None
+        for room, value in zip(answers, values, strict=True):
+            room[piece.rows[usable]] = value[usable]
+        num_usable = int(usable.sum())
+        self._counters.add(num_answered=num_usable)
+        if num_usable == count:
+            return [], True
+        self._note(f"{count - num_usable:,} of {count:,} answers are not finite", number, count)
+        return [Piece(piece.rows[~usable], piece.failures + 1)], num_usable > 0
+
+    def _failed(self, piece: Piece, error: Exception, number: int) -> list[Piece]:
+        self._note(in_words(error), number, len(piece.rows))
+        self._pause = max(self._pause, getattr(error, "retry_after", None) or 0.0)
+        if isinstance(error, NoAnswerInTimeError):
+            self._note(str(error), number, len(piece.rows))
+            self._counters.add(num_abandoned=1)
+        if self._pause > _LONGEST_PAUSE:
+            raise BlackBoxError(
+                f"call {number:,} of the black box is to be tried again after {self._pause:,.0f} "
+                f"s, more than {_LONGEST_PAUSE:g}: {self._reason}"
+            )
+        if len(piece.rows) == 1 or not self._options.retries:
+            return [Piece(piece.rows, piece.failures + 1)]
+        return piece.parts()
+
+    def _note(self, reason: str, number: int, size: int) -> None:
+        self._reason, self._number, self._size = reason, number, size
+
+    def _give_up(self, lost: Sequence[Piece], answers: list[np.ndarray], num_rounds: int) -> None:
+        if not lost:
+            return
+        if self._options.on_failure == "nan":
+            rows = np.concatenate([piece.rows for piece in lost])
+            for room in answers:
+                room[rows] = np.nan
+            self._counters.add(num_dropped=len(rows))
+            return
+        often = f" {num_rounds} times in a row; the last time" if num_rounds > 1 else ""
+        raise BlackBoxError(
+            f"call {self._number:,} of the black box, with {_samples(self._size)}, failed"
+            f"{often}: {self._reason}"
+        )
+
+
+def _samples(count: int) -> str:
+    return f"{count:,} sample{'s' if count != 1 else ''}"

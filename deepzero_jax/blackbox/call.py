@@ -1,0 +1,123 @@
+"""One query of a black box inside a JAX program: what its callback calls, and what comes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from deepzero_jax.types import PyTree
+
+if TYPE_CHECKING:
+    from deepzero_jax.blackbox.box import BlackBox
+
+_NARROW = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.int64): np.dtype(np.int32)}
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """What the callback of one query calls on the host.
+
+    Attributes:
+      box: who answers.
+      treedef: structure of the inputs.
+      ndims: axes of each input leaf, without those that ``vmap`` adds.
+      count: samples, None where ``batched=False``.
+    """
+
+    box: "BlackBox"
+    treedef: PyTree
+    ndims: tuple[int, ...]
+    count: int | None
+
+    @property
+    def num_samples(self) -> int:
+        """That one evaluation sends."""
+        return 1 if self.count is None else self.count
+
+    @property
+    def sample_shapes(self) -> list[tuple[int, ...]]:
+        """Of the answers of one evaluation."""
+        lead = () if self.count is None else (self.count,)
+        return [(*lead, *shape) for shape in self.box.outputs.shapes]
+
+    @property
+    def splits(self) -> bool:
+        """Whether float64 answers come as two float32 parts, as JAX has no float64 now."""
+        return self.box.outputs.is_double and not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+    def results(self) -> list[jax.ShapeDtypeStruct]:
+        """What the callback returns: the answers, and with ``splits`` what rounding cut off."""
+        dtypes = [jax.dtypes.canonicalize_dtype(dtype) for dtype in self.box.outputs.dtypes]
+        shapes = [
+            jax.ShapeDtypeStruct(s, d) for s, d in zip(self.sample_shapes, dtypes, strict=True)
+        ]
+        return shapes * 2 if self.splits else shapes
+
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """The answers to samples under any number of leading axes."""
+        answers = self.in_full(*arrays)
+        return in_two_parts(answers) if self.splits else answers
+
+    def in_full(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """The answers in the host's own dtypes."""
+        leading, samples = flat_samples(arrays, self.ndims, self.count)
+        count = int(np.prod(leading, dtype=np.int64)) * self.num_samples
+        found = self.box.answer(self.treedef, samples, count)
+        return [
+            value.reshape((*leading, *shape))
+            for value, shape in zip(found, self.sample_shapes, strict=True)
+        ]
+
+    def outputs(self, results: list[jax.Array]) -> PyTree:
+        """The answers as a tree."""
+        outputs = self.box.outputs
+        return outputs.treedef.unflatten(results[: len(outputs.shapes)])
+
+
+def in_two_parts(answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Answers rounded to what JAX holds, then what that cut off: their sum keeps 48 bits."""
+    rounded = [a.astype(_NARROW.get(a.dtype, a.dtype)) for a in answers]
+    return rounded + [
+        np.asarray(a - r.astype(a.dtype)).astype(r.dtype)
+        for a, r in zip(answers, rounded, strict=True)
+    ]
+
+
+def flat_samples(
+    arrays: tuple[np.ndarray, ...], ndims: tuple[int, ...], count: int | None
+) -> tuple[tuple[int, ...], list[np.ndarray]]:
+    """The axes that ``vmap`` added, and copies of the inputs with one axis of samples.
+
+    Copies, as a call that is given up goes on after the memory of its callback is gone.
+    """
+    host = [np.asarray(array) for array in arrays]
+    cut = [array.ndim - ndim for array, ndim in zip(host, ndims, strict=True)]
+    leading = np.broadcast_shapes(*[a.shape[:c] for a, c in zip(host, cut, strict=True)])
+    skipped = 0 if count is None else 1
+    samples = []
+    for array, c in zip(host, cut, strict=True):
+        tail = array.shape[c + skipped :]
+        whole = np.broadcast_to(array, leading + array.shape[c:])
+        num = int(np.prod(whole.shape[: whole.ndim - len(tail)], dtype=np.int64))
+        samples.append(np.array(whole).reshape((num, *tail)))
+    return leading, samples
+
+
+def query(call: HostCall, leaves: list[jax.Array]) -> list[jax.Array]:
+    """The results of ``call`` for its input leaves; differentiating raises one line."""
+
+    @jax.custom_jvp
+    def asked(*leaves: jax.Array) -> list[jax.Array]:
+        return jax.pure_callback(call, call.results(), *leaves, vmap_method="expand_dims")
+
+    @asked.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        del primals, tangents
+        raise ValueError(
+            "a black box has no derivative (callbacks do not support JVP): take "
+            "dz.value_and_grad, which only queries it"
+        )
+
+    return asked(*leaves)

@@ -1,0 +1,70 @@
+"""What a black box was asked, counted where it is asked."""
+
+import threading
+from collections.abc import Mapping
+
+from deepzero_jax.blackbox.errors import BlackBoxError
+from deepzero_jax.blackbox.options import check_count
+
+_NAMES = ("num_samples", "num_answered", "num_calls", "num_abandoned", "num_dropped")
+
+
+class Counters:
+    """Counts of one box, safe to use from several threads.
+
+    Args:
+      budget: samples that may be sent in all; None: no limit.
+
+    Attributes:
+      num_samples: sent to the host function, failed attempts included; what a budget counts.
+      num_answered: samples of which the answer was used.
+      num_calls: of the host function, failed ones included.
+      num_abandoned: calls that were given up while they ran.
+      num_dropped: samples without an answer that became NaN (``on_failure="nan"``).
+    """
+
+    def __init__(self, budget: int | None) -> None:
+        check_count("budget", budget, 1, optional=True)
+        self.budget = budget
+        self.num_samples = self.num_answered = self.num_calls = 0
+        self.num_abandoned = self.num_dropped = 0
+        self._lock = threading.Lock()
+
+    def check(self, num_samples: int) -> None:
+        """Raises BlackBoxError unless the budget holds so many samples more."""
+        if self.budget is not None and self.num_samples + num_samples > self.budget:
+            raise BlackBoxError(
+                f"the budget of {self.budget:,} samples does not hold {num_samples:,} more after "
+                f"{self.num_samples:,}; give a larger budget to go on"
+            )
+
+    def send(self, num_samples: int) -> int:
+        """Counts a call that goes out; its number."""
+        with self._lock:
+            self.check(num_samples)
+            self.num_samples += num_samples
+            self.num_calls += 1
+            return self.num_calls
+
+    def take_back(self, num_samples: int) -> None:
+        """A call that was sent and that no worker ever began."""
+        with self._lock:
+            self.num_samples -= num_samples
+            self.num_calls -= 1
+
+    def add(self, **counts: int) -> None:
+        """Adds to counts by name."""
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+    def dump(self) -> dict[str, int]:
+        """The counts, as a checkpoint is to hold them."""
+        with self._lock:
+            return {name: getattr(self, name) for name in _NAMES}
+
+    def load(self, counts: Mapping[str, int]) -> None:
+        """Takes over the counts of ``dump``."""
+        with self._lock:
+            for name in _NAMES:
+                setattr(self, name, int(counts[name]))

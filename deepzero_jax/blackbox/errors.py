@@ -1,0 +1,123 @@
+"""How a black box says that it gave no answer, also from inside ``jit``."""
+
+import _thread
+import logging
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class BlackBoxError(RuntimeError):
+    """The box gave no usable answer; the message names the call and what to do."""
+
+
+class RetryLaterError(OSError):
+    """An answer that asks to be asked again later, as an endpoint does that is too busy.
+
+    Args:
+      message: what was said.
+      retry_after: seconds to wait, or None where nothing was said of it.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.retry_after)
+
+
+class WrongAnswerError(ValueError):
+    """An answer that a further attempt would not mend: a wrong structure, shape or type."""
+
+
+def _is_told_otherwise(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, BlackBoxError | KeyboardInterrupt)
+
+
+# JAX logs the traceback of a failed callback, and then raises it: a user would read it twice.
+logging.getLogger("jax._src.callback").addFilter(_is_told_otherwise)
+
+
+def failure(error: BaseException) -> str | None:
+    """What a black box said, if it is what made a computation fail.
+
+    Args:
+      error: a ``BlackBoxError``, or what JAX raised in its place.
+
+    Example:
+      >>> failure(RuntimeError("INTERNAL: … BlackBoxError: no answer within 2 s"))
+      'no answer within 2 s'
+    """
+    if isinstance(error, BlackBoxError):
+        return str(error)
+    found = re.search(r"BlackBoxError: (.*)", str(error))
+    return found[1] if found else None
+
+
+# Interrupts that are to reach the main thread when it has left its callback.
+_on_their_way: list[threading.Timer] = []
+
+
+def _interrupt() -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGINT)  # it wakes a thread that sleeps
+    else:
+        _thread.interrupt_main()
+
+
+def pass_on_interrupt() -> None:
+    """Has the main thread interrupted: a compiled function makes another error of a Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        _interrupt()
+        return
+    # Later, as JAX would take for the callback's failure what reaches it in there.
+    timer = threading.Timer(0.02, _interrupt)
+    timer.daemon = True
+    _on_their_way.append(timer)
+    timer.start()
+
+
+@contextmanager
+def box_errors() -> Iterator[None]:
+    """Raises the ``BlackBoxError`` itself where JAX raises an error of its own around it.
+
+    A compiled function fails with ``jax.errors.JaxRuntimeError``, whatever a callback in it
+    raised; its text holds the traceback of the callback, and at its end the box's words.
+    Results must be looked at inside (``jax.block_until_ready``), as JAX computes later.
+
+    Raises:
+      BlackBoxError: of a box inside a compiled function.
+      KeyboardInterrupt: likewise.
+
+    Example:
+      >>> import deepzero_jax as dz, jax, jax.numpy as jnp
+      >>> box = dz.black_box(lambda x: 1 / 0, (1,), retries=0)
+      >>> with dz.blackbox.box_errors():
+      ...     jax.block_until_ready(jax.jit(box)(jnp.ones((2, 3))))
+      Traceback (most recent call last):
+      deepzero_jax.blackbox.errors.BlackBoxError: call 1 of the black box, with 2 samples, ...
+    """
+    try:
+        yield
+    except BlackBoxError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        reason = failure(error)
+        if reason is not None:
+            raise BlackBoxError(reason) from None
+        if re.search(r"\nKeyboardInterrupt\b", str(error)):
+            while _on_their_way:
+                _on_their_way.pop().cancel()
+            raise KeyboardInterrupt from None
+        raise
+
+
+def in_words(error: BaseException) -> str:
+    """An error on one line of at most 500 characters."""
+    words = " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
+    return words if len(words) <= 500 else words[:499] + "…"

@@ -1,0 +1,173 @@
+"""Calls of a host function by any ``concurrent.futures.Executor``."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from dataclasses import dataclass
+from typing import Any
+
+from deepzero_jax.blackbox.engines import (
+    MOST_ABANDONED,
+    Call,
+    Cancelled,
+    NoAnswerInTimeError,
+    Outcome,
+)
+from deepzero_jax.blackbox.errors import BlackBoxError
+
+
+@dataclass
+class _Sent:
+    position: int
+    since: float
+
+
+class Executed:
+    """Runs calls by an executor; one that breaks, as a killed worker leaves it, is renewed.
+
+    Where the number of its workers is known (``ThreadPoolExecutor``, ``ProcessPoolExecutor``,
+    loky), no more calls are handed over than there are workers, and the clock of a call
+    starts with it. Elsewhere (Dask, MPI) all are, and a call is late when none has been
+    answered for its time.
+
+    Args:
+      executor: where the host function runs.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self._abandoned: list[Future[Any]] = []
+
+    def run(
+        self, fun: Callable[..., Any], calls: Iterator[Call], timeout: float | None
+    ) -> Iterator[Outcome]:
+        """See ``Engine``."""
+        sent: dict[Future[Any], _Sent] = {}
+        workers = num_workers(self.executor)
+        broken = False
+        try:
+            while True:
+                while workers is None or len(sent) < max(workers - self._num_abandoned(), 1):
+                    self._make_room(workers)
+                    call = None if broken else next(calls, None)
+                    if call is None:
+                        break
+                    sent[self._submit(fun, call)] = _Sent(call[0], time.monotonic())
+                if not sent:
+                    return
+                for position, outcome in self._next_outcomes(sent, timeout, workers is None):
+                    # What else was in flight has failed with it: let it come in before renewing.
+                    broken |= isinstance(outcome, BrokenExecutor)
+                    yield position, outcome
+                if broken and not sent:
+                    self._renew()
+                    broken = False
+        finally:
+            self._abandoned += [future for future in sent if not future.cancel()]
+
+    def _submit(self, fun: Callable[..., Any], call: Call) -> "Future[Any]":
+        try:
+            return self.executor.submit(fun, *call[1])
+        except Exception as error:  # a broken executor refuses: a failed call like others
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _next_outcomes(
+        self, sent: dict["Future[Any]", _Sent], timeout: float | None, in_queue: bool
+    ) -> Iterator[Outcome]:
+        remaining = None
+        if timeout is not None:
+            remaining = max(min(one.since for one in sent.values()) + timeout - time.monotonic(), 0)
+        done, _ = wait(list(sent), remaining, FIRST_COMPLETED)
+        now = time.monotonic()
+        for future in done:
+            yield sent.pop(future).position, _outcome(future)
+        if done and in_queue:  # those that wait may have begun just now
+            for one in sent.values():
+                one.since = now
+        if done or timeout is None:
+            return
+        for future in [f for f, one in sent.items() if now >= one.since + timeout]:
+            position = sent.pop(future).position
+            if future.cancel():
+                yield position, Cancelled()
+            else:
+                self._abandoned.append(future)
+                yield position, NoAnswerInTimeError(f"no answer within {timeout:g} s")
+
+    def _num_abandoned(self) -> int:
+        self._abandoned = [future for future in self._abandoned if not future.done()]
+        return len(self._abandoned)
+
+    def _make_room(self, workers: int | None) -> None:
+        """Ends hanging worker processes; of other workers no more than a few may hang."""
+        hanging = self._num_abandoned()
+        if not hanging:
+            return
+        if is_process_pool(self.executor):
+            end_processes(self.executor)
+            self._renew()
+        elif hanging >= (MOST_ABANDONED if workers is None else workers):
+            raise BlackBoxError(
+                f"{hanging} calls of the black box that were given up are still running in "
+                f"{type(self.executor).__name__}, which has no worker left"
+            )
+
+    def _renew(self) -> None:
+        renewed = renewed_executor(self.executor)
+        if renewed is not None:
+            self.executor, self._abandoned = renewed, []
+
+
+def _outcome(future: "Future[Any]") -> Any:
+    try:
+        error = future.exception()
+    except CancelledError as cancelled:
+        return RuntimeError(f"cancelled {cancelled}".strip())
+    return future.result() if error is None else error
+
+
+def num_workers(executor: Executor) -> int | None:
+    """How many calls an executor runs at once, or None where it does not say."""
+    found = getattr(executor, "_max_workers", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def is_process_pool(executor: Executor) -> bool:
+    """Whether the workers are processes of this machine, which may be ended."""
+    return isinstance(executor, ProcessPoolExecutor) or _is_loky(executor)
+
+
+def _is_loky(executor: Executor) -> bool:
+    return any(kind.__module__.startswith("loky.") for kind in type(executor).__mro__)
+
+
+def end_processes(executor: Executor) -> None:
+    """Ends the worker processes of a pool, which hang."""
+    for process in list((getattr(executor, "_processes", None) or {}).values()):
+        process.kill()
+    options = {"kill_workers": True} if _is_loky(executor) else {"cancel_futures": True}
+    executor.shutdown(wait=False, **options)
+
+
+def renewed_executor(executor: Executor) -> Executor | None:
+    """An executor like one that broke; None where it mends itself, as Dask's does."""
+    if isinstance(executor, ProcessPoolExecutor):
+        kept: Any = executor
+        return ProcessPoolExecutor(
+            kept._max_workers, kept._mp_context, kept._initializer, kept._initargs
+        )
+    if _is_loky(executor):
+        import loky
+
+        return loky.get_reusable_executor(max_workers=num_workers(executor))
+    return None

@@ -1,0 +1,58 @@
+"""Where a traced function asks a black box, read off its jaxpr."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jax.extend import core
+
+if TYPE_CHECKING:
+    from deepzero_jax.blackbox.box import BlackBox
+
+# Primitives that call the host for a value.
+_CALLBACKS = ("pure_callback", "io_callback")
+
+
+def host_call(params: dict[str, Any]) -> Any:
+    """The function that a callback equation with these parameters calls on the host."""
+    flat = params.get("callback")
+    return getattr(flat, "callback_func", flat)
+
+
+def _callbacks(equations: Sequence[Any], repeats: int = 1) -> Iterator[tuple[Any, int]]:
+    """Parameters of every callback, and how often one evaluation comes by."""
+    for eqn in equations:
+        if eqn.primitive.name in _CALLBACKS:
+            yield eqn.params, repeats
+        inside = repeats * (eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1)
+        for value in eqn.params.values():
+            for item in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(item, core.ClosedJaxpr):
+                    yield from _callbacks(item.jaxpr.eqns, inside)
+                elif isinstance(item, core.Jaxpr):
+                    yield from _callbacks(item.eqns, inside)
+
+
+def asks_host(equations: Sequence[Any]) -> bool:
+    """Whether equations (of a jaxpr, or of a ``difference.program``) call the host for a value.
+
+    Example:
+      >>> import deepzero_jax as dz, jax, jax.numpy as jnp
+      >>> box = dz.black_box(lambda x: x, (3,))
+      >>> asks_host(jax.make_jaxpr(jax.jit(box))(jnp.ones((2, 3))).eqns)
+      True
+    """
+    return next(_callbacks(equations), None) is not None
+
+
+def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:
+    """The black boxes that equations ask, and how many samples of each one evaluation sends.
+
+    Loops of unknown length and branches count once each.
+    """
+    found: dict[BlackBox, int] = {}
+    for params, repeats in _callbacks(equations):
+        call = host_call(params)
+        box = getattr(call, "box", None)
+        if box is not None:
+            found[box] = found.get(box, 0) + repeats * call.num_samples
+    return found

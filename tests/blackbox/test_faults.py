@@ -1,0 +1,325 @@
+"""What a box does when its host function fails, hangs or answers nonsense."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.blackbox import BlackBoxError
+from tests.blackbox.test_box import counted, squares
+from tests.conftest import ROOT
+
+
+def test_failures_are_tried_again_and_counted():
+    failures = iter([RuntimeError("busy"), np.full((1, 1), np.nan)])
+
+    def host(samples):
+        failure = next(failures, None)
+        if isinstance(failure, Exception):
+            raise failure
+        return squares(samples) if failure is None else failure
+
+    box = dz.black_box(host, (1,), retries=3, backoff=0.01)
+    assert box(jnp.ones((2, 3))).tolist() == [[3.0], [3.0]]
+    # Both; the first alone, not finite; the second; the first again.
+    assert (box.num_samples, box.num_answered, box.num_failed, box.num_calls) == (5, 2, 3, 4)
+
+
+@pytest.mark.parametrize("fail", ["raise", "nan"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sample_is_retried_and_not_a_batch(fail, seed):
+    rng = np.random.default_rng(seed)
+
+    def host(samples):
+        failed = rng.random(len(samples)) < 0.02
+        if fail == "raise" and failed.any():
+            raise ConnectionError(f"{failed.sum()} samples failed")
+        return np.where(failed[:, None], np.nan, squares(samples))
+
+    box = dz.black_box(host, (1,), backoff=0.0, retries=4)
+    x = jax.random.normal(jax.random.key(seed), (201, 3))
+    np.testing.assert_allclose(box(x), squares(np.asarray(x)), rtol=1e-6)
+    assert box.num_answered == 201
+    assert box.num_samples <= 201 * (1.1 if fail == "nan" else 3)
+
+
+def test_a_sample_that_always_fails_is_named_or_dropped():
+    def host(samples):
+        if (samples[:, 0] > 99).any():
+            raise FloatingPointError("diverged")
+        return squares(samples)
+
+    x = jnp.arange(100.0)[:, None] + 1.0
+    box = dz.black_box(host, (1,), backoff=0.0)
+    with pytest.raises(BlackBoxError, match=r"with 1 sample, failed .* FloatingPointError: diverg"):
+        box(x)
+    box = dz.black_box(host, (1,), backoff=0.0, on_failure="nan")
+    answers = box(x)
+    assert jnp.isnan(answers).sum() == 1
+    assert jnp.isnan(answers[-1, 0])
+    assert (box.num_answered, box.num_dropped) == (99, 1)
+    assert box.num_failed == box.num_samples - 99
+
+
+def test_an_outage_costs_few_calls():
+    def host(samples):
+        raise ConnectionError("nobody there")
+
+    box = dz.black_box(host, (1,), backoff=0.0)
+    with pytest.raises(BlackBoxError, match="3 times in a row; the last time: ConnectionError: no"):
+        box(jnp.ones((400, 2)))
+    assert box.num_calls <= 9
+
+
+def test_no_retries_are_no_further_calls():
+    host, sizes = counted(lambda samples: 1 / 0)
+    box = dz.black_box(host, (1,), retries=0, max_batch=4)
+    with pytest.raises(
+        BlackBoxError, match="call 1 of the black box, with 4 samples, failed: Zero"
+    ):
+        box(jnp.ones((10, 2)))
+    assert sizes == [4]
+    box = dz.black_box(host, (1,), retries=0, max_batch=4, on_failure="nan")
+    assert jnp.isnan(box(jnp.ones((10, 2)))).all()
+    assert box.num_dropped == 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "dtype", "words"),
+    [
+        (lambda x: np.zeros(len(x)), "float32", r"must have shape \(2, 1\), got \(2,\)"),
+        (lambda x: np.full((len(x), 1), 1e300), "float32", "2 of 2 answers are not finite"),
+        (lambda x: np.full((len(x), 1), np.inf), "float32", "2 of 2 answers are not finite"),
+        (lambda x: np.ones((len(x), 1), complex), "float32", "real numbers, got dtype complex128"),
+        (lambda x: np.full((len(x), 1), "a"), "float32", "real numbers, got dtype <U1"),
+        (lambda x: [[1.0], [1.0, 2.0]], "float32", "an array of numbers"),
+        (lambda x: None, "float32", "real numbers, got dtype object"),
+        (lambda x: np.full((len(x), 1), 2.5), "int32", "whole numbers for dtype int32"),
+        (lambda x: np.full((len(x), 1), 3e9), "int32", "in the range of int32"),
+        (lambda x: np.full((len(x), 1), 300), "uint8", "in the range of uint8"),
+        (lambda x: np.full((len(x), 1), np.nan), "int32", "2 of 2 answers are not finite"),
+    ],
+)
+def test_answers_are_checked_after_conversion(answer, dtype, words):
+    box = dz.black_box(answer, (1,), dtype=dtype, retries=0)
+    with pytest.raises(BlackBoxError, match=words):
+        box(jnp.ones((2, 3)))
+    assert (box.num_samples, box.num_answered) == (2, 0)
+
+
+def test_answers_of_another_structure_are_refused():
+    box = dz.black_box(lambda x: {"z": x}, {"y": (3,)})
+    with pytest.raises(BlackBoxError, match=r"must have the structure .*'y'"):
+        box(jnp.ones((2, 3)))
+    assert box.num_calls == 1  # another attempt would not mend it
+
+
+def test_errors_are_short_also_from_inside_jit():
+    box = dz.black_box(lambda x: 1 / 0, (1,), retries=0)
+    for ask in (box, jax.jit(box), jax.jit(lambda x: jax.lax.map(box, x[None]))):
+        with pytest.raises(BlackBoxError) as caught, dz.blackbox.box_errors():
+            jax.block_until_ready(ask(jnp.ones((2, 3))))
+        assert "with 2 samples, failed: ZeroDivisionError: division by zero" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    vg = dz.value_and_grad(lambda w: jnp.sum(box(w[None])), dz.cge())
+    with pytest.raises(BlackBoxError, match="ZeroDivisionError"):
+        vg(jnp.ones(3))
+    with pytest.raises(ZeroDivisionError), dz.blackbox.box_errors():
+        raise ZeroDivisionError
+
+
+def test_the_budget_is_samples_sent_failed_attempts_included():
+    failing = [True]
+
+    def host(samples):
+        if failing and failing.pop():
+            raise RuntimeError("busy")
+        return squares(samples)
+
+    box = dz.black_box(host, (1,), budget=8, backoff=0.0)
+    box(jnp.ones((3, 2)))
+    assert box.num_samples == 6
+    with pytest.raises(BlackBoxError, match="budget of 8 samples does not hold 3 more after 6"):
+        box(jnp.ones((3, 2)))
+    assert (box.num_samples, box.num_calls) == (6, 4)
+    box.budget = 9
+    box(jnp.ones((3, 2)))
+    assert box.num_samples == 9
+
+
+def test_a_call_that_the_budget_does_not_hold_sends_nothing():
+    host, sizes = counted(squares)
+    box = dz.black_box(host, (1,), max_batch=2, budget=5)
+    with pytest.raises(BlackBoxError, match="does not hold 6 more after 0"):
+        box(jnp.ones((6, 2)))
+    assert sizes == []
+
+
+def test_counts_are_kept_and_restored():
+    box, other = dz.black_box(squares, (1,), budget=9), dz.black_box(squares, (1,), budget=9)
+    box(jnp.ones((3, 2)))
+    other.restore(box.counts())
+    assert other.counts() == box.counts()
+    with pytest.raises(BlackBoxError, match="does not hold 7 more after 3"):
+        other(jnp.ones((7, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_batch": 0}, "max_batch must be an integer of at least 1, got 0"),
+        ({"max_batch": 2.5}, "max_batch must be an integer"),
+        ({"max_batch": True}, "max_batch must be an integer"),
+        ({"retries": -1}, "retries must be an integer of at least 0, got -1"),
+        ({"retries": 1.0}, "retries must be an integer"),
+        ({"retries": None}, "retries must be an integer"),
+        ({"timeout": 0}, "timeout must be a finite number of seconds above 0, got 0"),
+        ({"timeout": -1}, "timeout must be"),
+        ({"timeout": np.nan}, "timeout must be"),
+        ({"timeout": np.inf}, "timeout must be"),
+        ({"timeout": True}, "timeout must be"),
+        ({"timeout": "1"}, "timeout must be"),
+        ({"backoff": np.nan}, "backoff must be"),
+        ({"backoff": -0.1}, "backoff must be"),
+        ({"backoff": None}, "backoff must be"),
+        ({"budget": 0}, "budget must be an integer of at least 1"),
+        ({"budget": 1e6}, "budget must be an integer"),
+        ({"budget": np.nan}, "budget must be an integer"),
+        ({"on_failure": "skip"}, "on_failure must be 'raise' or 'nan', got 'skip'"),
+        ({"on_failure": "nan", "dtype": "int32"}, "needs floating-point answers"),
+        ({"thread_safe": 1}, "thread_safe must be True or False"),
+        ({"batched": 0}, "batched must be True or False"),
+        ({"workers": 0}, "workers must be an integer of at least 1"),
+        ({"workers": True}, "workers must be an integer"),
+        ({"workers": 2.0}, "workers must be an integer"),
+        ({"workers": "4"}, "workers must be a number of threads"),
+        ({"workers": 2, "thread_safe": False}, "in several threads at once"),
+        ({"dtype": "complex64"}, "dtype must be real"),
+    ],
+)
+def test_bad_options_are_refused(options, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        dz.black_box(squares, (1,), **options)
+
+
+@pytest.mark.parametrize("output", [3, "float32", {"a": None, "b": 2}])
+def test_a_bad_output_is_refused(output):
+    with pytest.raises(TypeError, match="output must be a shape"):
+        dz.black_box(squares, output)
+
+
+def slow_once(seconds=1.0):
+    calls, inside, most = [], [], []
+
+    def host(samples):
+        calls.append(1)
+        inside.append(1)
+        most.append(len(inside))
+        try:
+            if len(calls) == 1:
+                time.sleep(seconds)
+            return squares(samples)
+        finally:
+            inside.pop()
+
+    return host, most
+
+
+def test_a_call_that_hangs_is_given_up():
+    host, _ = slow_once()
+    box = dz.black_box(host, (1,), timeout=0.2, retries=1, backoff=0.0, thread_safe=True)
+    start = time.monotonic()
+    assert box(jnp.ones((1, 3))).tolist() == [[3.0]]
+    assert time.monotonic() - start < 0.9
+    assert (box.num_calls, box.num_abandoned, box.num_failed) == (2, 1, 1)
+
+
+def test_a_box_that_is_not_thread_safe_does_not_run_twice_at_once():
+    host, most = slow_once(0.5)
+    box = dz.black_box(host, (1,), timeout=0.2, retries=1, backoff=0.0)
+    with pytest.raises(BlackBoxError, match="still running, and the box is not declared thread_s"):
+        box(jnp.ones((1, 3)))
+    assert box.num_calls == 1
+    time.sleep(0.3)
+    assert box(jnp.ones((1, 3))).tolist() == [[3.0]]
+    assert max(most) == 1
+
+
+def test_calls_that_were_given_up_are_bounded():
+    stop = threading.Event()
+    box = dz.black_box(
+        lambda x: stop.wait(20), (1,), timeout=0.02, retries=20, backoff=0.0, thread_safe=True
+    )
+    with pytest.raises(BlackBoxError, match="8 calls of the black box that were given up"):
+        box(jnp.ones((1, 3)))
+    assert box.num_abandoned == box.num_calls == 8
+    stop.set()
+
+
+HANGING = """
+import time, sys
+import deepzero_jax as dz, jax, jax.numpy as jnp
+box = dz.black_box(lambda x: time.sleep(60), (1,), timeout=0.3, retries=0, workers={workers})
+try:
+    with dz.blackbox.box_errors():
+        jax.block_until_ready(jax.jit(box)(jnp.ones((2, 3))))
+except dz.BlackBoxError as error:
+    print(error, time.time(), sep="|", flush=True)
+    raise
+"""
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_process_with_a_hanging_box_exits_after_its_error(workers):
+    found = subprocess.run(
+        [sys.executable, "-c", HANGING.format(workers=workers)],
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert time.time() - float(found.stdout.split("|")[1]) < 2
+    assert "no answer within 0.3 s" in found.stdout
+    assert found.returncode == 1
+
+
+INTERRUPTED = """
+import deepzero_jax as dz, jax, jax.numpy as jnp, os, signal, time
+def host(x):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+    return x
+ask = dz.black_box(host, (3,), timeout={timeout})
+ask = jax.jit(ask) if {jitted} else ask
+try:
+    start = time.time()
+    try:
+        jax.block_until_ready(ask(jnp.ones((2, 3))))
+    except jax.errors.JaxRuntimeError:
+        time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted", time.time() - start)
+    time.sleep(0.2)
+    print("once")
+"""
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_ctrl_c_inside_a_box_is_a_ctrl_c(jitted, timeout):
+    found = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(timeout=timeout, jitted=jitted)],
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert found.stdout.startswith("interrupted"), found.stderr
+    assert "once" in found.stdout
+    assert float(found.stdout.split()[1]) < 3
