@@ -84,8 +84,8 @@ class Plan(NamedTuple):
         if self.seconds_per_step is None:
             whole = self.samples_per_step * self.num_steps
             return [
-                f"black box     at most {self.samples_per_step:,} samples a step, {whole:,} for the whole "
-                "run; evaluation and further attempts not counted",
+                f"black box     at most {self.samples_per_step:,} samples a step, {whole:,} for "
+                "the whole run; evaluation and further attempts not counted",
                 f"time          not measured, as this plan asks no black box; {compiled}",
             ]
         return [
