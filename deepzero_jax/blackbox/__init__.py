@@ -6,6 +6,7 @@ from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_err
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
 from deepzero_jax.blackbox.queries import asks_host, boxes_asked, host_call
+from deepzero_jax.blackbox.simulator import subprocess_simulator
 
 __all__ = [
     "BlackBox",
@@ -21,4 +22,5 @@ __all__ = [
     "host_call",
     "http_endpoint",
     "onnx_model",
+    "subprocess_simulator",
 ]

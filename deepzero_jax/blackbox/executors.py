@@ -1,5 +1,7 @@
 """Calls of a host function by any ``concurrent.futures.Executor``."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
@@ -98,11 +100,12 @@ class Executed:
             return
         for future in [f for f, one in sent.items() if now >= one.since + timeout]:
             position = sent.pop(future).position
-            if future.cancel():
+            # Dask lets itself be asked to cancel what is running, and says that it did.
+            if future.cancel() and not in_queue:
                 yield position, Cancelled()
-            else:
-                self._abandoned.append(future)
-                yield position, NoAnswerInTimeError(f"no answer within {timeout:g} s")
+                continue
+            self._abandoned.append(future)
+            yield position, NoAnswerInTimeError(f"no answer within {timeout:g} s")
 
     def _num_abandoned(self) -> int:
         self._abandoned = [future for future in self._abandoned if not future.done()]
@@ -154,7 +157,8 @@ def _is_loky(executor: Executor) -> bool:
 def end_processes(executor: Executor) -> None:
     """Ends the worker processes of a pool, which hang."""
     for process in list((getattr(executor, "_processes", None) or {}).values()):
-        process.kill()
+        if process.pid is not None:
+            os.kill(process.pid, signal.SIGKILL)
     options = {"kill_workers": True} if _is_loky(executor) else {"cancel_futures": True}
     executor.shutdown(wait=False, **options)
 

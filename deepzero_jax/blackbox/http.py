@@ -1,38 +1,157 @@
 """A model behind an HTTP endpoint as a black box."""
 
+import email.utils
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 
-from deepzero_jax.blackbox.box import HostFunction
+from deepzero_jax.blackbox.engines import NoAnswerInTimeError, Threads
+from deepzero_jax.blackbox.errors import RetryLaterError
+from deepzero_jax.blackbox.options import check_count, check_seconds
+from deepzero_jax.blackbox.protocols import PROTOCOLS, Protocol
+
+_BUSY = (429, 503)
+
+
+class Endpoint:
+    """A host function that posts samples; see ``http_endpoint``. It can be sent to processes."""
+
+    def __init__(
+        self,
+        url: str,
+        protocol: Protocol,
+        output: str | None,
+        timeout: float,
+        headers: Mapping[str, str] | None,
+        max_bytes: int,
+    ) -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
+        check_seconds("timeout", timeout, positive=True)
+        check_count("max_bytes", max_bytes, 1)
+        self._made_of = (url, protocol, output, timeout, headers, max_bytes)
+        self._url, self._output, self._timeout = url, output, timeout
+        self._wording, self._max_bytes, self._headers = PROTOCOLS[protocol], max_bytes, headers
+        self._client = self._connect()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Endpoint, self._made_of
+
+    def _connect(self) -> Any:
+        try:
+            import httpx
+        except ImportError as error:
+            raise ImportError(
+                'http_endpoint needs httpx: pip install "deepzero-jax[http]"'
+            ) from error
+        return httpx.Client(timeout=self._timeout, headers=self._headers)
+
+    def __call__(self, *inputs: Any) -> np.ndarray:
+        """The answers to samples [n, …]: one array, several, or one dictionary by name."""
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            named = {name: np.asarray(array) for name, array in inputs[0].items()}
+        elif len(inputs) == 1:
+            named = {"": np.asarray(inputs[0])}
+        else:
+            named = {f"input{i}": np.asarray(array) for i, array in enumerate(inputs)}
+        content = self._post(self._wording.request(named))
+        try:
+            return self._wording.answer(content, self._output)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{self._url} answered otherwise than agreed: {error!r}") from error
+
+    def _post(self, body: dict[str, Any]) -> Any:
+        # In a thread of its own: httpx has a limit for each byte, and none for the whole.
+        client = self._client
+        run = Threads(1, thread_safe=True).run(
+            lambda: self._exchange(client, body), iter([(0, ())]), self._timeout
+        )
+        outcome = next(run)[1]
+        if isinstance(outcome, NoAnswerInTimeError):
+            client.close()  # which ends the thread
+            self._client = self._connect()
+            raise NoAnswerInTimeError(
+                f"no whole answer from {self._url} within {self._timeout:g} s"
+            )
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def _exchange(self, client: Any, body: dict[str, Any]) -> Any:
+        with client.stream("POST", self._url, json=body) as answer:
+            read = bytearray()
+            for part in answer.iter_bytes():
+                read += part
+                if len(read) > self._max_bytes:
+                    raise ValueError(
+                        f"the answer of {self._url} is longer than max_bytes={self._max_bytes:,}"
+                    )
+        text = read.decode(answer.encoding or "utf-8", "replace")
+        if answer.status_code in _BUSY:
+            raise RetryLaterError(
+                f"{self._url} answered {answer.status_code}: {_short(text)}",
+                retry_after(answer.headers.get("Retry-After")),
+            )
+        if answer.status_code != 200:
+            raise ValueError(f"{self._url} answered {answer.status_code}: {_short(text)}")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self._url} answered no JSON: {_short(text)}") from error
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:200] or "nothing"
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date.
+
+    Example:
+      >>> retry_after("3"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after("soon")
+      (3.0, 0.0, None)
+    """
+    if header is None:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        date = email.utils.parsedate_to_datetime(header)
+    except (TypeError, ValueError):
+        return None
+    return max(date.timestamp() - time.time(), 0.0)
 
 
 def http_endpoint(
-    url: str, timeout: float = 30.0, headers: dict[str, str] | None = None
-) -> HostFunction:
+    url: str,
+    protocol: Protocol = "plain",
+    output: str | None = None,
+    timeout: float = 30.0,
+    headers: Mapping[str, str] | None = None,
+    max_bytes: int = 64 * 2**20,
+) -> Callable[..., np.ndarray]:
     """A host function for ``black_box`` that posts samples as JSON.
-
-    The request is ``{"inputs": nested lists}``, the answer ``{"outputs": nested lists}``, one
-    for each sample.
 
     Args:
       url: of the endpoint.
-      timeout: seconds for connecting and for the answer.
+      protocol: ``"plain"``: ``{"inputs": lists}`` and ``{"outputs": lists}``.
+        ``"kserve_v2"``: the Open Inference Protocol, of a ``…/v2/models/NAME/infer``.
+        ``"instances"``: TensorFlow Serving's, of a ``…:predict``.
+      output: the name of the output that answers, where there are several.
+      timeout: seconds from the first byte of the request to the last of the answer.
       headers: sent along, such as an authorisation.
+      max_bytes: of an answer.
+
+    Returns:
+      ``(*inputs) -> answers``: one array, several (named input0, input1, …), or one
+      dictionary by name. Where the endpoint says 429 or 503, a box waits for as long as its
+      Retry-After says, and asks again.
 
     Raises:
       ImportError: httpx is not installed (the ``http`` extra).
+      ValueError: an unknown protocol, or an option out of range.
     """
-    try:
-        import httpx
-    except ImportError as error:
-        raise ImportError('http_endpoint needs httpx: pip install "deepzero-jax[http]"') from error
-    client = httpx.Client(timeout=timeout, headers=headers)
-
-    def ask(samples: np.ndarray) -> np.ndarray:
-        answer = client.post(url, json={"inputs": samples.tolist()})
-        answer.raise_for_status()
-        content = answer.json()
-        if not isinstance(content, dict) or "outputs" not in content:
-            raise ValueError(f'{url} must answer {{"outputs": …}}, got {str(content)[:80]}')
-        return np.asarray(content["outputs"], samples.dtype)
-
-    return ask
+    return Endpoint(url, protocol, output, timeout, headers, max_bytes)

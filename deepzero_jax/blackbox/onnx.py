@@ -1,23 +1,99 @@
 """A model file as a black box, by ONNX Runtime."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from deepzero_jax.blackbox.box import HostFunction
+from deepzero_jax.registry import nearest
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
 
 
-def onnx_model(path: str | Path, num_threads: int = 1) -> HostFunction:
+class OnnxModel:
+    """A host function that runs an ONNX file; see ``onnx_model``.
+
+    It can be sent to other processes, which open the file themselves.
+    """
+
+    def __init__(self, path: str | Path, output: str | None, num_threads: int) -> None:
+        self._made_of = (path, output, num_threads)
+        self._session = _session(path, num_threads)
+        self._inputs = self._session.get_inputs()
+        for declared in self._inputs:
+            if declared.type not in _DTYPES:
+                raise ValueError(f"{path}: input {declared.name!r} is a {declared.type}")
+        names = [declared.name for declared in self._session.get_outputs()]
+        self._output = names[0] if output is None else output
+        if self._output not in names:
+            raise ValueError(f"{path} has no output {output!r}, {nearest(str(output), names)}")
+        first = [declared.shape[0] if declared.shape else None for declared in self._inputs]
+        self._one_by_one = any(size == 1 for size in first)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnnxModel, self._made_of
+
+    def __call__(self, *inputs: Any) -> np.ndarray:
+        """The chosen output for samples [n, …], given in the model's order or as one dictionary."""
+        feed = self._feed(inputs)
+        if not self._one_by_one:
+            return self._run(feed)
+        count = len(next(iter(feed.values())))
+        parts = [self._run({k: v[i : i + 1] for k, v in feed.items()}) for i in range(count)]
+        return np.concatenate(parts)
+
+    def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(self._session.run([self._output], feed)[0])
+
+    def _feed(self, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]:
+        names = [declared.name for declared in self._inputs]
+        if len(inputs) == 1 and isinstance(inputs[0], dict):
+            given = inputs[0]
+        elif len(inputs) == len(names):
+            given = dict(zip(names, inputs, strict=True))
+        else:
+            raise TypeError(f"the model takes {names}, got {len(inputs)} inputs")
+        if set(given) != set(names):
+            raise TypeError(f"the model takes {names}, got {sorted(given)}")
+        return {
+            declared.name: np.ascontiguousarray(given[declared.name], _DTYPES[declared.type])
+            for declared in self._inputs
+        }
+
+
+def onnx_model(
+    path: str | Path, output: str | None = None, num_threads: int = 1
+) -> Callable[..., np.ndarray]:
     """A host function for ``black_box`` that runs an ONNX file on the CPU.
 
     Args:
-      path: of a model with one input and at least one output, whose first axes are the batch.
+      path: of a model whose first axes are the batch. One that is fixed to a batch of 1 is
+        run sample by sample. Inputs are cast to the types that it declares.
+      output: the name of the output that answers; None: the first.
       num_threads: of a call.
+
+    Returns:
+      ``(*inputs) -> answers``: the model's inputs in its order, or one dictionary by name.
 
     Raises:
       ImportError: onnxruntime is not installed (the ``onnx`` extra).
-      ValueError: no such file, or one that is not a model with one input.
+      ValueError: no such file, one that is not a model, or an output that it does not have.
     """
+    return OnnxModel(path, output, num_threads)
+
+
+def _session(path: str | Path, num_threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -29,16 +105,6 @@ def onnx_model(path: str | Path, num_threads: int = 1) -> HostFunction:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ValueError(f"{path} is not an ONNX model that can be run ({error})") from error
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise ValueError(f"{path} must have one input, it has {[i.name for i in inputs]}")
-
-    def run(samples: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(None, {inputs[0].name: samples})[0])
-
-    return run

@@ -1,6 +1,6 @@
 """How a run may end before its last step."""
 
-import re
+from deepzero_jax.blackbox import failure
 
 
 class NonFiniteError(ArithmeticError):
@@ -25,5 +25,4 @@ class InterruptedRunError(Exception):
 
 def black_box_failure(error: BaseException) -> str | None:
     """What a black box said, if it is what made a computation fail."""
-    found = re.search(r"BlackBoxError: (.*)", str(error))
-    return found[1] if found else None
+    return failure(error)

@@ -11,7 +11,10 @@ import jax
 from tqdm import tqdm
 
 from deepzero_jax.coordinates import num_coordinates
+from deepzero_jax.estimators import num_queries
+from deepzero_jax.sampling import Selection
 from deepzero_jax.sharding import agree, any_of, is_lead
+from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.errors import (
     InterruptedRunError,
@@ -86,7 +89,8 @@ def train(
     interval = evaluation_interval or step.step.task.steps_per_epoch
     settings = Settings(num_steps, interval, checkpoint_seconds, initial_queries, name)
     checkpointer = Checkpointer(folder / "checkpoints", log)
-    trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
+    boxes = Boxes.of(step, state)
+    trainer = _Trainer(step, schedule, folder, settings, checkpointer, boxes, log)
     try:
         state = trainer.run(trainer.start(state))
     finally:
@@ -107,6 +111,7 @@ class _Trainer:
         folder: Path,
         settings: Settings,
         checkpointer: Checkpointer,
+        boxes: Boxes,
         log: Log,
     ) -> None:
         self.compiled, self.task, self.estimator = (
@@ -115,8 +120,8 @@ class _Trainer:
             compiled.step.estimator,
         )
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
-        self.checkpointer = checkpointer
-        self.progress = Progress(settings.initial_queries)
+        self.checkpointer, self.boxes = checkpointer, boxes
+        self.progress = Progress(settings.initial_queries, boxes)
 
     def start(self, state: TrainState) -> TrainState:
         """The state of the newest checkpoint; without one the state given, its plan printed."""
@@ -175,7 +180,7 @@ class _Trainer:
     ) -> TrainState:
         started = time.perf_counter()
         with self._asking(f"step {int(state.step) + 1}", state):
-            moved, found = self.compiled.run(state)
+            moved, found = self.compiled.run(state, self._affordable(state))
             # One process of several cannot leave a step that the others are in.
             if not stop.wait(found["loss"], whole=jax.process_count() > 1):
                 self._leave(state, stop.signum or 0)
@@ -190,6 +195,14 @@ class _Trainer:
             )
         self._record(done, found, time.perf_counter() - started, metrics, bar)
         return moved
+
+    def _affordable(self, state: TrainState) -> Selection | None:
+        """The coordinates of a step that the budgets hold; None where there are no budgets."""
+        if not self.boxes.limited:
+            return None
+        selection = self.compiled.select(state)
+        self.boxes.check(num_queries(self.estimator, state.params, selection.coordinates))
+        return selection
 
     def _record(
         self, done: int, found: Metrics, seconds: float, metrics: MetricsLog | None, bar: tqdm
@@ -217,7 +230,7 @@ class _Trainer:
         """Keeps the state and says what failed where a black box inside gives no answer."""
         try:
             yield
-        except (jax.errors.JaxRuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:
             # Which of the two depends on where the result is first looked at.
             reason = black_box_failure(error)
             if reason is None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
 from deepzero_jax.sampling import Spending
+from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
 
@@ -36,8 +37,11 @@ class Plan(NamedTuple):
       queries_per_step: evaluations of the loss on a batch.
       num_steps: of the whole run.
       extra_queries: spent once, before the first step.
-      seconds_per_step: measured on a sample of its chunks and extrapolated.
+      seconds_per_step: measured on a sample of its chunks and extrapolated; None where that
+        would ask a black box.
       compile_seconds: spent on compiling the step.
+      samples_per_step: that a step sends to black boxes, at most: a coordinate that does not move
+        the inputs of a box asks nothing of it.
     """
 
     leaves: list[LeafPlan]
@@ -45,8 +49,9 @@ class Plan(NamedTuple):
     queries_per_step: int
     num_steps: int
     extra_queries: int
-    seconds_per_step: float
+    seconds_per_step: float | None
     compile_seconds: float
+    samples_per_step: int = 0
 
     def __str__(self) -> str:
         """The plan as a table and a few lines."""
@@ -70,12 +75,24 @@ class Plan(NamedTuple):
             f"queries       {self.queries_per_step:,} a step × {self.num_steps:,} steps"
             + (f" + {self.extra_queries:,} for pruning" if self.extra_queries else "")
             + f" = {total:,}",
-            f"time          {format_seconds(self.seconds_per_step)} a step (measured), "
-            f"compiled in {format_seconds(self.compile_seconds)}",
+            *self._times(),
+        ]
+        return "\n".join(lines)
+
+    def _times(self) -> list[str]:
+        compiled = f"compiled in {format_seconds(self.compile_seconds)}"
+        if self.seconds_per_step is None:
+            whole = self.samples_per_step * self.num_steps
+            return [
+                f"black box     at most {self.samples_per_step:,} samples a step, {whole:,} for "
+                "the whole run; evaluation and further attempts not counted",
+                f"time          not measured, as this plan asks no black box; {compiled}",
+            ]
+        return [
+            f"time          {format_seconds(self.seconds_per_step)} a step (measured), {compiled}",
             f"ETA           {format_seconds(self.seconds_per_step * self.num_steps)} for the "
             "whole run, evaluation not counted",
         ]
-        return "\n".join(lines)
 
 
 def format_seconds(seconds: float) -> str:
@@ -109,19 +126,22 @@ def plan(
       num_steps: of the whole run.
       initial_queries: spent before the first step.
 
-    **Cost**: a few steps on a part of their coordinates; a black box inside is asked.
+    **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
     if isinstance(step, TrainStep):
         step = step.compile(step.place(state))
     state = step.step.place(state)
     selection, place = step.select(state), step.step.place
-    seconds = step_seconds(
-        lambda part: step.run(state, selection._replace(coordinates=place(part))),
-        state.params,
-        selection.coordinates,
-        step.step.estimator,
-        step.loss(state),
-    )
+    boxes = Boxes.of(step, state).samples
+    seconds = None
+    if not boxes:
+        seconds = step_seconds(
+            lambda part: step.run(state, selection._replace(coordinates=place(part))),
+            state.params,
+            selection.coordinates,
+            step.step.estimator,
+            step.loss(state),
+        )
     counts = coordinates_per_leaf(state.params, selection.coordinates)
     spending = step.step.spending(state) or {}
     leaves = [
@@ -136,4 +156,5 @@ def plan(
         extra_queries=initial_queries,
         seconds_per_step=seconds,
         compile_seconds=step.seconds,
+        samples_per_step=sum(boxes.values()) * step.num_queries,
     )

@@ -2,6 +2,7 @@
 
 import time
 
+from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.folder import Json
 
 
@@ -14,9 +15,12 @@ class Progress:
       best: ``{"value": …, "step": …}`` of the best evaluation, empty before the first.
       evaluated: the step of the last evaluation.
       scores: what it found.
+
+    What the run's black boxes have counted is kept with them.
     """
 
-    def __init__(self, initial_queries: int) -> None:
+    def __init__(self, initial_queries: int, boxes: Boxes) -> None:
+        self._boxes = boxes
         self.num_queries = initial_queries
         self.wall_seconds = 0.0
         self.best: Json = {}
@@ -31,6 +35,7 @@ class Progress:
         self.best = saved["best"]
         self.evaluated = saved["evaluated"]
         self.scores = saved["scores"]
+        self._boxes.load(saved.get("boxes", ()))
 
     def dump(self) -> Json:
         """What a checkpoint is to hold."""
@@ -43,4 +48,5 @@ class Progress:
             "best": self.best,
             "evaluated": self.evaluated,
             "scores": self.scores,
+            "boxes": self._boxes.dump(),
         }

@@ -68,3 +68,41 @@ def test_a_box_that_fails_stops_the_run_and_the_run_goes_on_exactly(tmp_path):
     parts = tiny_run(tmp_path / "parts", estimator, task_of=task_of)
     assert parts["parameters_sha256"] == whole["parameters_sha256"]
     assert parts["num_queries"] == whole["num_queries"]
+
+
+def boxed(box):
+    def task_of(task):
+        def loss(params, state, images, labels):
+            value, aux = task.loss(params, state, images, labels)
+            # Every parameter moves the box's inputs.
+            scale = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+            asked = box(images[:, 0, :, 0] * scale)
+            return value + 0.1 * jnp.mean(asked), aux
+
+        return task._replace(loss=loss)
+
+    return task_of
+
+
+def test_a_budget_that_a_step_would_overrun_stops_before_it_and_a_larger_one_goes_on(tmp_path):
+    host = lambda x: np.sum(x**2, axis=1, keepdims=True)
+    estimator, sizes = dz.cge(smoothing=1e-3, reuse="none"), []
+    whole_box = dz.black_box(host, (1,))
+    lines = []
+    whole = tiny_run(tmp_path / "whole", estimator, task_of=boxed(whole_box), lines=lines)
+    # The plan asks nothing, and says beforehand what the run will.
+    per_step = whole_box.num_samples // 8
+    assert f"at most {per_step:,} samples a step, {8 * per_step:,} for the whole run" in lines[0]
+    assert whole["num_queries"] * 12 == whole_box.num_samples
+    box = dz.black_box(lambda x: (sizes.append(len(x)), host(x))[1], (1,), budget=5 * per_step - 1)
+    with pytest.raises(
+        StepFailedError,
+        match=f"step 5 failed: it sends {per_step:,} samples to the black box, and of the budget "
+        f"of {5 * per_step - 1:,} only {per_step - 1:,} are left",
+    ):
+        tiny_run(tmp_path / "parts", estimator, task_of=boxed(box))
+    assert sum(sizes) == box.num_samples == 4 * per_step
+    larger = dz.black_box(host, (1,), budget=8 * per_step)
+    parts = tiny_run(tmp_path / "parts", estimator, task_of=boxed(larger))
+    assert parts["parameters_sha256"] == whole["parameters_sha256"]
+    assert larger.counts() == whole_box.counts()

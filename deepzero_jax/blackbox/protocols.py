@@ -1,0 +1,94 @@
+"""The words in which inference servers are asked over HTTP, and those of their answers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Protocol = Literal["plain", "kserve_v2", "instances"]
+Named = Mapping[str, np.ndarray]
+
+_DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+_NUMPY = {name: dtype for dtype, name in _DATATYPES.items()}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How one protocol puts samples and answers.
+
+    Attributes:
+      request: ``({name: [n, …]}) -> JSON``; the one input of a plain call is named "".
+      answer: ``(JSON, output name or None) -> [n, …]``.
+    """
+
+    request: Callable[[Named], dict[str, Any]]
+    answer: Callable[[Any, str | None], np.ndarray]
+
+
+def _lists(inputs: Named) -> Any:
+    listed = {name: array.tolist() for name, array in inputs.items()}
+    return listed[""] if list(listed) == [""] else listed
+
+
+def _of(content: Any, name: str, output: str | None) -> Any:
+    if not isinstance(content, dict) or name not in content:
+        raise ValueError(f'it must answer {{"{name}": …}}, got {str(content)[:200]}')
+    found = content[name]
+    return found if output is None else found[output]
+
+
+def _rows(inputs: Named) -> list[Any]:
+    if list(inputs) == [""]:
+        return inputs[""].tolist()
+    count = len(next(iter(inputs.values())))
+    return [{name: array[i].tolist() for name, array in inputs.items()} for i in range(count)]
+
+
+def _predictions(content: Any, output: str | None) -> np.ndarray:
+    found = _of(content, "predictions", None)
+    return np.asarray(found if output is None else [row[output] for row in found])
+
+
+def _tensors(inputs: Named) -> dict[str, Any]:
+    return {
+        "inputs": [
+            {
+                "name": name or "input",
+                "shape": list(array.shape),
+                "datatype": _DATATYPES[array.dtype.name],
+                "data": array.ravel().tolist(),
+            }
+            for name, array in inputs.items()
+        ]
+    }
+
+
+def _tensor(content: Any, output: str | None) -> np.ndarray:
+    tensors = _of(content, "outputs", None)
+    names = [tensor["name"] for tensor in tensors]
+    if output is not None and output not in names:
+        raise ValueError(f"it has no output {output!r}; its outputs are {names}")
+    tensor = tensors[0 if output is None else names.index(output)]
+    data = np.asarray(tensor["data"], _NUMPY[tensor["datatype"]])
+    return data.reshape(tensor["shape"])
+
+
+PROTOCOLS: dict[str, Wording] = {
+    "plain": Wording(
+        lambda inputs: {"inputs": _lists(inputs)},
+        lambda content, output: np.asarray(_of(content, "outputs", output)),
+    ),
+    "instances": Wording(lambda inputs: {"instances": _rows(inputs)}, _predictions),
+    "kserve_v2": Wording(_tensors, _tensor),
+}

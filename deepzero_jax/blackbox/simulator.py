@@ -1,0 +1,157 @@
+"""A program that answers over its pipes as a black box."""
+
+import contextlib
+import io
+import json
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import IO, Any, Literal, cast
+
+import numpy as np
+
+Format = Literal["json", "npy"]
+
+
+class Simulator:
+    """A host function that asks a running program; see ``subprocess_simulator``."""
+
+    def __init__(self, command: Sequence[str], format: Format) -> None:
+        if isinstance(command, str) or not command:
+            raise ValueError(f"command must be a list of words, got {command!r}")
+        if format not in _FORMATS:
+            raise ValueError(f"format must be one of {sorted(_FORMATS)}, got {format!r}")
+        self._command, self._format = list(command), format
+        self._program: subprocess.Popen[bytes] | None = None
+        # A file, as a pipe that nobody reads would block a program that says much.
+        self._errors: IO[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Simulator, (self._command, self._format)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """The answers to samples [n, …]."""
+        write, read = _FORMATS[self._format]
+        with self._lock:
+            program, answers = self._running(), None
+            try:
+                write(cast(IO[bytes], program.stdin), samples)
+                answers = read(cast(IO[bytes], program.stdout))
+            except (OSError, EOFError, ValueError) as error:
+                raise RuntimeError(self._last_words(program, error)) from error
+            finally:
+                # A program that has lost its place in the stream is not asked again.
+                if answers is None:
+                    self._end()
+            return answers
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._program is not None and self._program.poll() is not None:
+            self._end()
+        if self._program is None:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the program
+            self._program = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+            )
+        return self._program
+
+    def _last_words(self, program: "subprocess.Popen[bytes]", error: BaseException) -> str:
+        try:
+            told = f"ended with status {program.wait(0.5)}"
+        except subprocess.TimeoutExpired:
+            told = f"answered otherwise than agreed ({error})"
+        words = b""
+        if self._errors is not None:
+            self._errors.seek(0)
+            words = self._errors.read()
+        last = words.decode(errors="replace").strip().splitlines()[-1:]
+        return f"{self._command[0]} {told}" + (f": {last[0][:200]}" if last else "")
+
+    def _end(self) -> None:
+        program, self._program = self._program, None
+        if program is not None:
+            program.kill()
+            program.wait()
+            for pipe in (program.stdin, program.stdout):
+                with contextlib.suppress(OSError):  # what was not yet written is lost
+                    cast(IO[bytes], pipe).close()
+        if self._errors is not None:
+            self._errors.close()
+
+    def close(self) -> None:
+        """Ends the program; the next call starts it anew."""
+        with self._lock:
+            self._end()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_errors"):
+            self._end()
+
+
+def _write_json(pipe: IO[bytes], samples: np.ndarray) -> None:
+    pipe.write(json.dumps(samples.tolist()).encode() + b"\n")
+    pipe.flush()
+
+
+def _read_json(pipe: IO[bytes]) -> np.ndarray:
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError("no line")
+    return np.asarray(json.loads(line))
+
+
+def _write_npy(pipe: IO[bytes], samples: np.ndarray) -> None:
+    whole = io.BytesIO()
+    np.save(whole, samples, allow_pickle=False)
+    pipe.write(whole.getvalue())
+    pipe.flush()
+
+
+def _read_npy(pipe: IO[bytes]) -> np.ndarray:
+    version = np.lib.format.read_magic(pipe)
+    header = _HEADERS.get(version)
+    if header is None:
+        raise ValueError(f"version {version} of NumPy's format")
+    shape, in_columns, dtype = header(pipe)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    content = pipe.read(size)
+    if len(content) < size:
+        raise EOFError("a part of an array")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
+
+
+_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_FORMATS: dict[str, tuple[Callable[[IO[bytes], np.ndarray], None], Callable[[IO[bytes]], Any]]] = {
+    "json": (_write_json, _read_json),
+    "npy": (_write_npy, _read_npy),
+}
+
+
+def subprocess_simulator(
+    command: Sequence[str], format: Format = "json"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A host function for ``black_box`` that asks a program over its standard input and output.
+
+    The program is started at the first call and runs on. It reads samples [n, …] and writes
+    answers [n, …]: with ``"json"`` nested lists, one line each; with ``"npy"`` arrays in
+    NumPy's file format, one after the other (``np.save``, ``np.load``).
+
+    Args:
+      command: the program and its arguments.
+      format: of samples and answers.
+
+    Returns:
+      ``(samples) -> answers``. A program that dies is started again at the next call; its
+      last words on standard error are in the message. In a worker process each has its own.
+
+    Raises:
+      ValueError: an empty command, or an unknown format.
+    """
+    return Simulator(command, format)

@@ -1,0 +1,59 @@
+"""The black boxes of a run: what it asks of them, beforehand and in all."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+
+from deepzero_jax.blackbox import BlackBox, BlackBoxError, boxes_asked
+
+if TYPE_CHECKING:
+    from deepzero_jax.training.step import CompiledStep, TrainState
+
+
+class Boxes(NamedTuple):
+    """The boxes in the loss of a run.
+
+    Attributes:
+      samples: ``{box: samples that one evaluation of the loss sends}``, in the order in which
+        the loss asks them.
+    """
+
+    samples: Mapping[BlackBox, int]
+
+    @classmethod
+    def of(cls, step: "CompiledStep", state: "TrainState") -> "Boxes":
+        """Found in the trace of the loss. **Cost**: one trace, no query."""
+        loss = step.loss(state)
+        call = lambda params, arrays: loss.with_arrays(arrays).output(params)
+        traced = jax.make_jaxpr(call)(state.params, loss.arrays())
+        return cls(boxes_asked(traced.jaxpr.eqns))
+
+    @property
+    def limited(self) -> bool:
+        """Whether one of them has a budget."""
+        return any(box.budget is not None for box in self.samples)
+
+    def check(self, num_queries: int) -> None:
+        """Raises BlackBoxError unless every budget holds so many evaluations of the loss."""
+        for box, samples in self.samples.items():
+            wanted, budget = samples * num_queries, box.budget
+            if budget is not None and box.num_samples + wanted > budget:
+                raise BlackBoxError(
+                    f"it sends {wanted:,} samples to the black box, and of the budget of "
+                    f"{budget:,} only {max(budget - box.num_samples, 0):,} are left; give a "
+                    "larger budget to go on"
+                )
+
+    def dump(self) -> list[dict[str, int | None]]:
+        """Counts and budgets, as a checkpoint is to hold them."""
+        return [{**box.counts(), "budget": box.budget} for box in self.samples]
+
+    def load(self, saved: Sequence[Mapping[str, int | None]]) -> None:
+        """Takes over counts; of a box that has counted on in this process, the larger ones.
+
+        Budgets are not taken over: a run goes on with the one that its box is given.
+        """
+        for box, counts in zip(self.samples, saved, strict=False):
+            now = box.counts()
+            box.restore({name: max(count, counts.get(name) or 0) for name, count in now.items()})
