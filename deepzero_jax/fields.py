@@ -30,6 +30,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from deepzero_jax.registry import Registry, nearest
 
 T = TypeVar("T")
+# A type as ``typing.get_type_hints`` gives it.
+Kind = Any
 _LARGE = 100  # a bound above it only keeps nonsense out, and is named when it is passed
 
 
@@ -183,7 +185,7 @@ class Field(NamedTuple):
     """
 
     path: str
-    kinds: tuple[Any, ...]
+    kinds: tuple[Kind, ...]
     setting: Setting
 
 
@@ -199,7 +201,7 @@ def fields_of(schema: type, prefix: str = "") -> Iterator[Field]:
             yield Field(path, members(kind), declared)
 
 
-def members(kind: Any) -> tuple[Any, ...]:
+def members(kind: Kind) -> tuple[Kind, ...]:
     """The types of a union, or the one type."""
     union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
     return typing.get_args(kind) if union else (kind,)
@@ -246,7 +248,7 @@ def _complaint(item: Field, value: Any) -> str | None:
     return allowed.complaint(value)
 
 
-def type_complaint(kinds: tuple[Any, ...], value: Any) -> str | None:
+def type_complaint(kinds: tuple[Kind, ...], value: Any) -> str | None:
     """What is wrong with the type of a value, or with a choice of a ``Literal``."""
     if any(_is_of(kind, value) for kind in kinds):
         return None
@@ -257,7 +259,7 @@ def type_complaint(kinds: tuple[Any, ...], value: Any) -> str | None:
     return f"must be of type {' or '.join(map(type_words, kinds))}"
 
 
-def _is_of(kind: Any, value: Any) -> bool:
+def _is_of(kind: Kind, value: Any) -> bool:
     origin = typing.get_origin(kind)
     if origin is Literal:
         return value in kind.__args__
@@ -270,7 +272,7 @@ def _is_of(kind: Any, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-def type_words(kind: Any) -> str:
+def type_words(kind: Kind) -> str:
     """A type in words."""
     if kind is type(None):
         return "none"

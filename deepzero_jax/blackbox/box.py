@@ -207,23 +207,22 @@ def black_box(
         JAX. It is given NumPy arrays [n, …] in the trees of the call, any n from 1 to
         ``max_batch``, and answers [n, …].
       output: the answer to one sample: a shape, a ``jax.ShapeDtypeStruct``, or a tree of them.
-      dtype: of answers declared by their shape. ``"float64"`` keeps the host's own precision
-        where JAX has no float64: inputs come as float64, and a propagated difference
-        (``reuse="difference"``) is moved and subtracted on the host.
-      batched: False for a function of one sample without a batch axis, such as parameters → number.
+      dtype: of answers declared by their shape. ``"float64"``: the host's own, where JAX has
+        none; a propagated difference is moved and subtracted on the host.
+      batched: False for a function of one sample without a batch axis.
       workers: a number of threads (above 1 they call ``host_fn`` at the same time), a
         ``concurrent.futures.Executor`` (processes, loky, Dask, MPI), or a callable like
         ``map``; None: one call after the other.
       max_batch: samples a call at most; None: all at once. Workers share the calls.
       timeout: seconds that a call may take, from its start to its whole answer; None: for ever.
-      retries: further attempts of a sample that failed by itself. A call that fails is cut
-        into smaller ones, so that the samples that do answer are had. 0: no further call.
+      retries: further attempts of a sample that failed by itself; a call that fails is cut
+        into smaller ones. 0: no further call.
       backoff: seconds before the first further attempts; they double each time.
       budget: samples that may be sent in all, failed attempts included; None: no limit.
       on_failure: of a sample without an answer: ``"raise"``, or ``"nan"``: its answers are
         NaN, and the estimators leave its coordinate or direction out of the step.
-      thread_safe: whether ``host_fn`` may run twice at once in this process, and be called
-        again while a call that was given up still runs. None: if ``workers`` are threads.
+      thread_safe: whether ``host_fn`` may run twice at once in this process, also beside a
+        call that was given up. None: if ``workers`` are threads.
 
     Returns:
       A ``BlackBox``: ``box(*inputs) -> answers``, usable under jit, vmap and scan, that
@@ -232,8 +231,8 @@ def black_box(
     Raises:
       TypeError, ValueError: an option out of range.
 
-    **Cost**: every evaluation of n samples is n samples of the budget; under ``vmap``,
-    as many calls as ``max_batch`` demands, at most 1 ms of its own for 64 samples.
+    **Cost**: every evaluation of n samples is n samples of the budget; under ``vmap``, as
+    many calls as ``max_batch`` demands.
 
     Example:
       >>> import deepzero_jax as dz, numpy as np

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from deepzero_jax.fields import check_fields, fields_of, value_at
+from deepzero_jax.fields import Kind, check_fields, fields_of, value_at
 from deepzero_jax.registry import nearest
 from deepzero_jax.training import Json
 
@@ -85,7 +85,7 @@ def _replaced(section: Any, name: str, value: object) -> Any:
     return dataclasses.replace(section, **{head: inner})
 
 
-def _parsed(text: str, kinds: tuple[Any, ...], name: str) -> object:
+def _parsed(text: str, kinds: tuple[Kind, ...], name: str) -> object:
     for kind in kinds:
         if kind is type(None) and text.lower() == "none":
             return None
