@@ -1,23 +1,32 @@
 """Loops and branches: the difference runs inside them, beside the base."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr
 
 from deepzero_jax.difference.application import Application
 from deepzero_jax.difference.edges import subtracted
 from deepzero_jax.difference.interpreter import propagate_beside
-from deepzero_jax.difference.program import Constant, evaluate, flatten_jaxpr, read
+from deepzero_jax.difference.program import (
+    Constant,
+    Program,
+    Values,
+    evaluate,
+    flatten_jaxpr,
+    read,
+)
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import ZERO, Delta, Moved, dense, dense_or_none, is_float
 
 # One for each of some values, None for zero or for no stand-in.
 Arrays = list[jax.Array | None]
+Pair = tuple[Arrays, Arrays]
+# Up to here the base values of all turns of a loop are kept, beyond they are computed again.
+KEPT_BYTES = 128 * 2**20
 
 
 class Beside(NamedTuple):
@@ -45,18 +54,24 @@ def _beside(at: Application, deltas: list[Delta]) -> Beside:
 
 
 def _run(
-    closed: ClosedJaxpr, inputs: Sequence[Beside], delta_dtype: jax.typing.DTypeLike | None
+    program: Program,
+    inputs: Sequence[Beside],
+    delta_dtype: jax.typing.DTypeLike | None,
+    known: Values | None = None,
 ) -> tuple[list[jax.Array], list[Delta], Arrays]:
-    """Base outputs of a jaxpr, the deltas that go with them, and what stands in for them."""
-    program = flatten_jaxpr(closed)
-    found = evaluate(program, [value for group in inputs for value in group.values])
+    """Base outputs of a program, the deltas that go with them, and what stands in for them.
+
+    ``known`` are its base values, if they have been evaluated before.
+    """
+    bases = [value for group in inputs for value in group.values]
+    found = evaluate(program, bases) if known is None else known
     stand_ins = [other for group in inputs for other in group.stand_ins]
-    known = zip(program.inputs, stand_ins, strict=True)
+    pairs = zip(program.inputs, stand_ins, strict=True)
     deltas, others = propagate_beside(
         program,
         found,
         [ZERO if array is None else array for group in inputs for array in group.deltas],
-        {number: other for number, other in known if other is not None},
+        {number: other for number, other in pairs if other is not None},
         delta_dtype,
     )
     outputs = [read(found, item) for item in program.outputs]
@@ -68,13 +83,13 @@ def _run(
 
 
 def _probe(
-    closed: ClosedJaxpr, inputs: Sequence[Beside], delta_dtype: jax.typing.DTypeLike | None
+    program: Program, inputs: Sequence[Beside], delta_dtype: jax.typing.DTypeLike | None
 ) -> tuple[bool, list[bool]]:
     """Whether an integer or boolean output moves, and which outputs have stand-ins."""
     seen = []
 
     def run(inputs: Sequence[Beside]) -> None:
-        _, deltas, others = _run(closed, inputs, delta_dtype)
+        _, deltas, others = _run(program, inputs, delta_dtype)
         seen.append(any(isinstance(delta, Moved) for delta in deltas))
         seen.append([other is not None for other in others])
 
@@ -114,25 +129,54 @@ def _carried(carry: Beside, with_stand_ins: bool) -> Beside:
     return Beside(carry.values, stand_ins, deltas)
 
 
+def _base_turns(
+    program: Program, num_consts: int, inputs: Beside, num_carry: int, options: dict[str, Any]
+) -> Values | None:
+    """Every base value of every turn, stacked; None if that is too much to keep.
+
+    They depend on nothing that moves, so a loop over perturbations does not repeat them.
+    """
+    sizes = [size for eqn in program.equations for size in eqn.output_bytes]
+    if options["length"] * sum(sizes) > KEPT_BYTES:
+        return None
+    consts, last = inputs.values[:num_consts], num_consts + num_carry
+    still = dict(zip(program.inputs, consts, strict=False))
+
+    def turn(carry: list[jax.Array], x: list[jax.Array]) -> tuple[list[jax.Array], Values]:
+        found = evaluate(program, [*consts, *carry, *x])
+        after = [read(found, item) for item in program.outputs[:num_carry]]
+        return after, {number: v for number, v in found.items() if number not in still}
+
+    start, xs = inputs.values[num_consts:last], inputs.values[last:]
+    _, turns = lax.scan(turn, start, xs, **options)
+    return turns
+
+
 @rule("scan", takes="body", decides=True)
 def scan(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta], list[jax.Array]]:
     """A scan over base and delta together; a carry that moves once is carried as dense."""
-    params, closed, inputs = at.params, at.params["jaxpr"], _beside(at, deltas)
+    program, inputs = flatten_jaxpr(at.params["jaxpr"]), _beside(at, deltas)
     num_consts, num_carry = _scan_layout(at)
     consts, xs = inputs.part(0, num_consts), inputs.part(num_consts + num_carry, None)
     start = inputs.part(num_consts, num_consts + num_carry)
     doubtful = any(other is not None for other in start.stand_ins)
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     carry = _carried(start, doubtful)
-    moves, others = _probe(closed, (consts, carry, first), at.delta_dtype)
+    moves, others = _probe(program, (consts, carry, first), at.delta_dtype)
     if not doubtful and any(others[:num_carry]):
         carry = _carried(start, True)
-        moves, others = _probe(closed, (consts, carry, first), at.delta_dtype)
+        moves, others = _probe(program, (consts, carry, first), at.delta_dtype)
     if moves:
         return subtracted(at, deltas)
 
-    def step(carry: Beside, x: Beside) -> tuple[Beside, tuple[Arrays, Arrays]]:
-        outputs, moved, found = _run(closed, (consts, carry, x), at.delta_dtype)
+    options = {name: at.params[name] for name in ("length", "reverse", "unroll")}
+    turns = _base_turns(program, num_consts, inputs, num_carry, options)
+    still = dict(zip(program.inputs, consts.values, strict=False))
+
+    def step(carry: Beside, x: tuple[Beside, Values | None]) -> tuple[Beside, Pair]:
+        here, turn = x
+        known = None if turn is None else {**still, **turn}
+        outputs, moved, found = _run(program, (consts, carry, here), at.delta_dtype, known)
         arrays = [
             dense(d, out) if is_float(out) else None for d, out in zip(moved, outputs, strict=True)
         ]
@@ -145,9 +189,7 @@ def scan(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta
         after = Beside(outputs[:num_carry], kept, arrays[:num_carry])
         return after, (arrays[num_carry:], found[num_carry:])
 
-    options = {name: params[name] for name in ("length", "reverse", "unroll")}
-    final, stacked = lax.scan(step, carry, xs, **options)
-    arrays, found = stacked
+    final, (arrays, found) = lax.scan(step, carry, (xs, turns), **options)
     return _results(at, [*final.deltas, *arrays], [*final.stand_ins, *found])
 
 
@@ -165,14 +207,15 @@ def _results(
 def cond(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta], list[jax.Array]]:
     """The taken branch's difference, as long as the choice itself does not move."""
     inputs = _beside(at, deltas).part(1, None)
-    probed = [_probe(closed, (inputs,), at.delta_dtype) for closed in at.params["branches"]]
+    branches = [flatten_jaxpr(closed) for closed in at.params["branches"]]
+    probed = [_probe(branch, (inputs,), at.delta_dtype) for branch in branches]
     if any(moves for moves, _ in probed):
         return subtracted(at, deltas)
     doubtful = any(any(others) for _, others in probed)
 
-    def branch(closed: ClosedJaxpr) -> Callable[[Beside], tuple[Arrays, Arrays]]:
-        def run(inputs: Beside) -> tuple[Arrays, Arrays]:
-            outputs, moved, found = _run(closed, (inputs,), at.delta_dtype)
+    def run_branch(program: Program) -> Callable[[Beside], Pair]:
+        def run(inputs: Beside) -> Pair:
+            outputs, moved, found = _run(program, (inputs,), at.delta_dtype)
             arrays = [
                 dense(d, out) if is_float(out) else None
                 for d, out in zip(moved, outputs, strict=True)
@@ -185,5 +228,4 @@ def cond(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta
 
         return run
 
-    branches = [branch(closed) for closed in at.params["branches"]]
-    return _results(at, *lax.switch(at.values[0], branches, inputs))
+    return _results(at, *lax.switch(at.values[0], list(map(run_branch, branches)), inputs))

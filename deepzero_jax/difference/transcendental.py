@@ -77,14 +77,22 @@ def rsqrt(x, d, y, /, **params):
 
 @rule("tanh", takes="elements", real=True, edges="absorbed")
 def tanh(x, d, y, /, **params):
-    """Of tanh a: sinh(Δa) / (cosh a cosh(a + Δa)), in exponentials that do not overflow.
+    """Of tanh a: sinh(Δa) / (cosh a cosh(a + Δa)), sinh as a series where Δa is small.
 
-    tanh(Δa) (1 − tanh a tanh(a + Δa)) cancels from 4 on.
+    Elsewhere subtracted, of u = e^−|a| so that nothing cancels. tanh(Δa) (1 − tanh a tanh a′)
+    would cancel from 4 on.
     """
-    old, new, size = jnp.abs(x[0]), jnp.abs(x[0] + d[0]), jnp.abs(d[0])
-    # size ≤ old + new, so the exponent is not positive.
-    top = -jnp.expm1(-2 * size) * jnp.exp(size - old - new)
-    return 2 * jnp.sign(d[0]) * top / ((1 + jnp.exp(-2 * old)) * (1 + jnp.exp(-2 * new)))
+    new = x[0] + d[0]
+    u, v = jnp.exp(-jnp.abs(x[0])), jnp.exp(-jnp.abs(new))
+    bottom = (1 + u * u) * (1 + v * v)
+    series = 1.0
+    for k in range(9 if jnp.result_type(y) == jnp.float64 else 4, 0, -1):
+        series = 1 + d[0] * d[0] / (2 * k * (2 * k + 1)) * series
+    small = 2 * u * v * d[0] * series
+    beside = jnp.sign(x[0]) * (u * u - v * v)
+    across = jnp.sign(d[0]) * (1 - u * u * v * v)
+    apart = jnp.where(x[0] * jnp.sign(new) > 0, beside, across)
+    return 2 * jnp.where(jnp.abs(d[0]) < _SERIES, small, apart) / bottom
 
 
 @rule("tan", takes="elements", real=True, edges="made")
