@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -24,6 +25,17 @@ from deepzero_jax.blackbox.engines import (
     Outcome,
 )
 from deepzero_jax.blackbox.errors import BlackBoxError
+
+
+@dataclass(frozen=True)
+class _Once:
+    """A function under a name of its own: Dask answers the same call from its memory."""
+
+    fun: Callable[..., Any]
+    name: str
+
+    def __call__(self, *args: Any) -> Any:
+        return self.fun(*args)
 
 
 @dataclass
@@ -77,7 +89,7 @@ class Executed:
 
     def _submit(self, fun: Callable[..., Any], call: Call) -> "Future[Any]":
         try:
-            return self.executor.submit(fun, *call[1])
+            return self.executor.submit(_Once(fun, uuid.uuid4().hex), *call[1])
         except Exception as error:  # a broken executor refuses: a failed call like others
             failed: Future[Any] = Future()
             failed.set_exception(error)
