@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -58,7 +57,7 @@ class Asking:
 
     def __init__(
         self,
-        host_fn: Callable[..., Any],
+        host_fn: Callable[..., PyTree],
         outputs: Outputs,
         options: Options,
         counters: Counters,
@@ -129,7 +128,7 @@ class Asking:
         return again + list(open_pieces.values()), lost, answered
 
     def _take(
-        self, piece: Piece, outcome: Any, number: int, answers: list[np.ndarray]
+        self, piece: Piece, outcome: PyTree, number: int, answers: list[np.ndarray]
     ) -> tuple[list[Piece], bool]:
         """Keeps the answers of a piece; the parts that have none, and whether others have."""
         if isinstance(outcome, Cancelled):

@@ -22,7 +22,7 @@ from deepzero_jax.blackbox.options import OnFailure, Options, Workers, check_cou
 from deepzero_jax.types import PyTree
 
 # Samples as NumPy trees [n, …] -> answers [n, …] (without n where ``batched=False``).
-HostFunction = Callable[..., Any]
+HostFunction = Callable[..., PyTree]
 
 
 class BlackBox:
@@ -203,9 +203,8 @@ def black_box(
     """Wraps a host function so that a JAX function can query it, and do nothing else with it.
 
     Args:
-      host_fn: ``(*inputs) -> answers``, deterministic as far as it can be; it must not call
-        JAX. It is given NumPy arrays [n, …] in the trees of the call, any n from 1 to
-        ``max_batch``, and answers [n, …].
+      host_fn: ``(*inputs) -> answers``, without JAX. It is given NumPy arrays [n, …] in the
+        trees of the call, any n from 1 to ``max_batch``, and answers [n, …].
       output: the answer to one sample: a shape, a ``jax.ShapeDtypeStruct``, or a tree of them.
       dtype: of answers declared by their shape. ``"float64"``: the host's own, where JAX has
         none; a propagated difference is moved and subtracted on the host.
@@ -214,7 +213,7 @@ def black_box(
         ``concurrent.futures.Executor`` (processes, loky, Dask, MPI), or a callable like
         ``map``; None: one call after the other.
       max_batch: samples a call at most; None: all at once. Workers share the calls.
-      timeout: seconds that a call may take, from its start to its whole answer; None: for ever.
+      timeout: seconds that a call may take, start to whole answer; None: for ever.
       retries: further attempts of a sample that failed by itself; a call that fails is cut
         into smaller ones. 0: no further call.
       backoff: seconds before the first further attempts; they double each time.
@@ -225,8 +224,7 @@ def black_box(
         call that was given up. None: if ``workers`` are threads.
 
     Returns:
-      A ``BlackBox``: ``box(*inputs) -> answers``, usable under jit, vmap and scan, that
-      counts what it was asked. ``jax.grad`` through it raises.
+      A ``BlackBox``: ``box(*inputs) -> answers`` under jit, vmap and scan; ``jax.grad`` raises.
 
     Raises:
       TypeError, ValueError: an option out of range.

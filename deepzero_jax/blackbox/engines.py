@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from deepzero_jax.blackbox.errors import BlackBoxError
+from deepzero_jax.types import PyTree
 
 # ``(position, arguments of the host function)``.
-Call = tuple[int, tuple[Any, ...]]
-Outcome = tuple[int, Any]
+Call = tuple[int, tuple[PyTree, ...]]
+Outcome = tuple[int, PyTree]
 # Calls that may run on after they were given up, at most; the next one is refused.
 MOST_ABANDONED = 8
 
@@ -34,13 +35,13 @@ class Engine(Protocol):
     """What runs the calls of a box."""
 
     def run(
-        self, fun: Callable[..., Any], calls: Iterator[Call], timeout: float | None
+        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
     ) -> Iterator[Outcome]:
         """Runs calls of ``fun``, each at most ``timeout`` seconds."""
         ...
 
 
-def attempt(fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def attempt(fun: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
     """What a function returns, or the exception that it raised."""
     try:
         return fun(*args)
@@ -52,7 +53,7 @@ class InPlace:
     """Runs calls one after the other in the thread that asks; nothing can be given up."""
 
     def run(
-        self, fun: Callable[..., Any], calls: Iterator[Call], timeout: float | None
+        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
     ) -> Iterator[Outcome]:
         """See ``Engine``."""
         del timeout
@@ -79,13 +80,13 @@ class Threads:
         self._abandoned: list[threading.Thread] = []
 
     def run(
-        self, fun: Callable[..., Any], calls: Iterator[Call], timeout: float | None
+        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
     ) -> Iterator[Outcome]:
         """See ``Engine``."""
-        results: queue.SimpleQueue[tuple[threading.Thread, Any]] = queue.SimpleQueue()
+        results: queue.SimpleQueue[tuple[threading.Thread, PyTree]] = queue.SimpleQueue()
         running: dict[threading.Thread, _Running] = {}
 
-        def work(args: tuple[Any, ...]) -> None:
+        def work(args: tuple[PyTree, ...]) -> None:
             try:
                 outcome = fun(*args)
             except BaseException as error:
@@ -112,7 +113,7 @@ class Threads:
     def _next_outcomes(
         self,
         running: dict[threading.Thread, _Running],
-        results: "queue.SimpleQueue[tuple[threading.Thread, Any]]",
+        results: "queue.SimpleQueue[tuple[threading.Thread, PyTree]]",
         timeout: float | None,
     ) -> Iterator[Outcome]:
         first = min(one.deadline for one in running.values())
@@ -150,9 +151,9 @@ class Threads:
 class _Attempt:
     """``attempt`` of a function, as processes can be sent it."""
 
-    fun: Callable[..., Any]
+    fun: Callable[..., PyTree]
 
-    def __call__(self, args: tuple[Any, ...]) -> Any:
+    def __call__(self, args: tuple[PyTree, ...]) -> PyTree:
         return attempt(self.fun, args)
 
 
@@ -166,12 +167,12 @@ class Mapped:
       map_calls: ``(function, iterable) -> iterable`` of the results in order.
     """
 
-    def __init__(self, map_calls: Callable[..., Any]) -> None:
+    def __init__(self, map_calls: Callable[..., PyTree]) -> None:
         self._map = map_calls
         self._threads = Threads(1, thread_safe=True)
 
     def run(
-        self, fun: Callable[..., Any], calls: Iterator[Call], timeout: float | None
+        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
     ) -> Iterator[Outcome]:
         """See ``Engine``."""
         chosen = list(calls)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -24,6 +25,18 @@ from deepzero_jax.blackbox.engines import (
     Outcome,
 )
 from deepzero_jax.blackbox.errors import BlackBoxError
+from deepzero_jax.types import PyTree
+
+
+@dataclass(frozen=True)
+class _Once:
+    """A function under a name of its own: Dask answers the same call from its memory."""
+
+    fun: Callable[..., PyTree]
+    name: str
+
+    def __call__(self, *args: Any) -> PyTree:
+        return self.fun(*args)
 
 
 @dataclass
@@ -46,13 +59,13 @@ class Executed:
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self._abandoned: list[Future[Any]] = []
+        self._abandoned: list[Future[PyTree]] = []
 
     def run(
-        self, fun: Callable[..., Any], calls: Iterator[Call], timeout: float | None
+        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
     ) -> Iterator[Outcome]:
         """See ``Engine``."""
-        sent: dict[Future[Any], _Sent] = {}
+        sent: dict[Future[PyTree], _Sent] = {}
         workers = num_workers(self.executor)
         broken = False
         try:
@@ -75,16 +88,16 @@ class Executed:
         finally:
             self._abandoned += [future for future in sent if not future.cancel()]
 
-    def _submit(self, fun: Callable[..., Any], call: Call) -> "Future[Any]":
+    def _submit(self, fun: Callable[..., PyTree], call: Call) -> "Future[PyTree]":
         try:
-            return self.executor.submit(fun, *call[1])
+            return self.executor.submit(_Once(fun, uuid.uuid4().hex), *call[1])
         except Exception as error:  # a broken executor refuses: a failed call like others
-            failed: Future[Any] = Future()
+            failed: Future[PyTree] = Future()
             failed.set_exception(error)
             return failed
 
     def _next_outcomes(
-        self, sent: dict["Future[Any]", _Sent], timeout: float | None, in_queue: bool
+        self, sent: dict["Future[PyTree]", _Sent], timeout: float | None, in_queue: bool
     ) -> Iterator[Outcome]:
         remaining = None
         if timeout is not None:
@@ -131,7 +144,7 @@ class Executed:
             self.executor, self._abandoned = renewed, []
 
 
-def _outcome(future: "Future[Any]") -> Any:
+def _outcome(future: "Future[PyTree]") -> PyTree:
     try:
         error = future.exception()
     except CancelledError as cancelled:

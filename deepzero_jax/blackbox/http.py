@@ -12,6 +12,7 @@ from deepzero_jax.blackbox.engines import NoAnswerInTimeError, Threads
 from deepzero_jax.blackbox.errors import RetryLaterError
 from deepzero_jax.blackbox.options import check_count, check_seconds
 from deepzero_jax.blackbox.protocols import PROTOCOLS, Protocol
+from deepzero_jax.types import PyTree
 
 _BUSY = (429, 503)
 
@@ -37,10 +38,10 @@ class Endpoint:
         self._wording, self._max_bytes, self._headers = PROTOCOLS[protocol], max_bytes, headers
         self._client = self._connect()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[PyTree, ...]:
         return Endpoint, self._made_of
 
-    def _connect(self) -> Any:
+    def _connect(self) -> PyTree:
         try:
             import httpx
         except ImportError as error:
@@ -49,7 +50,7 @@ class Endpoint:
             ) from error
         return httpx.Client(timeout=self._timeout, headers=self._headers)
 
-    def __call__(self, *inputs: Any) -> np.ndarray:
+    def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The answers to samples [n, …]: one array, several, or one dictionary by name."""
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
             named = {name: np.asarray(array) for name, array in inputs[0].items()}
@@ -63,7 +64,7 @@ class Endpoint:
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{self._url} answered otherwise than agreed: {error!r}") from error
 
-    def _post(self, body: dict[str, Any]) -> Any:
+    def _post(self, body: dict[str, Any]) -> PyTree:
         # In a thread of its own: httpx has a limit for each byte, and none for the whole.
         client = self._client
         run = Threads(1, thread_safe=True).run(
@@ -80,7 +81,7 @@ class Endpoint:
             raise outcome
         return outcome
 
-    def _exchange(self, client: Any, body: dict[str, Any]) -> Any:
+    def _exchange(self, client: Any, body: dict[str, Any]) -> PyTree:
         with client.stream("POST", self._url, json=body) as answer:
             read = bytearray()
             for part in answer.iter_bytes():

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deepzero_jax.registry import nearest
+from deepzero_jax.types import PyTree
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -41,10 +41,10 @@ class OnnxModel:
         first = [declared.shape[0] if declared.shape else None for declared in self._inputs]
         self._one_by_one = any(size == 1 for size in first)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[PyTree, ...]:
         return OnnxModel, self._made_of
 
-    def __call__(self, *inputs: Any) -> np.ndarray:
+    def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The chosen output for samples [n, …], given in the model's order or as one dictionary."""
         feed = self._feed(inputs)
         if not self._one_by_one:
@@ -56,7 +56,7 @@ class OnnxModel:
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         return np.asarray(self._session.run([self._output], feed)[0])
 
-    def _feed(self, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    def _feed(self, inputs: tuple[PyTree, ...]) -> dict[str, np.ndarray]:
         names = [declared.name for declared in self._inputs]
         if len(inputs) == 1 and isinstance(inputs[0], dict):
             given = inputs[0]
@@ -93,7 +93,7 @@ def onnx_model(
     return OnnxModel(path, output, num_threads)
 
 
-def _session(path: str | Path, num_threads: int) -> Any:
+def _session(path: str | Path, num_threads: int) -> PyTree:
     try:
         import onnxruntime
     except ImportError as error:

@@ -5,11 +5,13 @@ import numbers
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from deepzero_jax.types import PyTree
 
 OnFailure = Literal["raise", "nan"]
 # Threads, an executor, or a callable like ``map``.
-Workers = int | Executor | Callable[..., Any]
+Workers = int | Executor | Callable[..., PyTree]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import IO, Any, Literal, cast
 
 import numpy as np
 
+from deepzero_jax.types import PyTree
+
 Format = Literal["json", "npy"]
 
 
@@ -28,7 +30,7 @@ class Simulator:
         self._errors: IO[bytes] | None = None
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[PyTree, ...]:
         return Simulator, (self._command, self._format)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ class Simulator:
                 # A program that has lost its place in the stream is not asked again.
                 if answers is None:
                     self._end()
-            return answers
+            return cast(np.ndarray, answers)
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._program is not None and self._program.poll() is not None:
@@ -124,7 +126,7 @@ def _read_npy(pipe: IO[bytes]) -> np.ndarray:
     return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
 
 
-_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+_HEADERS: dict[tuple[int, int], Callable[..., PyTree]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 
 from deepzero_jax.blackbox import BlackBox, BlackBoxError, boxes_asked
+from deepzero_jax.estimators import num_queries
+from deepzero_jax.sampling import Selection
 
 if TYPE_CHECKING:
     from deepzero_jax.training.step import CompiledStep, TrainState
@@ -29,10 +31,17 @@ class Boxes(NamedTuple):
         traced = jax.make_jaxpr(call)(state.params, loss.arrays())
         return cls(boxes_asked(traced.jaxpr.eqns))
 
-    @property
-    def limited(self) -> bool:
-        """Whether one of them has a budget."""
-        return any(box.budget is not None for box in self.samples)
+    def affordable(self, step: "CompiledStep", state: "TrainState") -> Selection | None:
+        """The coordinates of the coming step; None, for the step's own, where no box has a budget.
+
+        Raises:
+          BlackBoxError: a budget that does not hold the step.
+        """
+        if all(box.budget is None for box in self.samples):
+            return None
+        selection = step.select(state)
+        self.check(num_queries(step.step.estimator, state.params, selection.coordinates))
+        return selection
 
     def check(self, num_queries: int) -> None:
         """Raises BlackBoxError unless every budget holds so many evaluations of the loss."""

@@ -11,8 +11,6 @@ import jax
 from tqdm import tqdm
 
 from deepzero_jax.coordinates import num_coordinates
-from deepzero_jax.estimators import num_queries
-from deepzero_jax.sampling import Selection
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
@@ -180,7 +178,7 @@ class _Trainer:
     ) -> TrainState:
         started = time.perf_counter()
         with self._asking(f"step {int(state.step) + 1}", state):
-            moved, found = self.compiled.run(state, self._affordable(state))
+            moved, found = self.compiled.run(state, self.boxes.affordable(self.compiled, state))
             # One process of several cannot leave a step that the others are in.
             if not stop.wait(found["loss"], whole=jax.process_count() > 1):
                 self._leave(state, stop.signum or 0)
@@ -195,14 +193,6 @@ class _Trainer:
             )
         self._record(done, found, time.perf_counter() - started, metrics, bar)
         return moved
-
-    def _affordable(self, state: TrainState) -> Selection | None:
-        """The coordinates of a step that the budgets hold; None where there are no budgets."""
-        if not self.boxes.limited:
-            return None
-        selection = self.compiled.select(state)
-        self.boxes.check(num_queries(self.estimator, state.params, selection.coordinates))
-        return selection
 
     def _record(
         self, done: int, found: Metrics, seconds: float, metrics: MetricsLog | None, bar: tqdm

@@ -11,6 +11,10 @@ def weighted(x):
     return x @ np.arange(1.0, 5.0, dtype=np.float32)
 
 
+def random(x):
+    return np.random.default_rng().random(len(x))
+
+
 def fails_at_seven(x):
     if (x[:, 0] == 7).any():
         raise FloatingPointError("diverged at 7")

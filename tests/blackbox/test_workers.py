@@ -110,6 +110,12 @@ def test_training_through_workers_gives_the_same_gradient(engine):
     np.testing.assert_array_equal(*grads)
 
 
+def test_the_same_sample_is_asked_as_often_as_it_is_sent(engine):
+    box = dz.black_box(hosts.random, (), max_batch=1, workers=engine[1])
+    answers = [np.asarray(box(jnp.ones((4, 2)))) for _ in range(2)]
+    assert len(np.unique(answers)) == 8
+
+
 def test_failures_are_per_piece(engine):
     x = np.arange(12.0, dtype=np.float32)[:, None]
     box = dz.black_box(
