@@ -64,6 +64,12 @@ def square(x, d, y, /, **params):
     return d[0] * (2 * x[0] + d[0])
 
 
+@rule("one_minus_square", takes="elements")
+def one_minus_square(x, d, y, /, **params):
+    """Δ(1 − a²) = −Δa (2a + Δa)."""
+    return -d[0] * (2 * x[0] + d[0])
+
+
 @rule("integer_pow", takes="elements", edges="made")
 def integer_pow(x, d, y, /, **params):
     """Δ(aⁿ) = Δa Σ (a + Δa)ᵏ aⁿ⁻¹⁻ᵏ; for n < 0 by Δ(1 / p) = −Δp / (p (p + Δp))."""

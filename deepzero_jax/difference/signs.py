@@ -32,7 +32,7 @@ class Signs:
     def finite(self, eqn: Equation) -> bool:
         """Whether a primitive that can make an infinity or NaN does not here."""
         name, operands = eqn.primitive.name, eqn.inputs
-        if name in ("rsqrt", "log"):
+        if name in ("rsqrt", "log", "log2"):
             return self.lower(operands[0]) == POSITIVE
         if name in ("sqrt", "log1p"):
             return self.lower(operands[0]) >= NONNEGATIVE

@@ -55,6 +55,23 @@ def log(x, d, y, /, **params):
     return jnp.log1p(d[0] / x[0])
 
 
+@rule("log2", takes="elements", real=True, edges="made")
+def log2(x, d, y, /, **params):
+    """Δ log₂ a = log1p(Δa / a) / log 2."""
+    return jnp.log1p(d[0] / x[0]) / np.log(2.0)
+
+
+@rule("polynomial", takes="elements")
+def polynomial(x, d, y, /, **params):
+    """Of a₀ + a₁ x + a₂ x² + …, operands in this order after x: Horner's scheme of (p, Δp)."""
+    base, move = x[0], or_zero(d[0])
+    total, change = x[-1], or_zero(d[-1])
+    for value, delta in zip(x[-2:0:-1], d[-2:0:-1], strict=True):
+        change = change * (base + move) + total * move + or_zero(delta)
+        total = total * base + value
+    return jnp.broadcast_to(change, jnp.shape(y))
+
+
 @rule("log1p", takes="elements", real=True, edges="made")
 def log1p(x, d, y, /, **params):
     """Of log(1 + a): log1p(Δa / (1 + a))."""
