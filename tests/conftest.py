@@ -26,6 +26,20 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {level}".strip()
 
 
+@pytest.fixture
+def tell(record_property):
+    """Keeps a line for the end of the tests, also where they run in several processes."""
+    return lambda line: record_property("told", line)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, line in getattr(report, "user_properties", ()):
+                if name == "told" and report.when == "call":
+                    terminalreporter.write_line(line)
+
+
 def prepared_cifar10() -> bool:
     directory = os.environ.get("TFDS_DATA_DIR")
     return bool(directory) and any(Path(directory).glob("cifar10/*/dataset_info.json"))

@@ -16,7 +16,7 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("schema", PROGRAMS, ids=lambda schema: schema.__name__)
-def test_every_bad_value_of_every_field_is_one_line(schema, capsys, tmp_path, monkeypatch):
+def test_every_bad_value_of_every_field_is_one_line(schema, capsys, tell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = f"--config={ROOT / 'configs' / RECORDS[schema.__name__]}.py"
     tried, wrong = 0, []
@@ -30,8 +30,7 @@ def test_every_bad_value_of_every_field_is_one_line(schema, capsys, tmp_path, mo
             wrong.append((path, text, status, output.err))
     assert not wrong, wrong[:5]
     assert not list(tmp_path.iterdir())
-    with capsys.disabled():
-        print(f"\n{schema.__name__}: {tried} bad values, {len(wrong)} not refused in one line")
+    tell(f"{schema.__name__}: {tried} bad values, {len(wrong)} not refused in one line")
     assert tried > 100
 
 

@@ -83,7 +83,6 @@ def test_a_run_ended_in_every_way_goes_on_to_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_chains_of_kills(kind, tmp_path, capsys):
+def test_chains_of_kills(kind, tmp_path, tell):
     statuses, runs = chain(tmp_path, kind, num_kills=21, seed=list(KINDS).index(kind))
-    with capsys.disabled():
-        print(f"\n{kind}: {len(statuses)} kills {sorted(statuses)}, {runs} runs, all identical")
+    tell(f"{kind}: {len(statuses)} kills {sorted(statuses)}, {runs} runs, all identical")
