@@ -71,7 +71,7 @@ def main() -> None:
         print("Dask is not installed")
     else:
         with (
-            LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None) as cluster,  # pyright: ignore[reportArgumentType]
+            LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=":0") as cluster,
             Client(cluster) as client,
         ):
             dask = median_seconds(sleeping, client.get_executor())

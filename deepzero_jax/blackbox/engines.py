@@ -61,10 +61,75 @@ class InPlace:
             yield position, attempt(fun, args)
 
 
-@dataclass
-class _Running:
-    position: int
-    deadline: float
+class _Round:
+    """The calls of one round, fetched and run by threads of its own."""
+
+    def __init__(
+        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
+    ) -> None:
+        self.fun, self.calls, self.timeout = fun, calls, timeout
+        self.lock = threading.Lock()
+        self.is_closed = False
+        # ``(position, outcome)``; position None: a thread has ended, for a reason or for none.
+        self.results: queue.SimpleQueue[tuple[int | None, PyTree]] = queue.SimpleQueue()
+        # What runs: thread and deadline of each position.
+        self.running: dict[int, tuple[threading.Thread, float]] = {}
+
+    def start(self) -> None:
+        """Starts one thread more."""
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                with self.lock:
+                    call = None if self.is_closed else next(self.calls, None)
+                    if call is not None:
+                        end = time.monotonic() + (self.timeout or float("inf"))
+                        self.running[call[0]] = threading.current_thread(), end
+            except BaseException as error:  # of the iterator: a budget that is spent
+                self.results.put((None, error))
+                return
+            if call is None:
+                self.results.put((None, None))
+                return
+            try:
+                outcome = self.fun(*call[1])
+            except BaseException as error:
+                outcome = error
+            with self.lock:
+                if self.running.pop(call[0], None) is None:
+                    return  # it was given up
+            self.results.put((call[0], outcome))
+
+    def wait(self) -> tuple[int | None, PyTree] | None:
+        """The next result, or None when a deadline passes before."""
+        with self.lock:
+            first = min((end for _, end in self.running.values()), default=float("inf"))
+        remaining = first - time.monotonic()
+        # A call may have begun since: look again before its deadline could have passed.
+        limit = None if self.timeout is None else max(min(remaining, self.timeout), 0.0)
+        try:
+            return self.results.get(timeout=limit)
+        except queue.Empty:
+            return None
+
+    def overdue(self) -> dict[int, threading.Thread]:
+        """Takes out the calls whose deadline has passed."""
+        now = time.monotonic()
+        with self.lock:
+            late = {p: thread for p, (thread, end) in self.running.items() if end <= now}
+            for position in late:
+                del self.running[position]
+        return late
+
+    def close(self) -> list[threading.Thread]:
+        """Lets no further call begin; the threads of those that run."""
+        with self.lock:
+            self.is_closed = True
+            threads = [thread for thread, _ in self.running.values()]
+            self.running.clear()
+        return threads
 
 
 class Threads:
@@ -83,68 +148,56 @@ class Threads:
         self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
     ) -> Iterator[Outcome]:
         """See ``Engine``."""
-        results: queue.SimpleQueue[tuple[threading.Thread, PyTree]] = queue.SimpleQueue()
-        running: dict[threading.Thread, _Running] = {}
-
-        def work(args: tuple[PyTree, ...]) -> None:
-            try:
-                outcome = fun(*args)
-            except BaseException as error:
-                outcome = error
-            results.put((threading.current_thread(), outcome))
-
+        now = _Round(fun, calls, timeout)
+        self._wait_for_abandoned(timeout)
+        missing, active = self.num_threads, 0
         try:
             while True:
-                while len(running) < self.num_threads:
-                    self._wait_for_abandoned(timeout)
-                    call = next(calls, None)
-                    if call is None:
-                        break
-                    thread = threading.Thread(target=work, args=(call[1],), daemon=True)
-                    deadline = time.monotonic() + timeout if timeout else float("inf")
-                    running[thread] = _Running(call[0], deadline)
-                    thread.start()
-                if not running:
+                for _ in range(missing):
+                    if self._hindrance() is None:
+                        now.start()
+                        active += 1
+                missing = 0
+                if not active:  # what was not fetched is left to the next round
                     return
-                yield from self._next_outcomes(running, results, timeout)
+                result = now.wait()
+                if result is None:
+                    late = now.overdue()
+                    self._abandoned += late.values()
+                    active -= len(late)
+                    missing = len(late)
+                    for position in late:
+                        yield position, NoAnswerInTimeError(f"no answer within {timeout:g} s")
+                elif result[0] is None:
+                    active -= 1
+                    if result[1] is not None:
+                        raise result[1]
+                else:
+                    yield result[0], result[1]
         finally:
-            self._abandoned += running
-
-    def _next_outcomes(
-        self,
-        running: dict[threading.Thread, _Running],
-        results: "queue.SimpleQueue[tuple[threading.Thread, PyTree]]",
-        timeout: float | None,
-    ) -> Iterator[Outcome]:
-        first = min(one.deadline for one in running.values())
-        try:
-            wait = None if timeout is None else max(first - time.monotonic(), 0.0)
-            thread, outcome = results.get(timeout=wait)
-        except queue.Empty:
-            now = time.monotonic()
-            for thread in [t for t, one in running.items() if one.deadline <= now]:
-                self._abandoned.append(thread)
-                late = NoAnswerInTimeError(f"no answer within {timeout:g} s")
-                yield running.pop(thread).position, late
-            return
-        if thread in running:  # otherwise an answer that comes too late
-            yield running.pop(thread).position, outcome
+            self._abandoned += now.close()
 
     def _wait_for_abandoned(self, timeout: float | None) -> None:
+        if self._hindrance() is not None:
+            self._abandoned[0].join(timeout)
+        if (reason := self._hindrance()) is not None:
+            raise BlackBoxError(reason)
+
+    def _hindrance(self) -> str | None:
+        """Why no further call may begin now, or None."""
         self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
         if self._abandoned and not self.thread_safe:
-            self._abandoned[0].join(timeout)
-            if self._abandoned[0].is_alive():
-                raise BlackBoxError(
-                    "a call of the black box that was given up is still running, and the box is "
-                    "not declared thread_safe, so it is not called again; mend its hanging, or "
-                    "give thread_safe=True"
-                )
-        elif len(self._abandoned) >= MOST_ABANDONED:
-            raise BlackBoxError(
+            return (
+                "a call of the black box that was given up is still running, and the box is not "
+                "declared thread_safe, so it is not called again; mend its hanging, or give "
+                "thread_safe=True"
+            )
+        if len(self._abandoned) >= MOST_ABANDONED:
+            return (
                 f"{len(self._abandoned)} calls of the black box that were given up are still "
                 "running; the box is not called again"
             )
+        return None
 
 
 @dataclass(frozen=True)

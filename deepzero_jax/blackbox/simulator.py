@@ -37,15 +37,16 @@ class Simulator:
         """The answers to samples [n, …]."""
         write, read = _FORMATS[self._format]
         with self._lock:
-            program, answers = self._running(), None
+            program, is_whole = self._running(), False
             try:
                 write(cast(IO[bytes], program.stdin), samples)
                 answers = read(cast(IO[bytes], program.stdout))
+                is_whole = True
             except (OSError, EOFError, ValueError) as error:
                 raise RuntimeError(self._last_words(program, error)) from error
             finally:
                 # A program that has lost its place in the stream is not asked again.
-                if answers is None:
+                if not is_whole:
                     self._end()
             return cast(np.ndarray, answers)
 

@@ -146,7 +146,7 @@ def test_bad_options_of_an_endpoint_are_refused():
 
 
 def test_an_endpoint_of_open_inference_answers():
-    # A conforming server: mlserver, from the registry, asks for older packages than these.
+    # A server that conforms to the protocol; mlserver itself was not tried.
     fastapi, uvicorn = pytest.importorskip("fastapi"), pytest.importorskip("uvicorn")
     app = fastapi.FastAPI()
 

@@ -251,6 +251,14 @@ def test_a_box_that_is_not_thread_safe_does_not_run_twice_at_once():
     assert max(most) == 1
 
 
+def test_the_last_call_may_hang_and_be_dropped():
+    host, _ = slow_once(0.6)
+    box = dz.black_box(host, (1,), timeout=0.2, retries=0, on_failure="nan")
+    assert jnp.isnan(box(jnp.ones((1, 3)))).all()
+    time.sleep(0.5)
+    assert box(jnp.ones((1, 3))).tolist() == [[3.0]]
+
+
 def test_calls_that_were_given_up_are_bounded():
     stop = threading.Event()
     box = dz.black_box(
