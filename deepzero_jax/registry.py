@@ -86,6 +86,23 @@ class Registry(Mapping[str, T]):
         return f"Registry({self.kind!r}: {', '.join(self._entries)})"
 
 
+def present(registry: Registry[T | None], name: str) -> T:
+    """An entry of a registry in which some names stand for nothing, None.
+
+    Raises:
+      ValueError: an unknown name, or one that stands for nothing.
+
+    Example:
+      >>> present(Registry("method", {"sgd": 1, "none": None}), "sgd")
+      1
+    """
+    found = registry[name]
+    if found is None:
+        something = [known for known, entry in registry.items() if entry is not None]
+        raise ValueError(f"{registry.kind} must be one of {something}, got {name!r}")
+    return found
+
+
 def call_with(maker: Callable[..., T], options: Mapping[str, object]) -> T:
     """Calls a maker with those of the options that it has arguments for.
 

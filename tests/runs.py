@@ -1,7 +1,10 @@
 """Runs of a few steps, in this process."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -22,6 +25,21 @@ from deepzero_jax.training import (
 from tests.conftest import ROOT
 
 TINY = ["--config", str(ROOT / "tests/records/tiny.py")]
+
+
+def on_devices(count, program):
+    """What a program prints last, as JSON, on so many CPU devices."""
+    flag = f"--xla_force_host_platform_device_count={count}"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def call(main, *arguments):

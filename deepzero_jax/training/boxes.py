@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 
 from deepzero_jax.blackbox import BlackBox, BlackBoxError, boxes_asked
-from deepzero_jax.estimators import num_queries
+from deepzero_jax.estimators import Loss, num_queries
 from deepzero_jax.sampling import Selection
+from deepzero_jax.types import Params
 
 if TYPE_CHECKING:
     from deepzero_jax.training.step import CompiledStep, TrainState
@@ -24,11 +25,10 @@ class Boxes(NamedTuple):
     samples: Mapping[BlackBox, int]
 
     @classmethod
-    def of(cls, step: "CompiledStep", state: "TrainState") -> "Boxes":
-        """Found in the trace of the loss. **Cost**: one trace, no query."""
-        loss = step.loss(state)
+    def of(cls, loss: Loss, params: Params) -> "Boxes":
+        """Found in the trace of a loss. **Cost**: one trace, no query."""
         call = lambda params, arrays: loss.with_arrays(arrays).output(params)
-        traced = jax.make_jaxpr(call)(state.params, loss.arrays())
+        traced = jax.make_jaxpr(call)(params, loss.arrays())
         return cls(boxes_asked(traced.jaxpr.eqns))
 
     def affordable(self, step: "CompiledStep", state: "TrainState") -> Selection | None:

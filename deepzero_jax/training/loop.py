@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from deepzero_jax.coordinates import num_coordinates
 from deepzero_jax.sharding import agree, any_of, is_lead
-from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.errors import (
     InterruptedRunError,
@@ -81,14 +80,12 @@ def train(
     **Cost**: the queries of its steps and of its evaluations.
     """
     if isinstance(step, TrainStep):
-        state = step.place(state)
         step = step.compile(state)
     state = step.step.place(state)
     interval = evaluation_interval or step.step.task.steps_per_epoch
     settings = Settings(num_steps, interval, checkpoint_seconds, initial_queries, name)
     checkpointer = Checkpointer(folder / "checkpoints", log)
-    boxes = Boxes.of(step, state)
-    trainer = _Trainer(step, schedule, folder, settings, checkpointer, boxes, log)
+    trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
     try:
         state = trainer.run(trainer.start(state))
     finally:
@@ -109,7 +106,6 @@ class _Trainer:
         folder: Path,
         settings: Settings,
         checkpointer: Checkpointer,
-        boxes: Boxes,
         log: Log,
     ) -> None:
         self.compiled, self.task, self.estimator = (
@@ -118,8 +114,8 @@ class _Trainer:
             compiled.step.estimator,
         )
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
-        self.checkpointer, self.boxes = checkpointer, boxes
-        self.progress = Progress(settings.initial_queries, boxes)
+        self.checkpointer, self.boxes = checkpointer, compiled.boxes
+        self.progress = Progress(settings.initial_queries, compiled.boxes)
 
     def start(self, state: TrainState) -> TrainState:
         """The state of the newest checkpoint; without one the state given, its plan printed."""

@@ -7,7 +7,6 @@ import numpy as np
 
 from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
 from deepzero_jax.sampling import Spending
-from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
 
@@ -129,10 +128,10 @@ def plan(
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
     if isinstance(step, TrainStep):
-        step = step.compile(step.place(state))
+        step = step.compile(state)
     state = step.step.place(state)
     selection, place = step.select(state), step.step.place
-    boxes = Boxes.of(step, state).samples
+    boxes = step.boxes.samples
     seconds = None
     if not boxes:
         seconds = step_seconds(

@@ -6,7 +6,6 @@ A lost process ends the others, with a word on how to go on.
 import atexit
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from deepzero_jax.training import sentinel
 from deepzero_jax.training.folder import Json, differences
-from deepzero_jax.training.rendezvous import meet
+from deepzero_jax.training.rendezvous import connect, meet
 from deepzero_jax.training.sentinel import lost_message, read_beat
 from deepzero_jax.types import Log
 
@@ -71,7 +70,7 @@ def join(
         )
     meet(host, port, num_processes, process_id, _PATIENCE)
     if process_id != 0:
-        _wait_for(host, port)
+        connect(host, port, _PATIENCE, lambda peer: None)  # JAX would end the process
     try:
         jax.distributed.initialize(
             coordinator,
@@ -116,22 +115,6 @@ def _leave_in_order() -> None:
 
     # What is registered last is called first, so before JAX's own.
     atexit.register(leave)
-
-
-def _wait_for(host: str, port: int) -> None:
-    """A connection that is refused is tried again: process 0 may start later."""
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            with socket.create_connection((host, port), timeout=5):
-                return
-        except OSError as error:
-            if time.monotonic() > until:
-                raise ConnectionError(
-                    f"the coordinator {host}:{port} does not answer ({error}); start process 0 "
-                    "there, or mend --coordinator"
-                ) from error
-        time.sleep(0.5)
 
 
 def check_same(config: Json) -> None:

@@ -7,8 +7,11 @@ import contextlib
 import json
 import socket
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 _GO = "go"
+T = TypeVar("T")
 
 
 def meet(host: str, port: int, count: int, index: int, patience: float) -> None:
@@ -84,24 +87,40 @@ def _checked(told: dict[str, int], there: dict[int, socket.socket], count: int) 
 
 
 def _report(host: str, port: int, count: int, index: int, patience: float) -> None:
+    def tell(peer: socket.socket) -> str:
+        peer.sendall(json.dumps({"index": index, "count": count}).encode() + b"\n")
+        peer.settimeout(patience + 10)
+        answer = peer.makefile().readline().strip()
+        if not answer:
+            raise ConnectionError("it hung up")
+        return answer
+
+    answer = connect(host, port, patience, tell)
+    if answer != _GO:
+        raise ConnectionError(answer)
+
+
+def connect(host: str, port: int, patience: float, use: Callable[[socket.socket], T]) -> T:
+    """What a connection to process 0 gives; a refused one is tried again, as it may start later.
+
+    Args:
+      host: of process 0.
+      port: likewise.
+      patience: seconds to try.
+      use: of the connection; it may raise OSError to have it tried again.
+
+    Raises:
+      ConnectionError: nothing answers there.
+    """
     until = time.monotonic() + patience
     while True:
         try:
             with socket.create_connection((host, port), timeout=5) as peer:
-                peer.sendall(json.dumps({"index": index, "count": count}).encode() + b"\n")
-                peer.settimeout(patience + 10)
-                answer = peer.makefile().readline().strip()
+                return use(peer)
         except OSError as error:
-            answer, reason = "", str(error)
-        else:
-            reason = "it hung up"
-        if answer == _GO:
-            return
-        if answer:
-            raise ConnectionError(answer)
-        if time.monotonic() > until:
-            raise ConnectionError(
-                f"the coordinator {host}:{port} does not answer ({reason}); start process 0 "
-                "there, or mend --coordinator"
-            )
+            if time.monotonic() > until:
+                raise ConnectionError(
+                    f"the coordinator {host}:{port} does not answer ({error}); start process 0 "
+                    "there, or mend --coordinator"
+                ) from error
         time.sleep(0.5)

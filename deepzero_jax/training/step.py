@@ -15,6 +15,7 @@ from deepzero_jax.coordinates import coordinate_mask, num_valid
 from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
 from deepzero_jax.sampling import Sampler, Selection, Spending
 from deepzero_jax.sharding import replicate, split_batch
+from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.task import Task
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -124,15 +125,21 @@ class TrainStep:
         """Compiles the step ahead of time, so that plan, prices and run use one program.
 
         Args:
-          state: of the run, placed; its shapes count.
+          state: of the run; its shapes count.
         """
         started = time.perf_counter()
-        data = self.place(self.task.data)
+        state, data = self.place(state), self.place(self.task.data)
         select = jax.jit(self.select)
         selection = select(state)
         advance = jax.jit(self.advance).lower(state, selection, data).compile()
         queries = num_queries(self.estimator, state.params, selection.coordinates)
-        return CompiledStep(self, data, select, advance, queries, time.perf_counter() - started)
+        boxes = Boxes.of(self.loss(state, data), state.params)
+        seconds = time.perf_counter() - started
+        return CompiledStep(self, data, select, advance, queries, boxes, seconds)
+
+    def loss(self, state: TrainState, data: PyTree) -> Loss:
+        """The loss on a batch, of which the shapes are known."""
+        return Loss(self.task.loss, jax.eval_shape(self.batch, state, data), has_aux=True)
 
     @cached_property
     def _estimate(self) -> Callable[..., tuple[PyTree, PyTree]]:
@@ -149,6 +156,7 @@ class CompiledStep:
       select: as ``TrainStep.select``.
       advance: as ``TrainStep.advance``.
       num_queries: of the first step.
+      boxes: the black boxes in its loss.
       seconds: that compiling took.
     """
 
@@ -157,6 +165,7 @@ class CompiledStep:
     select: Callable[[TrainState], Selection]
     advance: Callable[[TrainState, Selection, PyTree], tuple[TrainState, Metrics]]
     num_queries: int
+    boxes: Boxes
     seconds: float
 
     def run(self, state: TrainState, selection: Selection | None = None) -> PyTree:
@@ -167,8 +176,7 @@ class CompiledStep:
 
     def loss(self, state: TrainState) -> Loss:
         """The loss on a batch, of which the shapes are known."""
-        shapes = jax.eval_shape(self.step.batch, state, self.data)
-        return Loss(self.step.task.loss, shapes, has_aux=True)
+        return self.step.loss(state, self.data)
 
 
 def _keys(state: TrainState) -> tuple[Key, Key]:

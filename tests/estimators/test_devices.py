@@ -1,9 +1,4 @@
-import json
-import os
-import subprocess
-import sys
-
-from tests.conftest import ROOT
+from tests.runs import on_devices
 
 EIGHT = """
 import json
@@ -69,17 +64,7 @@ print(json.dumps(result))
 
 
 def test_eight_devices_give_the_gradient_of_one():
-    eight = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {eight}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = on_devices(8, EIGHT)
     assert result.pop("devices") == 8
     for name, errors in result.items():
         for axes, error in errors.items():

@@ -1,11 +1,6 @@
 """Estimates inside ``shard_map``: on two devices, in a process of its own."""
 
-import json
-import os
-import subprocess
-import sys
-
-from tests.conftest import ROOT
+from tests.runs import on_devices
 
 TWO = """
 import json
@@ -56,17 +51,7 @@ print(json.dumps(found))
 
 
 def test_devices_have_problems_of_their_own_and_shards_of_one_are_refused():
-    two = "--xla_force_host_platform_device_count=2"
-    done = subprocess.run(
-        [sys.executable, "-c", TWO],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {two}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = on_devices(2, TWO)
     near = lambda got, expected, tolerance: all(
         abs(a - b) <= tolerance * abs(b) for a, b in zip(got, expected, strict=True)
     )

@@ -19,7 +19,7 @@ from deepzero_jax.applications.blackbox_defense.stability import (
     restoration,
 )
 from deepzero_jax.estimators import Estimator, cge, first_order, rge
-from deepzero_jax.registry import Registry
+from deepzero_jax.registry import Registry, present
 from deepzero_jax.training import Task
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -249,15 +249,6 @@ METHODS: Registry[Training | None] = Registry(
 )
 
 
-def training_of(name: str) -> Training:
-    """How a method trains; ValueError for an unknown one, and for one that trains nothing."""
-    found = METHODS[name]
-    if found is None:
-        trained = [known for known, training in METHODS.items() if training is not None]
-        raise ValueError(f"method must be one of {trained}, got {name!r}")
-    return found
-
-
 def make_method(name: str, defense: Defense, start: Start, estimator: Estimator) -> Method:
     """Builds a trained defense.
 
@@ -270,7 +261,7 @@ def make_method(name: str, defense: Defense, start: Start, estimator: Estimator)
     Raises:
       ValueError: an unknown method.
     """
-    return training_of(name).make(defense, start, estimator)
+    return present(METHODS, name).make(defense, start, estimator)
 
 
 def default_estimator(
@@ -284,4 +275,4 @@ def default_estimator(
       num_directions: of ``zo_ds``.
       chunk_size: perturbed passes side by side; a box wants many in one call.
     """
-    return training_of(name).estimator(smoothing, num_directions, chunk_size)
+    return present(METHODS, name).estimator(smoothing, num_directions, chunk_size)

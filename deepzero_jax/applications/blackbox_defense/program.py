@@ -23,7 +23,6 @@ from deepzero_jax.applications.blackbox_defense.methods import (
     Start,
     autoencoder_pretraining,
     denoiser_pretraining,
-    training_of,
 )
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
 from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
@@ -34,6 +33,7 @@ from deepzero_jax.estimators import first_order
 from deepzero_jax.models import make_model, predict
 from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import Program, Run, cache_folder
+from deepzero_jax.registry import present
 from deepzero_jax.sampling import layer_ratio_sampler
 from deepzero_jax.training import Json, Stages, Task, classification_task, write_json
 from deepzero_jax.types import Key, Log
@@ -192,7 +192,7 @@ def _train_method(
     name: str, config: DefenseConfig, stages: Stages, defense: Defense, start: Start
 ) -> tuple[Respond, int]:
     """How a trained method answers, and the queries that it has spent."""
-    training, way = config.training, training_of(name)
+    training, way = config.training, present(METHODS, name)
     estimator = way.estimator(training.smoothing, training.num_directions, training.chunk_size)
     method = way.make(defense, start, estimator)
     params, _ = method.task.init(stages.key(name))

@@ -25,7 +25,7 @@ from deepzero_jax.applications.solver_in_the_loop.rollout import (
     window_task,
 )
 from deepzero_jax.estimators import Estimator, cge, first_order
-from deepzero_jax.registry import Registry
+from deepzero_jax.registry import Registry, present
 from deepzero_jax.training import Task
 from deepzero_jax.types import Params
 
@@ -174,15 +174,6 @@ METHODS: Registry[Training | None] = Registry(
 )
 
 
-def training_of(name: str) -> Training:
-    """How a method trains; ValueError for an unknown one, and for one that trains nothing."""
-    found = METHODS[name]
-    if found is None:
-        trained = [known for known, training in METHODS.items() if training is not None]
-        raise ValueError(f"method must be one of {trained}, got {name!r}")
-    return found
-
-
 def make_task(name: str, correction: Correction) -> Task:
     """What a method trains.
 
@@ -193,12 +184,12 @@ def make_task(name: str, correction: Correction) -> Task:
     Raises:
       ValueError: an unknown method.
     """
-    return training_of(name).make(correction)
+    return present(METHODS, name).make(correction)
 
 
 def default_estimator(name: str, smoothing: float, chunk_size: int) -> Estimator:
     """How a method makes its gradient: by coordinates for ``zo_sol``, else by autodiff."""
-    return training_of(name).estimator(smoothing, chunk_size)
+    return present(METHODS, name).estimator(smoothing, chunk_size)
 
 
 def corrected(correction: Correction, params: Params | None) -> Step:
