@@ -18,6 +18,8 @@ from deepzero_jax.estimators import (
     ask,
     cge,
     coordinate_costs,
+    cosine_basis,
+    differentiable,
     first_order,
     gradient_quality,
     num_queries,
@@ -25,6 +27,7 @@ from deepzero_jax.estimators import (
     rge,
     sharded,
     value_and_grad,
+    windows,
 )
 from deepzero_jax.pruning import grasp_scores, layer_ratios, random_scores, zo_grasp_scores
 from deepzero_jax.sampling import sampling_rates
@@ -43,8 +46,10 @@ __all__ = [
     "blackbox",
     "cge",
     "coordinate_costs",
+    "cosine_basis",
     "deregister_rule",
     "difference",
+    "differentiable",
     "first_order",
     "gradient_quality",
     "grasp_scores",
@@ -62,6 +67,7 @@ __all__ = [
     "sharded",
     "sharding",
     "value_and_grad",
+    "windows",
     "zo_grasp_scores",
 ]
 

@@ -66,6 +66,7 @@ class Asking:
         self._host_fn, self._outputs, self._options = host_fn, outputs, options
         self._counters, self._engine = counters, engine
         self._reason, self._number, self._size, self._pause = "", 0, 0, 0.0
+        self._has_answers = False
 
     def answers(self, arguments: Arguments, count: int) -> list[np.ndarray]:
         """The answers to ``count`` samples: a leaf [count, *shape] for each output.
@@ -84,11 +85,17 @@ class Asking:
                 time.sleep(max(backoff, self._pause))
             num_rounds += 1
             todo, lost, answered = self._round(todo, arguments, answers)
+            self._has_answers |= answered
             dry = 0 if answered else dry + 1
-            if dry > self._options.retries:
+            if dry > self._options.retries and not self._takes_its_time:
                 todo, lost = [], lost + todo
             self._give_up(lost, answers, num_rounds)
         return answers
+
+    @property
+    def _takes_its_time(self) -> bool:
+        """Whether every sample is tried by itself, however many fail: the box does answer."""
+        return self._has_answers and self._options.on_failure == "nan"
 
     def _first_pieces(self, count: int) -> list[Piece]:
         size = self._options.max_batch or count
@@ -119,7 +126,7 @@ class Asking:
             piece = open_pieces.pop(position)
             failed, some = self._take(piece, outcome, fetched[position], answers)
             answered |= some
-            streak = 0 if answered else streak + 1
+            streak = 0 if answered or self._takes_its_time else streak + 1
             for left in failed:
                 (lost if left.failures > self._options.retries else again).append(left)
             if lost and self._options.on_failure == "raise":

@@ -1,7 +1,7 @@
 """A function that can only be queried, as JAX sees it."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -108,13 +108,22 @@ class BlackBox:
         """
         leaves, treedef = jax.tree.flatten(inputs)
         leaves = [jnp.asarray(leaf) for leaf in leaves]
-        call = self._host_call(leaves, treedef)
+        call = self.host_call(leaves, treedef)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return call.outputs(query(call, leaves))
         with box_errors():
             return jax.block_until_ready(call.outputs(query(call, leaves)))
 
-    def _host_call(self, leaves: list[jax.Array], treedef: PyTree) -> HostCall:
+    def host_call(self, leaves: Sequence[Any], treedef: PyTree) -> HostCall:
+        """One query at inputs of given shapes, as a callback can make it.
+
+        Args:
+          leaves: of the inputs, arrays or ``jax.ShapeDtypeStruct``.
+          treedef: of the inputs, a tuple of positional arguments.
+
+        Raises:
+          TypeError, ValueError: as of a call.
+        """
         if not leaves:
             raise TypeError("a black box needs an input: pass at least one array")
         if not self.options.batched:

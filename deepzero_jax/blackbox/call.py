@@ -116,8 +116,8 @@ def query(call: HostCall, leaves: list[jax.Array]) -> list[jax.Array]:
     def refuse(primals: Any, tangents: Any) -> Any:
         del primals, tangents
         raise ValueError(
-            "a black box has no derivative (callbacks do not support JVP): take "
-            "dz.value_and_grad, which only queries it"
+            "a black box has no derivative (callbacks do not support JVP): wrap it in "
+            "dz.differentiable, or take dz.value_and_grad, which only queries it"
         )
 
     return asked(*leaves)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from deepzero_jax.estimators import host_difference
 from deepzero_jax.estimators.asking import Tell, ask
 from deepzero_jax.estimators.autodiff import AutodiffEstimator, first_order
+from deepzero_jax.estimators.boundary import Differentiable, cosine_basis, differentiable, windows
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.coordinatewise import Reuse, cge
@@ -29,6 +30,7 @@ __all__ = [
     "AutodiffEstimator",
     "BatchSize",
     "CoordinateEstimator",
+    "Differentiable",
     "DirectionEstimator",
     "DirectionReuse",
     "Distribution",
@@ -46,6 +48,8 @@ __all__ = [
     "check_batch_size",
     "check_smoothing",
     "coordinate_costs",
+    "cosine_basis",
+    "differentiable",
     "first_order",
     "gradient_quality",
     "host_difference",
@@ -54,4 +58,5 @@ __all__ = [
     "rge",
     "sharded",
     "value_and_grad",
+    "windows",
 ]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from deepzero_jax.blackbox import box_errors
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
+from deepzero_jax.estimators.boundary import Differentiable
 from deepzero_jax.estimators.contract import Estimator
 from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.types import Key, Params, PyTree
@@ -96,12 +97,15 @@ def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = Fals
     return ValueAndGrad(fun, estimator, has_aux)
 
 
-def num_queries(estimator: Estimator, params: Params, coordinates: PyTree | None = None) -> int:
+def num_queries(
+    estimator: Estimator | Differentiable, params: Params, coordinates: PyTree | None = None
+) -> int:
     """Counts the evaluations of the loss that one gradient estimate costs.
 
     Args:
-      estimator: from ``cge``, ``rge`` or ``first_order``.
-      params: pytree of arrays.
+      estimator: from ``cge``, ``rge`` or ``first_order``; or a function of ``differentiable``,
+        of which it counts the calls, forward and backward.
+      params: pytree of arrays; or the only input of that function.
       coordinates: the set to be perturbed, None for all of ``params``.
 
     Example:
@@ -109,6 +113,8 @@ def num_queries(estimator: Estimator, params: Params, coordinates: PyTree | None
       >>> dz.num_queries(dz.cge(smoothing=1e-3), {"w": jnp.zeros((3, 4))})
       13
     """
+    if isinstance(estimator, Differentiable):
+        return estimator.num_queries(params)
     return estimator.num_queries(num_coordinates(params, coordinates))
 
 

@@ -206,3 +206,18 @@ def test_bad_options_are_refused(options, words):
 def test_a_bad_output_is_refused(output):
     with pytest.raises(TypeError, match="output must be a shape"):
         dz.black_box(squares, output)
+
+
+def test_samples_that_diverge_in_a_row_take_no_other_with_them():
+    # Ten in a row look like an outage, and are none where the box has answered others.
+    def host(samples):
+        if (samples[:, 0] > 0).any():
+            raise FloatingPointError("diverged")
+        return squares(samples)
+
+    x = np.zeros((40, 3), np.float32)
+    x[12:22, 0] = 1
+    box = dz.black_box(host, (1,), on_failure="nan", retries=1, backoff=0.0)
+    answers = np.asarray(box(x))
+    assert np.flatnonzero(np.isnan(answers[:, 0])).tolist() == list(range(12, 22))
+    assert (box.num_dropped, box.num_answered) == (10, 30)

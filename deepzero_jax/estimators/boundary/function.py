@@ -1,0 +1,300 @@
+"""A function that ``jax.grad`` passes through, though it can only be evaluated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.blackbox import BlackBox
+from deepzero_jax.estimators.boundary.backward import Backward
+from deepzero_jax.estimators.boundary.layout import Layout
+from deepzero_jax.estimators.boundary.moves import (
+    Colours,
+    Combined,
+    Directions,
+    Drawn,
+    Moves,
+    assert_key,
+)
+from deepzero_jax.estimators.boundary.structure import Structure, as_pattern
+from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.types import Key, PyTree
+
+
+class Estimate(NamedTuple):
+    """What ``Differentiable.estimate`` found.
+
+    Attributes:
+      outputs: of the function.
+      gradients: like the inputs; None for leaves that are not floating-point.
+      spread: estimated standard error of the gradient, as a part of its length; 0 where
+        nothing was drawn.
+    """
+
+    outputs: PyTree
+    gradients: PyTree
+    spread: jax.Array
+
+
+@dataclass(frozen=True, eq=False)
+class Differentiable:
+    """A function through which gradients flow, made by ``differentiable``.
+
+    Attributes:
+      fun: the black box, or the traceable function.
+      estimator: of its derivative.
+      samples: whether first axes are independent samples.
+      structure: which inputs reach which outputs, or None.
+      basis: rows along which slopes are taken, or None.
+      surrogate: a differentiable approximation, or None.
+      num_coordinates: drawn for each sample, None for all.
+      check: whether the structure is checked in each backward pass.
+    """
+
+    fun: Callable[..., PyTree]
+    estimator: CoordinateEstimator | DirectionEstimator
+    samples: bool = True
+    structure: Structure | None = None
+    basis: np.ndarray | None = None
+    surrogate: Callable[..., PyTree] | None = None
+    num_coordinates: int | None = None
+    check: bool = False
+
+    def __post_init__(self) -> None:
+        _check_options(self)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether the backward pass draws something."""
+        return self.estimator.needs_key or self.num_coordinates is not None
+
+    @property
+    def settings(self) -> Any:
+        """Of the estimator."""
+        return self.estimator.settings
+
+    def __call__(self, *inputs: PyTree, key: Key | None = None) -> PyTree:
+        """The outputs; ``jax.grad`` of anything around this call asks for what it needs.
+
+        Args:
+          *inputs: pytrees of arrays; with ``samples``, each leaf [n, …].
+          key: consumed by a backward pass that draws; None for one that does not.
+
+        Raises:
+          TypeError, ValueError: inputs that do not fit the options.
+          BlackBoxError: no usable answer; under ``jit``, see ``dz.blackbox.box_errors``.
+        """
+        if self.needs_key:
+            assert_key(key)
+        leaves, backward = self._prepared(inputs)
+        return backward.call(leaves, key if self.needs_key else None)
+
+    def estimate(self, cotangents: PyTree, *inputs: PyTree, key: Key | None = None) -> Estimate:
+        """Outputs and the gradient of ``⟨cotangents, outputs⟩``, with its spread; jit-able.
+
+        What a backward pass does, asked by hand: to look at the spread, and to choose the
+        number of directions by it.
+
+        Args:
+          cotangents: like the outputs.
+          *inputs: as of a call.
+          key: as of a call.
+        """
+        if self.needs_key:
+            assert_key(key)
+        leaves, backward = self._prepared(inputs)
+        outputs, kept = backward.forward(leaves)
+        moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
+        weights = [jnp.asarray(c) for c in jax.tree.leaves(cotangents)]
+        chosen = [weights[i] for i in backward.floating]
+        found = backward.gradient(leaves, tuple(moving), key, kept, chosen, *backward.surrogate())
+        gradients: list[jax.Array | None] = [None] * len(leaves)
+        layout = backward.layout(tuple(moving))
+        for position, part in zip(moving, layout.split(found.gradient), strict=True):
+            gradients[position] = jnp.asarray(part).astype(leaves[position].dtype)
+        tree = jax.tree.structure(inputs).unflatten(gradients)
+        return Estimate(outputs, tree[0] if len(inputs) == 1 else tree, _spread(found))
+
+    def num_queries(self, *inputs: PyTree) -> int:
+        """Calls that value and gradient cost, for all floating-point inputs.
+
+        Each is of all samples of the inputs: times their number, it is what a box counts.
+
+        Args:
+          *inputs: as of a call; shapes are enough.
+        """
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), inputs
+        )
+        leaves, backward = self._prepared(shapes)
+        moving = tuple(i for i, leaf in enumerate(leaves) if _is_floating(leaf))
+        return 1 + backward.num_calls(moving)
+
+    def moves(self, layout: Layout, floating: tuple[int, ...], num_outputs: int) -> Moves:
+        """Which numbers go together.
+
+        Args:
+          layout: of those that move.
+          floating: positions of all floating-point leaves.
+          num_outputs: floating-point numbers that a unit has for an answer.
+        """
+        if self.structure is not None:
+            everything = Layout(layout.shapes, layout.dtypes, floating, self.samples)
+            pattern = as_pattern(self.structure, num_outputs, everything.size)
+            return Colours(layout, pattern=pattern[:, layout.positions_in(floating)])
+        basis = self._basis_of(layout)
+        count = len(basis) if basis is not None else layout.size
+        if isinstance(self.estimator, DirectionEstimator):
+            options = self.settings["num_directions"], self.settings["distribution"]
+            return Directions(layout, basis, *options)
+        if self.num_coordinates is None:
+            return Moves(layout, basis)
+        return Drawn(layout, basis, min(self.num_coordinates, count))
+
+    def _basis_of(self, layout: Layout) -> np.ndarray | None:
+        if self.basis is not None and self.basis.shape[1] != layout.size:
+            raise ValueError(
+                f"basis must be [k, {layout.size}], as a sample has {layout.size} floating-point "
+                f"numbers, got {list(self.basis.shape)}"
+            )
+        return self.basis
+
+    def _prepared(self, inputs: PyTree) -> tuple[list[Any], Backward]:
+        flat, treedef = jax.tree.flatten(inputs)
+        leaves = [x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x) for x in flat]
+        if not leaves:
+            raise TypeError("a differentiable function needs an input: pass at least one array")
+        if self.samples:
+            if any(len(leaf.shape) == 0 for leaf in leaves):
+                raise ValueError(
+                    "with samples=True every input needs a first axis of samples; give "
+                    "samples=False to dz.differentiable for one function of all its inputs"
+                )
+            counts = {leaf.shape[0] for leaf in leaves}
+            if len(counts) > 1:
+                raise ValueError(
+                    f"with samples=True inputs must have the same number of samples, got "
+                    f"{sorted(counts)}; give samples=False for one function of all its inputs"
+                )
+        return leaves, Backward(self, treedef, leaves)
+
+    def __repr__(self) -> str:
+        """As the call that made it."""
+        name = getattr(self.fun, "__qualname__", None) or repr(self.fun)
+        return f"differentiable({name}, {self.estimator!r})"
+
+
+def differentiable(
+    fun: Callable[..., PyTree],
+    estimator: Estimator,
+    *,
+    samples: bool = True,
+    structure: Structure | None = None,
+    basis: Any = None,
+    surrogate: Callable[..., PyTree] | None = None,
+    num_coordinates: int | None = None,
+    check: bool = False,
+) -> Differentiable:
+    r"""Lets ``jax.grad`` flow through a function that can only be evaluated.
+
+    The derivative at the function's own inputs is estimated by queries, and JAX
+    differentiates the rest: $∇ = (∂\mathrm{net}/∂θ)^⊤ \hat J^⊤ v$. A backward pass moves
+    numbers of the inputs, asks again, subtracts from the kept answer and contracts with the
+    cotangents v. Through a black box all of that happens on the host, in the box's
+    precision (``dz.black_box(dtype="float64")``); other functions go through the
+    difference engine. Inputs of which no derivative is wanted are not moved.
+
+    Args:
+      fun: a ``BlackBox`` or any traceable function of pytrees. What it closes over is not
+        differentiated: pass it as an input.
+      estimator: ``cge`` (each number of a sample in turn) or ``rge`` (random directions,
+        each sample its own).
+      samples: True: first axes are independent samples, and one call moves a number of each
+        of them. False: one function of all its inputs.
+      structure: which inputs reach which outputs: a boolean pattern [outputs, inputs] of one
+        sample, dense or ``scipy.sparse`` (see ``windows``), or ``"elementwise"``. Inputs
+        that share no output move together.
+      basis: [k, m], rows along which slopes are taken (see ``cosine_basis``); the gradient
+        is projected onto their span.
+      surrogate: a differentiable approximation, ``(*inputs) -> outputs``. Its derivative is
+        taken by autodiff and queries correct it: $\hat J^⊤ v = J_s^⊤ v + \frac1q \sum_j
+        [v·(f(x + μ u_j) - f(x))/μ - v·J_s u_j] u_j$, unbiased whatever it is.
+      num_coordinates: with ``cge``, so many coordinates are drawn for each sample, the
+        estimates scaled up: unbiased. None: all.
+      check: whether each backward pass checks ``structure``, by one random move more.
+
+    Returns:
+      A ``Differentiable``: ``f(*inputs, key=None) -> outputs`` under jit, vmap, scan,
+      checkpoint (which asks again) and shard_map. Integer inputs carry no gradient.
+
+    Raises:
+      TypeError, ValueError: options that do not go together; at the call, inputs that do
+        not fit; second derivatives.
+
+    **Cost**: forward one call of all samples; backward m (2m ``central``), or as many as
+    colours, rows, directions or drawn coordinates; ``dz.num_queries(f, x)`` counts both.
+    Live: moved inputs and answers of as many calls as 128 MB hold.
+    Source: Spall, 1992 (simultaneous perturbation); Curtis, Powell and Reid, 1974 (colours);
+    Maheswaran et al., 2019 (guided by a surrogate).
+
+    Example:
+      >>> import deepzero_jax as dz, jax, jax.numpy as jnp, numpy as np
+      >>> box = dz.black_box(np.sin, (3,), dtype="float64")
+      >>> f = dz.differentiable(box, dz.cge(smoothing=1e-6))
+      >>> loss = lambda w, x: jnp.sum(f(x @ w) ** 2)
+      >>> grads = jax.grad(loss)(jnp.ones((5, 3)), jnp.ones((4, 5)))
+      >>> print(grads.shape, grads[0, 0].round(3), box.num_samples)
+      (5, 3) -2.176 16
+    """
+    if (
+        not isinstance(estimator, CoordinateEstimator | DirectionEstimator)
+        or "smoothing" not in estimator.settings
+    ):
+        raise TypeError(f"differentiable takes an estimator from cge() or rge(), got {estimator!r}")
+    rows = None if basis is None else np.asarray(basis, np.float64)
+    return Differentiable(
+        fun, estimator, samples, structure, rows, surrogate, num_coordinates, check
+    )
+
+
+def _check_options(given: Differentiable) -> None:
+    settings = given.settings
+    directions = isinstance(given.estimator, DirectionEstimator)
+    if settings["reuse"] == "split":
+        raise ValueError('reuse="split" is of losses that are cut; give "difference" or "none"')
+    if given.structure is not None and (
+        directions or given.basis is not None or given.num_coordinates is not None
+    ):
+        raise ValueError(
+            "structure moves all coordinates, colour by colour: it goes with cge(), without "
+            "basis= and num_coordinates="
+        )
+    if given.check and given.structure is None:
+        raise ValueError("check=True is of a structure: give structure=")
+    if given.num_coordinates is not None:
+        if directions:
+            raise ValueError("num_coordinates is of cge(); rge() has num_directions")
+        if type(given.num_coordinates) is not int or given.num_coordinates < 1:
+            raise ValueError(
+                f"num_coordinates must be an integer of at least 1, got {given.num_coordinates!r}"
+            )
+    if given.basis is not None and (
+        given.basis.ndim != 2 or len(given.basis) == 0 or not np.isfinite(given.basis).all()
+    ):
+        raise ValueError(f"basis must be finite numbers [k, m], got {list(given.basis.shape)}")
+    if isinstance(given.fun, BlackBox) and given.samples and not given.fun.options.batched:
+        raise ValueError(
+            "a black box with batched=False is one function of all its inputs: give samples=False"
+        )
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _spread(found: Combined) -> jax.Array:
+    length = jnp.sqrt(jnp.sum(found.gradient**2))
+    return jnp.sqrt(found.variance) / jnp.where(length == 0, 1.0, length)

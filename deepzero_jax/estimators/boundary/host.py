@@ -1,0 +1,279 @@
+"""Slopes through a black box: moved, asked, subtracted and contracted on the host.
+
+In the box's own precision: with answers in float64 nothing is rounded to float32 before it
+is subtracted, and the step that each number really took divides.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.blackbox import BlackBoxError, HostCall
+from deepzero_jax.estimators.boundary.layout import Layout
+from deepzero_jax.estimators.boundary.moves import Colours, Moves
+
+# Bytes that moved inputs and their answers may take on the host at a time.
+_MEMORY = 2**27
+# A wrong pattern is off by about as much as there is; curvature and rounding by far less.
+_WRONG = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class HostSlopes:
+    """What the callback of a backward pass calls on the host.
+
+    Attributes:
+      call: the query at the base.
+      layout: of the numbers that move.
+      moves: which of them together.
+      central: whether both sides are asked.
+      floating: which outputs are floating-point: those have cotangents.
+      check: whether the pattern of ``moves`` is checked, by one call more.
+      counts: of the arrays of each kind that the callback is given.
+    """
+
+    call: HostCall
+    layout: Layout
+    moves: Moves
+    central: bool
+    floating: tuple[int, ...]
+    check: bool = False
+    counts: tuple[int, ...] = ()
+
+    @property
+    def box(self) -> object:
+        """Who answers."""
+        return self.call.box
+
+    @property
+    def num_samples(self) -> int:
+        """That one evaluation sends."""
+        calls = (2 if self.central else 1) * self.moves.num_calls + self.check
+        return self.call.num_samples * calls
+
+    def slopes(
+        self,
+        leaves: Sequence[jax.Array],
+        steps: Sequence[jax.Array],
+        answers: Sequence[jax.Array],
+        cotangents: Sequence[jax.Array],
+        drawn: jax.Array | None,
+    ) -> jax.Array:
+        """[u, k], or [u, m] of coloured moves; jit-able, one callback.
+
+        Args:
+          leaves: of the inputs.
+          steps: of the moving leaves.
+          answers: what the base was answered, in two parts where they were split.
+          cotangents: of the floating-point outputs.
+          drawn: of ``moves``.
+        """
+        count = self.layout.size if isinstance(self.moves, Colours) else self.moves.num_calls
+        groups = (leaves, steps, answers, cotangents, [] if drawn is None else [drawn])
+        return jax.pure_callback(
+            replace(self, counts=tuple(len(group) for group in groups)),
+            jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.dtype),
+            *[array for group in groups for array in group],
+            vmap_method="expand_dims",
+        )
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """The slopes of any number of copies, whose axes ``vmap`` put in front."""
+        front, at = self._at(*_grouped(arrays, self.counts))
+        copies = math.prod(front)
+        coloured = Coloured(self.moves, at) if isinstance(self.moves, Colours) else None
+        found = []
+        for calls in self._chunks(copies):
+            directions = np.asarray(self.moves.directions(at.drawn, calls, np))
+            difference, span = self._difference(at, directions, self.central)
+            if coloured is not None:
+                coloured.add(difference, span, calls)
+            else:
+                slopes = np.einsum("cukp,cup->cuk", difference, at.cotangents)
+                found.append(at.kept(slopes) / self._divisor(span, at))
+        if coloured is not None:
+            found = [coloured.gradient]
+            if self.check:
+                signs = coloured.signs[None, None, None]
+                coloured.compare(self._difference(at, signs, False)[0][:, :, 0])
+        whole = np.concatenate(found, axis=-1)
+        return whole.reshape((*front, self.layout.num_units, -1)).astype(self.layout.dtype)
+
+    def _at(
+        self,
+        leaves: Sequence[np.ndarray],
+        steps: Sequence[np.ndarray],
+        answers: Sequence[np.ndarray],
+        cotangents: Sequence[np.ndarray],
+        drawn: Sequence[np.ndarray],
+    ) -> "tuple[tuple[int, ...], Base]":
+        """Everything with one axis of copies in front, in the precision of the box."""
+        is_double = self.call.box.outputs.is_double
+        ndims = [len(shape) for shape in self.layout.shapes]
+        shapes = self.call.sample_shapes
+        chosen = [shapes[i] for i in self.floating]
+        known = [len(leaf) for leaf in (leaves, steps, answers, cotangents, drawn)]
+        cores = [*ndims, *[0] * known[1], *[len(s) for s in shapes] * (known[2] // len(shapes))]
+        cores += [*[len(s) for s in chosen], *[a.ndim for a in drawn]]
+        if drawn:  # [u, k] of coordinates, [u, k, d] of directions
+            cores[-1] = 2 if np.issubdtype(drawn[0].dtype, np.integer) else 3
+        arrays = [np.asarray(a) for a in (*leaves, *steps, *answers, *cotangents, *drawn)]
+        front = np.broadcast_shapes(
+            *[a.shape[: a.ndim - core] for a, core in zip(arrays, cores, strict=True)]
+        )
+        flat = [
+            np.broadcast_to(a, front + a.shape[a.ndim - core :]).reshape(
+                (math.prod(front), *a.shape[a.ndim - core :])
+            )
+            for a, core in zip(arrays, cores, strict=True)
+        ]
+        leaves, steps, answers, cotangents, drawn = _grouped(flat, known)
+        if is_double:
+            leaves = [_double(leaf) for leaf in leaves]
+        if self.call.splits:
+            half = len(answers) // 2
+            answers = [
+                np.asarray(high, np.float64) + low
+                for high, low in zip(answers[:half], answers[half:], strict=True)
+            ]
+        vectors = [self._flat(answers[i]) for i in self.floating]
+        weights = [self._flat(cotangent) for cotangent in cotangents]
+        return front, Base(
+            leaves,
+            np.asarray(self.layout.per_number([step[0] for step in steps], np), np.float64),
+            np.concatenate(vectors, axis=-1),
+            np.concatenate(weights, axis=-1),
+            drawn[0] if drawn else None,
+        )
+
+    def _flat(self, output: np.ndarray) -> np.ndarray:
+        """An output [copies, …] as float64 [copies, u, …]."""
+        units = self.layout.num_units
+        return np.asarray(output, np.float64).reshape((len(output), units, -1))
+
+    def _chunks(self, copies: int) -> Iterator[np.ndarray]:
+        """Calls that go side by side, as many as memory holds."""
+        outputs = sum(math.prod(shape) for shape in self.call.sample_shapes)
+        inputs = sum(math.prod(shape) for shape in self.layout.shapes)
+        size = max(1, _MEMORY // (16 * max(copies * (inputs + outputs), 1)))
+        for start in range(0, self.moves.num_calls, size):
+            yield np.arange(start, min(start + size, self.moves.num_calls))
+
+    def _difference(
+        self, at: "Base", directions: np.ndarray, central: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Answers after moves less the base: [c, u, k, p], and what moved: [c, u, k, m]."""
+        offsets = directions * at.steps
+        # Units are samples of a call: [c, u, k, m] → [c, k, u, m].
+        shape = (len(at.leaves[0]), self.layout.num_units, *offsets.shape[-2:])
+        offsets = np.swapaxes(np.broadcast_to(offsets, shape), 1, 2)
+        upper, above = self._ask(at, offsets)
+        if not central:
+            lower, below = at.answers[:, None], self._base_vectors(at)
+        else:
+            lower, below = self._ask(at, -offsets)
+        return np.swapaxes(upper - lower, 1, 2), np.swapaxes(above - below, 1, 2)
+
+    def _base_vectors(self, at: "Base") -> np.ndarray:
+        moving = [at.leaves[i][:, None] for i in self.layout.moving]
+        return np.asarray(self.layout.join(moving, np), np.float64)
+
+    def _ask(self, at: "Base", offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Answers [c, k, u, p] at moved inputs, and where the numbers went [c, k, u, m]."""
+        moved = [leaf[:, None] for leaf in at.leaves]
+        parts = self.layout.split(offsets)
+        for position, part in zip(self.layout.moving, parts, strict=True):
+            moved[position] = moved[position] + part.astype(moved[position].dtype)
+        answers = self.call.in_full(*moved)
+        flat = [
+            np.asarray(answers[i], np.float64).reshape((*offsets.shape[:3], -1))
+            for i in self.floating
+        ]
+        went = self.layout.join([moved[i] for i in self.layout.moving], np)
+        return np.concatenate(flat, axis=-1), np.asarray(went, np.float64)
+
+    def _divisor(self, span: np.ndarray, at: "Base") -> np.ndarray | float:
+        """What the products of differences are divided by, see ``Moves.divisor``."""
+        if self.moves.divisor == "moved":
+            return span.sum(axis=-1)  # of one number: the others did not move
+        sides = 2.0 if self.central else 1.0
+        return sides * at.steps[0] if self.moves.divisor == "step" else sides
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """Where a backward pass starts, with one axis of copies c in front.
+
+    Attributes:
+      leaves: inputs [c, …].
+      steps: float64 [m].
+      answers: float64 [c, u, p].
+      cotangents: float64 [c, u, p].
+      drawn: of the moves, [c, u, …].
+    """
+
+    leaves: Sequence[np.ndarray]
+    steps: np.ndarray
+    answers: np.ndarray
+    cotangents: np.ndarray
+    drawn: np.ndarray | None
+
+    def kept(self, slopes: np.ndarray) -> np.ndarray:
+        """Slopes [c, u, …], zero where a moved sample had no answer; NaN at the base stays."""
+        answered = np.isfinite(self.answers).all(axis=-1)
+        answered = answered.reshape(answered.shape + (1,) * (slopes.ndim - 2))
+        return np.where(np.isnan(slopes) & answered, 0.0, slopes)
+
+
+class Coloured:
+    """The gradient of coloured moves, added up call by call, and a check of their pattern.
+
+    Args:
+      moves: the colours.
+      at: the base.
+    """
+
+    def __init__(self, moves: Colours, at: Base) -> None:
+        self._owners, self._at = moves.owners, at
+        self.gradient = np.zeros((*at.answers.shape[:2], len(at.steps)))
+        self.signs = np.where(np.random.default_rng(0).random(len(at.steps)) < 0.5, -1.0, 1.0)
+        self._predicted = np.zeros_like(at.answers)
+
+    def add(self, difference: np.ndarray, span: np.ndarray, calls: np.ndarray) -> None:
+        """Takes in calls [k]: differences [c, u, k, p], and what moved [c, u, k, m]."""
+        for position, owner in enumerate(self._owners[calls]):
+            reached = np.flatnonzero(owner >= 0)
+            numbers = owner[reached]
+            moved = difference[:, :, position, reached] / span[:, :, position, numbers]
+            products = self._at.kept(moved * self._at.cotangents[..., reached])
+            place: Any = (..., numbers)
+            np.add.at(self.gradient, place, products)
+            self._predicted[..., reached] += moved * self.signs[numbers] * self._at.steps[numbers]
+
+    def compare(self, difference: np.ndarray) -> None:
+        """Raises BlackBoxError unless the slopes predict a move of everything, by ``signs``."""
+        whole = np.linalg.norm(np.nan_to_num(difference))
+        gap = np.linalg.norm(np.nan_to_num(difference - self._predicted))
+        if gap > _WRONG * whole:
+            raise BlackBoxError(
+                "the structure given to dz.differentiable does not hold: its pattern misses "
+                f"{gap / whole:.0%} of what a random move of all inputs does; give a pattern "
+                "with every input that an output depends on"
+            )
+
+
+def _double(leaf: np.ndarray) -> np.ndarray:
+    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _grouped(arrays: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[np.ndarray]]:
+    groups, start = [], 0
+    for count in counts:
+        groups.append([np.asarray(a) for a in arrays[start : start + count]])
+        start += count
+    return groups

@@ -1,0 +1,289 @@
+"""Which numbers move together in each call of a backward pass, and what its slopes make.
+
+Shapes: u units, k calls, m numbers of a unit, d coordinates (m, or the rows of a basis), and
+any axes in front, which ``vmap`` adds.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepzero_jax.estimators.boundary.layout import Layout
+from deepzero_jax.estimators.boundary.structure import colours, owners
+from deepzero_jax.estimators.directions import Distribution, draw_direction
+from deepzero_jax.types import Array, Key
+
+
+class Combined(NamedTuple):
+    """A gradient of units.
+
+    Attributes:
+      gradient: [u, m].
+      variance: of its error, estimated from its terms and summed over all numbers; 0 where
+        nothing was drawn.
+    """
+
+    gradient: jax.Array
+    variance: jax.Array
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """All coordinates, one after the other; the base of the other kinds.
+
+    Attributes:
+      layout: of the numbers.
+      basis: rows [d, m] along which coordinates run, None for the numbers themselves.
+    """
+
+    layout: Layout
+    basis: np.ndarray | None = None
+
+    @property
+    def num_coordinates(self) -> int:
+        """D."""
+        return self.layout.size if self.basis is None else len(self.basis)
+
+    @property
+    def num_calls(self) -> int:
+        """K."""
+        return self.num_coordinates
+
+    @property
+    def divisor(self) -> Literal["moved", "step", "none"]:
+        """What turns a product of differences into a slope.
+
+        Where one number moves, the way that it really went; along the rows of a basis, the step;
+        of random directions nothing, as the step may differ between leaves.
+        """
+        return "moved" if self.basis is None else "step"
+
+    def draw(self, key: Key | None) -> jax.Array | None:
+        """What is random, [u, …]."""
+        del key
+
+    def directions(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+        """Where calls [k'] move each unit, in units of the step: [..., u or 1, k', m]."""
+        return self._along_basis(self._coefficients(drawn, calls, xp)[None], xp)
+
+    def _coefficients(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+        del drawn
+        return calls[:, None] == xp.arange(self.num_coordinates)
+
+    def _along_basis(self, coefficients: Array, xp: Any) -> Array:
+        coefficients = coefficients.astype(float)
+        return coefficients if self.basis is None else coefficients @ xp.asarray(self.basis)
+
+    def combine(
+        self,
+        slopes: jax.Array,
+        drawn: jax.Array | None,
+        steps: jax.Array,
+        surrogate: jax.Array | None,
+    ) -> Combined:
+        """The gradient [u, m] from slopes [u, k].
+
+        Args:
+          slopes: along the directions, divided as ``divisor`` says.
+          drawn: what ``draw`` gave.
+          steps: [m].
+          surrogate: a gradient [u, m] that the slopes correct, or None.
+        """
+        del drawn, steps
+        if self.basis is None:
+            return Combined(slopes, jnp.zeros(()))
+        return self._corrected(slopes - self._along(surrogate), surrogate)
+
+    def _along(self, surrogate: jax.Array | None) -> jax.Array | float:
+        """The surrogate's slopes along the coordinates: [u, d]."""
+        if surrogate is None:
+            return 0.0
+        return surrogate if self.basis is None else surrogate @ jnp.asarray(self.basis).T
+
+    def _corrected(
+        self, slopes: jax.Array, surrogate: jax.Array | None, variance: jax.Array | float = 0.0
+    ) -> Combined:
+        """The gradient from slopes [u, d] of what the surrogate has not."""
+        correction = self._in_numbers(slopes)
+        return Combined(
+            correction if surrogate is None else surrogate + correction.astype(surrogate.dtype),
+            jnp.asarray(variance),
+        )
+
+    def _in_numbers(self, slopes: jax.Array) -> jax.Array:
+        """Slopes along coordinates [..., d] as a gradient of the numbers [..., m]."""
+        return slopes if self.basis is None else slopes @ jnp.asarray(self._dual)
+
+    @cached_property
+    def _dual(self) -> np.ndarray:
+        """[d, m]: slopes along the rows of a basis times this are the projected gradient."""
+        return np.linalg.pinv(self.basis).T if self.basis is not None else np.eye(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(Moves):
+    """A number of coordinates, drawn without replacement for each unit, estimates scaled up.
+
+    Attributes:
+      count: of coordinates.
+    """
+
+    count: int = 1
+
+    @property
+    def num_calls(self) -> int:
+        """K."""
+        return self.count
+
+    def draw(self, key: Key | None) -> jax.Array:
+        """Coordinates: int32 [u, k]."""
+        assert_key(key)
+        keys = jax.random.split(key, self.layout.num_units)  # pyright: ignore[reportArgumentType]
+        one = lambda k: jax.random.permutation(k, self.num_coordinates)[: self.count]
+        return jax.vmap(one)(keys).astype(jnp.int32)
+
+    def directions(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+        """See ``Moves``."""
+        chosen = xp.asarray(drawn)[..., calls][..., None] == xp.arange(self.num_coordinates)
+        return self._along_basis(chosen, xp)
+
+    def combine(
+        self,
+        slopes: jax.Array,
+        drawn: jax.Array | None,
+        steps: jax.Array,
+        surrogate: jax.Array | None,
+    ) -> Combined:
+        """See ``Moves``."""
+        del steps
+        drawn = jnp.asarray(drawn)
+        known = self._along(surrogate)
+        if surrogate is not None:
+            slopes = slopes - jnp.take_along_axis(jnp.asarray(known), drawn, axis=1)
+        terms = slopes * self.num_coordinates
+        zeros = jnp.zeros((len(slopes), self.num_coordinates), slopes.dtype)
+        rows = jnp.arange(len(slopes))[:, None]
+        found = zeros.at[rows, drawn].set(terms / self.count)
+        lengths = 1.0 if self.basis is None else jnp.asarray(np.sum(self._dual**2, 1))[drawn]
+        variance = _variance(lengths * terms**2, self._in_numbers(found), self.count)
+        left = 1 - self.count / self.num_coordinates  # nothing is left to chance if all are drawn
+        return self._corrected(found, surrogate, left * variance)
+
+
+@dataclass(frozen=True, eq=False)
+class Directions(Moves):
+    """Random directions, each unit its own.
+
+    Attributes:
+      count: of directions.
+      distribution: see ``rge``.
+    """
+
+    count: int = 1
+    distribution: Distribution = "normal"
+
+    @property
+    def num_calls(self) -> int:
+        """K."""
+        return self.count
+
+    @property
+    def divisor(self) -> Literal["moved", "step", "none"]:
+        """See ``Moves``."""
+        return "none"
+
+    def draw(self, key: Key | None) -> jax.Array:
+        """Directions: float [u, k, d]."""
+        assert_key(key)
+        keys = jax.random.split(key, (self.layout.num_units, self.count))  # pyright: ignore[reportArgumentType]
+        dtype = self.layout.dtype
+        sizes = self.layout.sizes if self.basis is None else (self.num_coordinates,)
+        zeros = [jnp.zeros(size, dtype) for size in sizes]
+        one = lambda k: jnp.concatenate(draw_direction(k, zeros, None, self.distribution)[0])
+        return jax.vmap(jax.vmap(one))(keys)
+
+    def directions(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+        """See ``Moves``."""
+        return self._along_basis(xp.asarray(drawn)[..., calls, :], xp)
+
+    def combine(
+        self,
+        slopes: jax.Array,
+        drawn: jax.Array | None,
+        steps: jax.Array,
+        surrogate: jax.Array | None,
+    ) -> Combined:
+        """See ``Moves``."""
+        directions = jnp.asarray(drawn)
+        if self.basis is not None:
+            steps = steps[:1]
+        if surrogate is not None:
+            known = jnp.asarray(self._along(surrogate)) * steps
+            slopes = slopes - jnp.einsum("ud,ukd->uk", known, directions)
+        # A direction on the sphere has the mean square 1/d along each coordinate.
+        factor = self.num_coordinates if self.distribution == "sphere" else 1
+        found = factor * jnp.einsum("uk,ukd->ud", slopes, directions) / (steps * self.count)
+        terms = self._in_numbers(factor * slopes[..., None] * directions / steps)
+        variance = _variance(jnp.sum(terms**2, -1), self._in_numbers(found), self.count)
+        return self._corrected(found, surrogate, variance)
+
+
+@dataclass(frozen=True, eq=False)
+class Colours(Moves):
+    """Coordinates that share no output move together.
+
+    Attributes:
+      pattern: sparse boolean [outputs, m].
+    """
+
+    pattern: Any = None
+
+    @cached_property
+    def _colours(self) -> np.ndarray:
+        return colours(self.pattern)
+
+    @cached_property
+    def owners(self) -> np.ndarray:
+        """Which number of a call reaches an output: int [k, outputs], −1 for none."""
+        return owners(self.pattern, self._colours, self.pattern.shape[0])
+
+    @property
+    def num_calls(self) -> int:
+        """K."""
+        return int(self._colours.max(initial=-1)) + 1
+
+    def _coefficients(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+        del drawn
+        return calls[:, None] == xp.asarray(self._colours)
+
+    def combine(
+        self,
+        slopes: jax.Array,
+        drawn: jax.Array | None,
+        steps: jax.Array,
+        surrogate: jax.Array | None,
+    ) -> Combined:
+        """Of slopes [u, m], one for each number."""
+        del drawn, steps, surrogate
+        return Combined(slopes, jnp.zeros(()))
+
+
+def _variance(squares: jax.Array, mean: jax.Array, count: int) -> jax.Array:
+    """Of a mean over ``count`` terms [u, k] of squared length: summed over units."""
+    if count < 2:
+        return jnp.asarray(jnp.nan)
+    spread = jnp.sum(squares) - count * jnp.sum(mean**2)
+    return jnp.maximum(spread, 0) / (count * (count - 1))
+
+
+def assert_key(key: Key | None) -> None:
+    """Raises ValueError without a key."""
+    if key is None:
+        raise ValueError(
+            "this function draws coordinates or directions in its backward pass: call it with "
+            "key=jax.random.key(…)"
+        )

@@ -1,0 +1,151 @@
+"""Slopes of a traceable function: its differences propagated by the engine, or subtracted."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from deepzero_jax.blackbox import asks_host
+from deepzero_jax.difference import ZERO, Delta, dense, evaluate, propagate, read, trace
+from deepzero_jax.difference.program import Program, Values, without_dead_equations
+from deepzero_jax.estimators.boundary.layout import Layout
+from deepzero_jax.estimators.boundary.moves import Colours, Moves
+from deepzero_jax.estimators.chunks import BatchSize, chunk_size
+from deepzero_jax.types import PyTree
+
+
+class Traced(NamedTuple):
+    """A function as the engine sees it.
+
+    Attributes:
+      program: its equations.
+      treedef: of its outputs.
+    """
+
+    program: Program
+    treedef: PyTree
+
+    @classmethod
+    def of(cls, fun: Callable[..., PyTree], leaves: Sequence[jax.Array]) -> "Traced":
+        """Traces a function of flat leaves."""
+        program, treedef = trace(fun, *leaves)
+        return cls(without_dead_equations(program, program.outputs), treedef)
+
+    def values(self, leaves: Sequence[jax.Array]) -> Values:
+        """Every value at the base."""
+        return evaluate(self.program, leaves)
+
+    def outputs(self, values: Values) -> PyTree:
+        """The outputs as a tree."""
+        found = [jnp.asarray(read(values, item)) for item in self.program.outputs]
+        return self.treedef.unflatten(found)
+
+
+class Propagated(NamedTuple):
+    """How a backward pass finds the slopes of a traceable function.
+
+    Attributes:
+      traced: the function.
+      layout: of the numbers that move.
+      moves: which of them together.
+      central: whether both sides are evaluated.
+      floating: which outputs are floating-point: those have cotangents.
+      subtracts: whether whole evaluations are subtracted in place of propagated differences.
+      delta_dtype: of operands of products of deltas.
+      batch_size: calls side by side.
+    """
+
+    traced: Traced
+    layout: Layout
+    moves: Moves
+    central: bool
+    floating: tuple[int, ...]
+    subtracts: bool
+    delta_dtype: DTypeLike | None
+    batch_size: BatchSize
+
+    def slopes(
+        self,
+        leaves: Sequence[jax.Array],
+        steps: Sequence[jax.Array],
+        values: Values,
+        cotangents: Sequence[jax.Array],
+        drawn: jax.Array | None,
+    ) -> jax.Array:
+        """[u, k], or [u, m] of coloured moves.
+
+        Args:
+          leaves: of the inputs.
+          steps: of the moving leaves.
+          values: of the traced function at the base.
+          cotangents: of the floating-point outputs.
+          drawn: of ``moves``.
+        """
+        step = jnp.asarray(self.layout.per_number(steps))
+        weights = self._flat(cotangents)
+
+        def one(call: jax.Array) -> jax.Array:
+            moved = self.moves.directions(drawn, call[None], jnp)[..., 0, :] * step
+            moved = jnp.broadcast_to(moved, (self.layout.num_units, self.layout.size))
+            moved = moved.astype(self.layout.dtype)
+            difference = self._difference(leaves, values, moved)
+            if self.central:
+                difference -= self._difference(leaves, values, -moved)
+            return self._contract(difference * weights, call)
+
+        calls = jnp.arange(self.moves.num_calls, dtype=jnp.int32)
+        # Side by side, a chunk that is not full would ask a host beyond the calls.
+        chunk = 1 if asks_host(self.traced.program.equations) else self._chunk(one)
+        found = lax.map(one, calls, batch_size=chunk if chunk > 1 else None)
+        sides = 2 if self.central else 1
+        if isinstance(self.moves, Colours):
+            return jnp.sum(found, axis=0) / (sides * step)
+        if self.moves.divisor == "none":
+            return found.T / sides
+        one_step = step if self.moves.divisor == "moved" else jnp.broadcast_to(step[0], step.shape)
+        return found.T / (sides * self._step_of_calls(one_step, drawn))
+
+    def _step_of_calls(self, step: jax.Array, drawn: jax.Array | None) -> jax.Array:
+        if drawn is not None:
+            return step[jnp.where(drawn < step.shape[0], drawn, 0)]
+        return step if self.moves.divisor == "moved" else step[0]
+
+    def _chunk(self, one: Callable[[jax.Array], jax.Array]) -> int:
+        return min(chunk_size(self.batch_size, one, jnp.int32(0)), self.moves.num_calls)
+
+    def _difference(
+        self, leaves: Sequence[jax.Array], values: Values, moved: jax.Array
+    ) -> jax.Array:
+        """Outputs at moved inputs less those at the base: [u, p]."""
+        parts = self.layout.split(moved)
+        program = self.traced.program
+        bases = [jnp.asarray(read(values, item)) for item in program.outputs]
+        if self.subtracts:
+            others = list(leaves)
+            for position, part in zip(self.layout.moving, parts, strict=True):
+                others[position] = others[position] + part.astype(others[position].dtype)
+            found = evaluate(program, others)
+            new = [jnp.asarray(read(found, item)) for item in program.outputs]
+            return self._flat([new[i] - bases[i] for i in self.floating])
+        deltas: list[Delta] = [ZERO] * len(leaves)
+        for position, part in zip(self.layout.moving, parts, strict=True):
+            deltas[position] = jnp.asarray(part).astype(leaves[position].dtype)
+        found = propagate(program, values, deltas, self.delta_dtype)
+        return self._flat([dense(found[i], bases[i]) for i in self.floating])
+
+    def _flat(self, outputs: Sequence[jax.Array]) -> jax.Array:
+        units = self.layout.num_units
+        return jnp.concatenate([output.reshape((units, -1)) for output in outputs], axis=-1)
+
+    def _contract(self, products: jax.Array, call: jax.Array) -> jax.Array:
+        """Of one call, from [u, p]: [u], or [u, m] of a colour."""
+        if not isinstance(self.moves, Colours):
+            return jnp.sum(products, axis=-1)
+        owner = jnp.asarray(self.moves.owners)[call]
+        zeros = jnp.zeros((products.shape[0], self.layout.size), products.dtype)
+        # An owner of −1, nobody, is dropped.
+        owner = jnp.where(owner < 0, self.layout.size, owner)
+        return zeros.at[:, owner].add(products, mode="drop")
