@@ -1,15 +1,9 @@
-r"""Black-box defense on CIFAR-10: a ResNet-20 in an ONNX file, a DnCNN in front of it.
+"""Black-box defense on CIFAR-10: a ResNet-20 in an ONNX file, a DnCNN in front of it.
 
   python train.py --config configs/defense_cifar10.py
 
 Source: DeepZero, section 6 (arXiv 2310.02025), on ImageNet-10. Measured: not run.
-At full size this wants a GPU. A few real steps on a CPU, box included, in small batches:
-
-  python train.py --config configs/defense_cifar10.py --config.classifier.num_epochs=0.05 \
-      --config.denoiser.pretraining_steps=20 --config.training.methods=deepzero \
-      --config.training.num_queries=4000 --config.training.batch_size=8 \
-      --config.certification.num_samples=1000 \
-      --config.certification.radii="0, 0.25, 0.5" --config.certification.num_images=5
+At full size this wants a GPU.
 """
 
 from deepzero_jax.applications.blackbox_defense.config import (
@@ -33,7 +27,11 @@ def get_config() -> DefenseConfig:
         denoiser=Denoiser(depth=7, width=16, pretraining_steps=20_000),
         autoencoder=AutoEncoder(latent=192, width=48, pretraining_steps=20_000),
         training=Training(
-            num_queries=2_000_000, batch_size=256, held_out=1000, first_order_steps=20_000
+            num_queries=2_000_000,
+            batch_size=256,
+            held_out=1000,
+            first_order_steps=20_000,
+            boundary_directions=64,
         ),
         certification=Certification(num_images=500, batch_size=1000),
     )

@@ -1,16 +1,12 @@
-r"""DeepZero's main experiment with price-aware sampling: ResNet-20 on CIFAR-10 by sparse CGE.
+"""DeepZero's main experiment with price-aware sampling: ResNet-20 on CIFAR-10 by sparse CGE.
 
   python prune.py --config configs/resnet20_cifar10.py
   python train.py --config configs/resnet20_cifar10.py
-  python train.py --config configs/resnet20_cifar10.py --config.pruning.sparsity=0.99 \
-      --workdir runs/resnet20_99
 
-The protocol of configs/resnet20_cifar10_paper.py, but for the step of the differences and the
-coordinates: a step costs the multiply-adds of one with the paper's masks at 90 % gradient sparsity
-and spends them at the rates that buy most gradient, on about four times as many coordinates, few of
-them in the dear first layers. docs/results.md compares the two at equal price.
-Measured at full length: not run; the whole run wants a GPU. 600 steps with exact gradients on the
-drawn coordinates: 64.5 ± 1.2 %, where the paper's masks reach 55.2 ± 0.6 %.
+The protocol of configs/resnet20_cifar10_paper.py at a smaller step of the differences; a step costs
+the multiply-adds of the paper's masks at 90 % sparsity, and spends them at the rates that buy most
+gradient, on about four times as many coordinates (docs/results.md). Measured at full length: not
+run; it wants a GPU. 600 steps with exact gradients: 64.5 ± 1.2 %, the paper's masks 55.2 ± 0.6 %.
 """
 
 from deepzero_jax.applications.classification.config import (

@@ -1,9 +1,7 @@
-r"""DeepZero's main experiment to the letter: its masks, its smoothing, 90 % gradient sparsity.
+"""DeepZero's main experiment to the letter: its masks, its smoothing, 90 % gradient sparsity.
 
   python prune.py --config configs/resnet20_cifar10_paper.py
   python train.py --config configs/resnet20_cifar10_paper.py
-  python train.py --config configs/resnet20_cifar10_paper.py --config.pruning.sparsity=0.99 \
-      --workdir runs/resnet20_99
 
 Paper: 86.46 % test accuracy at 90 % sparsity, 73.37 % at 99 % (arXiv 2310.02025, table 2).
 A step at 90 % is 28,221 queries; the whole run wants a GPU.

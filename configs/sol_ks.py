@@ -1,4 +1,4 @@
-"""Solver in the loop on the Kuramoto–Sivashinsky equation: four methods, then their errors.
+"""Solver in the loop on the Kuramoto–Sivashinsky equation: five methods, then their errors.
 
   python train.py --config configs/sol_ks.py
 
@@ -13,6 +13,4 @@ from deepzero_jax.applications.solver_in_the_loop.config import SolverConfig, Tr
 
 def get_config() -> SolverConfig:
     """A correction of 417 parameters, trained through rollouts of 8 steps."""
-    # At 1e-3 the gradient of a trained correction is off by half of itself and more, at 1e-4 by
-    # 5 to 20 %; below that the solver's float32 answers are too coarse.
     return SolverConfig(training=Training(smoothing=1e-4))

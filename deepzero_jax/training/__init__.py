@@ -32,6 +32,7 @@ from deepzero_jax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
 )
+from deepzero_jax.training.places import Place, where_to_ask
 from deepzero_jax.training.planning import Plan, format_seconds, plan
 from deepzero_jax.training.processes import PeerWatch
 from deepzero_jax.training.signals import exit_now, leave_at_once
@@ -52,6 +53,7 @@ __all__ = [
     "MetricsLog",
     "NonFiniteError",
     "PeerWatch",
+    "Place",
     "Plan",
     "RunFolder",
     "RunFolderError",
@@ -80,6 +82,7 @@ __all__ = [
     "step_seconds",
     "train",
     "tree_digest",
+    "where_to_ask",
     "write_json",
     "write_text",
 ]

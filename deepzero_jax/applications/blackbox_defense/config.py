@@ -64,6 +64,12 @@ class Training:
         0.1, Range(above=0, at_most=1), "deepzero: of the coordinates of every kernel, a step"
     )
     num_directions: int = setting(16, COUNT, "zo_ds")
+    boundary_directions: int = setting(
+        0, STEPS, "zo_boundary: random directions at the box's input; 0: each number"
+    )
+    boundary_cosines: int = setting(
+        0, STEPS, "zo_boundary: cosines kept along each side of an image; 0: all pixels"
+    )
     first_order_steps: int = setting(3000, COUNT, "fo_ds")
     checkpoint_seconds: float = setting(60.0, Range(at_least=0), local=True)
 

@@ -1,5 +1,6 @@
-"""The five defenses: what each trains, how its gradient is made, how it answers."""
+"""The defenses: what each trains, how its gradient is made, how it answers."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,9 +19,16 @@ from deepzero_jax.applications.blackbox_defense.stability import (
     prepared_loss,
     restoration,
 )
-from deepzero_jax.estimators import Estimator, cge, first_order, rge
+from deepzero_jax.estimators import (
+    Estimator,
+    cge,
+    cosine_basis,
+    differentiable,
+    first_order,
+    rge,
+)
 from deepzero_jax.registry import Registry, present
-from deepzero_jax.training import Task
+from deepzero_jax.training import Task, cross_entropy
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -35,6 +43,7 @@ class Defense(NamedTuple):
       autoencoder: of ``zo_ae_ds``.
       sigma: standard deviation of the noise, in units of the pixels.
       batch_size: images a step.
+      num_cosines: of ``zo_boundary``, kept along each side of an image; 0: all pixels.
     """
 
     examples: Examples
@@ -44,6 +53,7 @@ class Defense(NamedTuple):
     autoencoder: AutoEncoder
     sigma: float
     batch_size: int
+    num_cosines: int = 0
 
 
 class Method(NamedTuple):
@@ -197,6 +207,7 @@ class Training(NamedTuple):
       queries: whether it asks the box and is trained for a number of queries.
       at_fraction: whether a step perturbs a fraction of every kernel.
       needs_code: whether it starts from an auto-encoder.
+      at_boundary: whether ``boundary_directions`` is the number of its directions.
     """
 
     make: Callable[[Defense, Start, Estimator], Method]
@@ -204,6 +215,7 @@ class Training(NamedTuple):
     queries: bool = True
     at_fraction: bool = False
     needs_code: bool = False
+    at_boundary: bool = False
 
 
 def _deepzero(defense: Defense, start: Start, estimator: Estimator) -> Method:
@@ -220,6 +232,23 @@ def _zo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
     return _at_image(defense, start, objective, counted_first_order(estimator, pixels))
 
 
+def _zo_boundary(defense: Defense, start: Start, estimator: Estimator) -> Method:
+    shape, keep = defense.examples.images.shape[1:], defense.num_cosines
+    basis = None
+    if keep:
+        basis = cosine_basis(shape, (min(keep, shape[0]), min(keep, shape[1]), shape[2]))
+    behind = differentiable(defense.box, estimator, basis=basis)
+
+    def objective(
+        cleaned: jax.Array, clean: jax.Array, labels: jax.Array, key: Key
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        del clean
+        return cross_entropy(behind(cleaned, key=key), labels)
+
+    numbers = math.prod(shape) if basis is None else len(basis)
+    return _at_image(defense, start, objective, counted_first_order(estimator, numbers))
+
+
 def _coordinates(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:
     del num_directions
     return cge(smoothing=smoothing, reuse="difference", batch_size=chunk_size)
@@ -228,6 +257,12 @@ def _coordinates(smoothing: float, num_directions: int, chunk_size: int) -> Esti
 def _coordinates_of_the_code(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:
     del num_directions
     return cge(smoothing=smoothing, reuse="none", batch_size=chunk_size)
+
+
+def _at_the_boundary(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:
+    if num_directions:
+        return rge(smoothing=smoothing, num_directions=num_directions, batch_size=chunk_size)
+    return cge(smoothing=smoothing, batch_size=chunk_size)
 
 
 def _directions(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:
@@ -245,6 +280,8 @@ METHODS: Registry[Training | None] = Registry(
         "zo_ds": Training(_zo_ds, _directions),
         "fo_ds": Training(_fo_ds, lambda *_: first_order(), queries=False),
         "none": None,
+        # Behind the others, whose numbers are those of their random draws.
+        "zo_boundary": Training(_zo_boundary, _at_the_boundary, at_boundary=True),
     },
 )
 

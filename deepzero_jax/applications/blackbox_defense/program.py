@@ -1,5 +1,6 @@
 """Trained and certified defenses, each stage a run of the loop."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from deepzero_jax.applications.blackbox_defense.methods import (
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
 from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
 from deepzero_jax.blackbox import HostFunction, black_box, onnx_model
-from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
+from deepzero_jax.coordinates import kept_per_leaf, leaf_paths, num_coordinates
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
 from deepzero_jax.models import make_model, predict
@@ -35,7 +36,15 @@ from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import Program, Run, cache_folder
 from deepzero_jax.registry import present
 from deepzero_jax.sampling import layer_ratio_sampler
-from deepzero_jax.training import Json, Stages, Task, classification_task, write_json
+from deepzero_jax.training import (
+    Json,
+    Place,
+    Stages,
+    Task,
+    classification_task,
+    where_to_ask,
+    write_json,
+)
 from deepzero_jax.types import Key, Log
 
 _STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
@@ -99,6 +108,7 @@ def train_defenses(
     stages = stages_of(config, workdir, log)
     defense, box_summary = prepare_defense(config, stages, dataset, open_box)
     names = config.training.methods
+    log(f"\n{places_of(config, defense)}")
     start = pretrain(config, stages, defense, names)
     responses: dict[str, Respond] = {}
     num_queries: dict[str, int] = {}
@@ -158,6 +168,7 @@ def prepare_defense(
         AutoEncoder(config.autoencoder.latent, config.autoencoder.width, (height, width, channels)),
         config.certification.sigma,
         config.training.batch_size,
+        config.training.boundary_cosines,
     )
     return defense, summary
 
@@ -188,12 +199,36 @@ def pretrain(
     return Start(**found)
 
 
+def places_of(config: DefenseConfig, defense: Defense) -> str:
+    """The table "where to ask": what a step of each method asks of the box, and elsewhere could."""
+    training, shape = config.training, defense.examples.images.shape[1:]
+    variables = jax.eval_shape(defense.denoiser.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    params, pixels = variables["params"], math.prod(shape)
+    pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
+    kept = sum(kept_per_leaf(params, pruned).values())
+    cosines, directions = training.boundary_cosines, training.boundary_directions
+    numbers = shape[2] * min(cosines, shape[0]) * min(cosines, shape[1]) if cosines else pixels
+    boundary = Place("cosines of an image" if cosines else "pixels of an image", numbers)
+    if directions:
+        boundary = boundary._replace(num_moved=directions, kind="directions")
+    rows = [
+        Place("parameters", num_coordinates(params)),
+        Place("parameters, drawn", num_coordinates(params), kept, method="deepzero"),
+        Place("code of an image", config.autoencoder.latent, method="zo_ae_ds"),
+        Place("pixels of an image", pixels, training.num_directions, "directions", "zo_ds"),
+        boundary._replace(method="zo_boundary"),
+    ]
+    asked = [row if row.method in training.methods else row._replace(method="") for row in rows]
+    return where_to_ask(asked, training.batch_size)
+
+
 def _train_method(
     name: str, config: DefenseConfig, stages: Stages, defense: Defense, start: Start
 ) -> tuple[Respond, int]:
     """How a trained method answers, and the queries that it has spent."""
     training, way = config.training, present(METHODS, name)
-    estimator = way.estimator(training.smoothing, training.num_directions, training.chunk_size)
+    directions = training.boundary_directions if way.at_boundary else training.num_directions
+    estimator = way.estimator(training.smoothing, directions, training.chunk_size)
     method = way.make(defense, start, estimator)
     params, _ = method.task.init(stages.key(name))
     sampler = None

@@ -6,6 +6,8 @@ how the gradient passes the box f, which can only be queried:
 
 - DeepZero: differences of the denoiser's parameters; the box is asked at perturbed outputs.
 - ZO-DS: random directions at the box's input, then back-propagation through the denoiser.
+- ZO at the boundary: all pixels of the box's input, or cosines, or random directions, by
+  ``differentiable``; back-propagation through the denoiser.
 - ZO-AE-DS: an encoder behind the denoiser; coordinates of its code, through a frozen decoder.
 - FO-DS: autodiff through a white-box twin of the box, the upper bound.
 

@@ -9,7 +9,7 @@ from deepzero_jax.applications.solver_in_the_loop.methods import (
     Correction,
     corrected,
     default_estimator,
-    make_task,
+    make_method,
 )
 from deepzero_jax.applications.solver_in_the_loop.program import (
     PROGRAM,
@@ -32,7 +32,7 @@ __all__ = [
     "corrected",
     "default_estimator",
     "kuramoto_sivashinsky",
-    "make_task",
+    "make_method",
     "rollout",
     "train_corrections",
     "wake",

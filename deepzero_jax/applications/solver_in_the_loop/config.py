@@ -64,7 +64,8 @@ class Training:
     )
     batch_size: int = setting(16, COUNT, "windows a step")
     learning_rate: float = setting(1e-2, Range(above=0), "Adam, cosine")
-    smoothing: float = setting(1e-3, STEP, "zo_sol")
+    smoothing: float = setting(1e-3, STEP, "zo_sol, of the parameters")
+    boundary_smoothing: float = setting(1e-6, STEP, "zo_sol_boundary, of the solver's inputs")
     chunk_size: int = setting(64, COUNT, "zo_sol: coordinates in one call of the solver")
     checkpoint_seconds: float = setting(60.0, Range(at_least=0), local=True)
 

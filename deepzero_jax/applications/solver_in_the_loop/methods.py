@@ -1,9 +1,14 @@
-"""The four methods: no correction, trained without the solver, through its twin, by queries.
+"""The methods: no correction, trained without the solver, through its twin, by queries.
+
+Queries are asked at the parameters (ZO-SOL), or at the solver's own inputs, where autodiff takes
+over (ZO-SOL at the boundary): as many calls as a state has moving numbers, whatever the network.
 
 Source: Um et al., NeurIPS 2020 (SRC, NON, SOL); DeepZero, section 6 (arXiv 2310.02025).
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -24,7 +29,8 @@ from deepzero_jax.applications.solver_in_the_loop.rollout import (
     rollout_loss,
     window_task,
 )
-from deepzero_jax.estimators import Estimator, cge, first_order
+from deepzero_jax.blackbox import BlackBox, HostFunction, black_box
+from deepzero_jax.estimators import Estimator, cge, differentiable, first_order
 from deepzero_jax.registry import Registry, present
 from deepzero_jax.training import Task
 from deepzero_jax.types import Params
@@ -35,7 +41,7 @@ class Correction(NamedTuple):
 
     Attributes:
       frames: to learn from, to choose by, to be judged by.
-      box: the coarse solver, which can only be queried.
+      box: the coarse solver, which can only be queried, see ``solver_box``.
       twin: the same, differentiable, for ``fo_sol`` alone.
       network: of the correction.
       unroll: steps in a row that a loss looks at.
@@ -46,7 +52,7 @@ class Correction(NamedTuple):
     """
 
     frames: Frames
-    box: Step
+    box: BlackBox
     twin: Step
     network: CorrectionNet
     unroll: int
@@ -55,10 +61,46 @@ class Correction(NamedTuple):
     step_error: float
     unrolled_error: float
 
+    @property
+    def solver(self) -> Step:
+        """One step by the box."""
+        return stepped(self.box, self.network.num_outputs)
+
+    @property
+    def num_moving(self) -> int:
+        """Numbers of a state that the solver moves."""
+        *grid, _ = self.frames.train.shape[2:]
+        return math.prod(grid) * self.network.num_outputs
+
+
+def solver_box(host: HostFunction, state: tuple[int, ...], num_moving: int) -> BlackBox:
+    """A coarse solver as a black box ``(moving, constant) -> moving``, in float64.
+
+    Args:
+      host: states [n, *grid, channels] → states one step later.
+      state: shape of one.
+      num_moving: leading channels that the solver moves; the others only describe the case.
+    """
+
+    def step(moving: np.ndarray, constant: np.ndarray) -> np.ndarray:
+        return host(np.concatenate([moving, constant], axis=-1))[..., :num_moving]
+
+    return black_box(step, (*state[:-1], num_moving), dtype="float64", retries=0)
+
+
+def stepped(solver: Callable[[jax.Array, jax.Array], jax.Array], num_moving: int) -> Step:
+    """One step of whole states by a function of their moving and their constant channels."""
+
+    def step(states: jax.Array) -> jax.Array:
+        moving, constant = states[..., :num_moving], states[..., num_moving:]
+        return jnp.concatenate([solver(moving, constant), constant], axis=-1)
+
+    return step
+
 
 def make_correction(
     frames: Frames,
-    box: Step,
+    host: HostFunction,
     twin: Step,
     network: CorrectionNet,
     unroll: int,
@@ -69,7 +111,7 @@ def make_correction(
 
     Args:
       frames: to learn from, to choose by, to be judged by.
-      box: the coarse solver, which can only be queried.
+      host: the coarse solver, which can only be queried, in NumPy.
       twin: the same, differentiable.
       network: of the correction.
       unroll: steps in a row that a loss looks at.
@@ -88,10 +130,12 @@ def make_correction(
     axes = tuple(range(train.ndim - 1))
     scale = np.maximum(train.std(axes), 1e-6)
     # Rollouts from frames that are apart, so that each counts once.
+    box = solver_box(host, train.shape[2:], network.num_outputs)
+    solver = stepped(box, network.num_outputs)
     starts = range(0, train.shape[1] - unroll, unroll)
     first = np.concatenate([train[:, i] for i in starts])
     true = np.concatenate([train[:, i + 1 : i + 1 + unroll] for i in starts])
-    found = np.asarray(jax.jit(lambda states: rollout(box, states, unroll))(first))
+    found = np.asarray(jax.jit(lambda states: rollout(solver, states, unroll))(first))
     squares = (np.swapaxes(found, 0, 1) - true)[..., : network.num_outputs] ** 2
     step_error, unrolled_error = float(squares[:, 0].mean()), float(squares.mean())
     correct = additive_correction(
@@ -106,20 +150,44 @@ def make_correction(
     )
 
 
-def _of_pairs(correction: Correction) -> Task:
+class Method(NamedTuple):
+    """A method, ready for the training loop.
+
+    Attributes:
+      task: what it trains.
+      estimator: of the gradient of the parameters, and of what a step costs in queries.
+    """
+
+    task: Task
+    estimator: Estimator
+
+
+def _of_pairs(correction: Correction, estimator: Estimator) -> Method:
     """Of pairs: what the solver answers, and the fine frame. It has run already."""
     frames = correction.frames.train
     already = lambda states: states
     loss = rollout_loss(already, correction.correct, 1, correction.step_error)
-    answers = np.asarray(jax.jit(correction.box)(frames[:, :-1].reshape(-1, *frames.shape[2:])))
+    answers = np.asarray(jax.jit(correction.solver)(frames[:, :-1].reshape(-1, *frames.shape[2:])))
     later = frames[:, 1:].reshape(answers.shape)
-    return _window_task(correction, loss, np.stack([answers, later], axis=1), 2)
+    return Method(_window_task(correction, loss, np.stack([answers, later], axis=1), 2), estimator)
 
 
-def _through(correction: Correction, solver: Step) -> Task:
+def _through(correction: Correction, solver: Step, estimator: Estimator) -> Method:
     """Of rollouts of the solver and the correction in turn."""
     loss = rollout_loss(solver, correction.correct, correction.unroll, correction.unrolled_error)
-    return _window_task(correction, loss, correction.frames.train, correction.unroll + 1)
+    task = _window_task(correction, loss, correction.frames.train, correction.unroll + 1)
+    return Method(task, estimator)
+
+
+def _at_the_boundary(correction: Correction, estimator: Estimator) -> Method:
+    """Autodiff through the network, queries at the solver's inputs."""
+    channels = correction.network.num_outputs
+    solver = stepped(differentiable(correction.box, estimator), channels)
+    calls = estimator.num_queries(correction.num_moving)
+    outside = replace(
+        first_order(), name=f"{estimator.name} at the solver", num_queries=lambda _: calls
+    )
+    return _through(correction, solver, outside)
 
 
 def _window_task(
@@ -144,12 +212,15 @@ class Training(NamedTuple):
     """How a method trains.
 
     Attributes:
-      make: ``(correction) -> Task``.
+      make: ``(correction, estimator) -> Method``. The estimator is of the gradient of the
+        parameters, or of the gradient at the solver's inputs.
       estimator: ``(smoothing, chunk_size) -> Estimator``.
+      at_boundary: whether the smoothing is of the solver's inputs.
     """
 
-    make: Callable[[Correction], Task]
+    make: Callable[[Correction, Estimator], Method]
     estimator: Callable[[float, int], Estimator]
+    at_boundary: bool = False
 
 
 def _autodiff(smoothing: float, chunk_size: int) -> Estimator:
@@ -168,32 +239,34 @@ METHODS: Registry[Training | None] = Registry(
         "src": None,
         # The solver's answers are made beforehand: only the network is differentiated.
         "non": Training(_of_pairs, _autodiff),
-        "zo_sol": Training(lambda c: _through(c, c.box), _coordinates),
-        "fo_sol": Training(lambda c: _through(c, c.twin), _autodiff),
+        "zo_sol": Training(lambda c, e: _through(c, c.solver, e), _coordinates),
+        "zo_sol_boundary": Training(_at_the_boundary, _coordinates, at_boundary=True),
+        "fo_sol": Training(lambda c, e: _through(c, c.twin, e), _autodiff),
     },
 )
 
 
-def make_task(name: str, correction: Correction) -> Task:
-    """What a method trains.
+def make_method(name: str, correction: Correction, estimator: Estimator) -> Method:
+    """What a method trains, and how.
 
     Args:
       name: one of ``METHODS`` that trains.
       correction: what all share.
+      estimator: as in ``Training.make``.
 
     Raises:
       ValueError: an unknown method.
     """
-    return present(METHODS, name).make(correction)
+    return present(METHODS, name).make(correction, estimator)
 
 
 def default_estimator(name: str, smoothing: float, chunk_size: int) -> Estimator:
-    """How a method makes its gradient: by coordinates for ``zo_sol``, else by autodiff."""
+    """How a method makes its gradient: by coordinates where it asks the solver, else autodiff."""
     return present(METHODS, name).estimator(smoothing, chunk_size)
 
 
 def corrected(correction: Correction, params: Params | None) -> Step:
     """Solver and network as one step; the solver alone without parameters."""
     if params is None:
-        return correction.box
-    return lambda states: correction.correct(params, correction.box(states))
+        return correction.solver
+    return lambda states: correction.correct(params, correction.solver(states))

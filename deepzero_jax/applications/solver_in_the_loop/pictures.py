@@ -10,10 +10,17 @@ from deepzero_jax.pictures import pyplot, save_figure
 _NAMES = {
     "src": "SRC, no correction",
     "non": "NON, trained without the solver",
-    "zo_sol": "ZO-SOL, solver queried",
+    "zo_sol": "ZO-SOL, queried for the parameters",
+    "zo_sol_boundary": "ZO-SOL, queried at the boundary",
     "fo_sol": "FO-SOL, solver differentiated",
 }
-_COLOURS = {"src": "gray", "non": "tab:orange", "zo_sol": "tab:blue", "fo_sol": "black"}
+_COLOURS = {
+    "src": "gray",
+    "non": "tab:orange",
+    "zo_sol": "tab:blue",
+    "zo_sol_boundary": "tab:green",
+    "fo_sol": "black",
+}
 
 
 def plot_errors(errors: Mapping[str, np.ndarray], dt: float, picture: Path) -> None:

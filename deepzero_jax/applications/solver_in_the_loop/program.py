@@ -14,15 +14,14 @@ from deepzero_jax.applications.solver_in_the_loop.methods import (
     METHODS,
     Correction,
     corrected,
-    default_estimator,
     make_correction,
-    make_task,
+    make_method,
 )
 from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
 from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
-from deepzero_jax.blackbox import HostFunction, black_box
+from deepzero_jax.blackbox import HostFunction
 from deepzero_jax.programs import Program, Run
-from deepzero_jax.training import Json, Stages, write_json
+from deepzero_jax.training import Json, Place, Stages, where_to_ask, write_json
 from deepzero_jax.types import Log, Params
 
 
@@ -36,11 +35,10 @@ def build_correction(
       case: of ``CASES``, built from the same config.
       host: in place of the coarse NumPy solver, states [n, …] to the same.
     """
-    state = case.frames.train.shape[2:]
     training = config.training
     return make_correction(
         case.frames,
-        black_box(host or case.host, state, retries=0),
+        host or case.host,
         case.twin,
         case.network,
         training.unroll,
@@ -77,6 +75,7 @@ def train_corrections(
         f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
         f"{correction.unrolled_error**0.5:.3g} over {training.unroll} steps (root mean square)"
     )
+    log(f"\n{places_of(config, correction)}")
     params, runs = _train_methods(config, workdir, correction, log)
     errors = {name: _test_errors(correction, params[name]) for name in params}
     plot_errors(errors, case.dt, workdir / "error_against_time.png")
@@ -116,19 +115,31 @@ def _train_methods(
     params: dict[str, list[Params | None]] = {name: [None] for name in training.methods}
     runs: dict[str, list[Json]] = {}
     for name in training.methods:
-        if METHODS[name] is None:
+        way = METHODS[name]
+        if way is None:
             continue
-        estimator = default_estimator(name, training.smoothing, training.chunk_size)
-        task = make_task(name, correction)
+        smoothing = training.boundary_smoothing if way.at_boundary else training.smoothing
+        estimator = way.estimator(smoothing, training.chunk_size)
+        method = make_method(name, correction, estimator)
         found = [
-            stages.run(
-                f"{name}_{seed}", task, estimator, training.num_steps, training.learning_rate
-            )
+            stages.run(f"{name}_{seed}", *method, training.num_steps, training.learning_rate)
             for seed in seeds
         ]
         params[name] = [of_seed.params for of_seed in found]
         runs[name] = [of_seed.summary for of_seed in found]
     return params, runs
+
+
+def places_of(config: SolverConfig, correction: Correction) -> str:
+    """The table "where to ask": what a step of each method asks of the solver, and others would."""
+    training, moving = config.training, correction.num_moving
+    rows = [
+        Place("parameters of the network", num_parameters(correction), method="zo_sol"),
+        Place("inputs of the solver", moving, method="zo_sol_boundary"),
+        Place("inputs, random directions", moving, 16, "directions"),
+    ]
+    asked = [row if row.method in training.methods else row._replace(method="") for row in rows]
+    return where_to_ask(asked, training.batch_size * training.unroll)
 
 
 def num_parameters(correction: Correction) -> int:

@@ -81,6 +81,33 @@ def test_every_method_trains_and_counts_what_it_asks(name, chunk_size, defense):
     assert 0 <= score["stability"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("cosines", "directions", "calls"), [(0, 0, 16), (3, 0, 9), (0, 5, 5), (3, 5, 5)]
+)
+def test_the_boundary_is_asked_in_pixels_cosines_or_directions(cosines, directions, calls, defense):
+    defense = defense._replace(num_cosines=cosines)
+    estimator = default_estimator("zo_boundary", 1e-2, directions, chunk_size=64)
+    method = make_method("zo_boundary", defense, start_of(defense), estimator)
+    _, _, losses = advance(method)
+    assert np.all(np.isfinite(losses))
+    assert method.estimator.num_queries(0) == 1 + calls
+    assert defense.box.num_samples == 2 * BATCH * (1 + calls)
+
+
+def test_all_pixels_at_the_boundary_give_the_first_order_method(defense):
+    start = start_of(defense)
+    start = start._replace(denoiser=jax.tree.map(lambda leaf: leaf + 0.1, start.denoiser))
+    ends = []
+    for name in ("fo_ds", "zo_boundary"):
+        estimator = default_estimator(name, smoothing=1e-3, num_directions=0, chunk_size=64)
+        method = make_method(name, defense, start, estimator)
+        params, state, _ = advance(method, num_steps=3)
+        ends.append(jax.tree.map(jnp.subtract, state.params, params))
+    quality = dz.gradient_quality(ends[1], ends[0])
+    assert quality.cosine > 0.999
+    assert quality.relative_error < 0.01
+
+
 def test_deepzero_is_the_first_order_method_from_queries_alone(defense):
     start = start_of(defense)
     # The zero convolution at the end lets no gradient through to the others: move it.

@@ -102,9 +102,13 @@ def correction(tmp_path_factory):
     return correction_of(TINY, tmp_path_factory.mktemp("correction"))
 
 
+def task_of(name, correction):
+    return methods.make_method(name, correction, methods.default_estimator(name, 1e-3, 64)).task
+
+
 @pytest.fixture(scope="module")
 def problem(correction):
-    tasks = {name: methods.make_task(name, correction) for name in ("zo_sol", "fo_sol", "non")}
+    tasks = {name: task_of(name, correction) for name in ("zo_sol", "fo_sol", "non")}
     params, _ = tasks["zo_sol"].init(jax.random.key(0))
     rng = np.random.default_rng(0)
     moved = jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape), params)
@@ -137,8 +141,27 @@ def test_gradients_by_queries_agree_with_autodiff_through_the_twin(problem, chun
     assert relative_error(by_queries[1], exact[1]) < 0.01
 
 
+def test_at_the_boundary_as_many_calls_as_a_state_has_numbers(correction):
+    of = {}
+    for name, smoothing in (("zo_sol_boundary", 1e-6), ("fo_sol", 1e-3)):
+        estimator = methods.default_estimator(name, smoothing, 64)
+        method = methods.make_method(name, correction, estimator)
+        params, _ = method.task.init(jax.random.key(0))
+        params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+        batch = method.task.batch(method.task.data, jax.random.key(3), jnp.int32(0))
+        vg = jax.jit(value_and_grad(method.task.loss, method.estimator, has_aux=True))
+        asked = correction.box.num_samples
+        of[name] = flatten(vg(params, {}, *batch)[1])
+        asked = correction.box.num_samples - asked
+        # Four windows of two steps; before the first step stands data, which has no derivative.
+        assert asked == (4 * 2 + 4 * 16 if name == "zo_sol_boundary" else 0)
+        assert method.estimator.num_queries(0) == (17 if name == "zo_sol_boundary" else 1)
+    assert np.linalg.norm(of["fo_sol"]) > 0.1
+    assert relative_error(of["zo_sol_boundary"], of["fo_sol"]) < 1e-4
+
+
 def test_an_untrained_correction_leaves_the_solver_as_it_is(correction):
-    params, _ = methods.make_task("zo_sol", correction).init(jax.random.key(0))
+    params, _ = task_of("zo_sol", correction).init(jax.random.key(0))
     first = correction.frames.test[:, 0]
     alone, both = (rollout(methods.corrected(correction, p), first, 4) for p in (None, params))
     np.testing.assert_array_equal(alone, both)
@@ -158,17 +181,17 @@ def test_a_periodic_correction_moves_with_the_grid(grid):
 
 
 def test_loss_of_the_solver_alone_is_about_one(correction):
-    task = methods.make_task("fo_sol", correction)
+    task = task_of("fo_sol", correction)
     params, _ = task.init(jax.random.key(0))
     batch = task.batch(task.data, jax.random.key(3), jnp.int32(0))
     assert 0.2 < float(task.loss(params, {}, *batch)[0]) < 5
 
 
 def test_pairs_of_non_are_the_solvers_answer_and_the_next_frame(correction):
-    task = methods.make_task("non", correction)
+    task = task_of("non", correction)
     (pairs,) = task.batch(task.data, jax.random.key(3), jnp.int32(0))
     frames = correction.frames.train
-    answers = np.asarray(correction.box(frames[:, :-1].reshape(-1, 16, 1)))
+    answers = np.asarray(jax.jit(correction.solver)(frames[:, :-1].reshape(-1, 16, 1)))
     later = frames[:, 1:].reshape(-1, 16, 1)
     for answer, frame in pairs:
         (place,) = np.flatnonzero((answers == np.asarray(answer)).all((1, 2)))
@@ -190,7 +213,7 @@ def test_what_is_too_short_is_named(tmp_path):
         correction_of(short, tmp_path)
     large = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, batch_size=99))
     with pytest.raises(ValueError, match=r"fewer than training\.batch_size 99"):
-        methods.make_task("zo_sol", correction_of(large, tmp_path))
+        task_of("zo_sol", correction_of(large, tmp_path))
 
 
 # The whole.
@@ -213,13 +236,15 @@ def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys)
         command += [f"--config.{section}.{name}={value}" for name, value in changed]
     assert train.main(command) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert list(summary["mae"]) == ["src", "non", "zo_sol", "fo_sol"]
+    assert list(summary["mae"]) == ["src", "non", "zo_sol", "zo_sol_boundary", "fo_sol"]
     assert all(0 < value < 1 for value in summary["mae"].values())
     assert {len(values) for values in summary["mae_of_seeds"].values()} == {1}
     assert len(summary["mae_of_test_runs"]["src"]) == 3
     assert summary["num_queries"]["zo_sol"] == 6 * (1 + summary["num_parameters"])
     # The methods of a seed start alike and see the same windows: their paths stay together.
     np.testing.assert_allclose(losses_of(tmp_path), losses_of(tmp_path, "fo_sol_0"), rtol=1e-2)
+    at_boundary = losses_of(tmp_path, "zo_sol_boundary_0")
+    np.testing.assert_allclose(at_boundary, losses_of(tmp_path, "fo_sol_0"), rtol=1e-4)
     for picture in ("error_against_time.png", "states.png"):
         assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
     capsys.readouterr()
