@@ -5,7 +5,14 @@ from collections.abc import Callable
 from deepzero_jax.estimators import host_difference
 from deepzero_jax.estimators.asking import Tell, ask
 from deepzero_jax.estimators.autodiff import AutodiffEstimator, first_order
-from deepzero_jax.estimators.boundary import Differentiable, cosine_basis, differentiable, windows
+from deepzero_jax.estimators.boundary import (
+    Differentiable,
+    Record,
+    cosine_basis,
+    differentiable,
+    fit_surrogate,
+    windows,
+)
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.coordinatewise import Reuse, cge
@@ -38,6 +45,7 @@ __all__ = [
     "GradientQuality",
     "Loss",
     "Probe",
+    "Record",
     "Reuse",
     "Smoothing",
     "Tell",
@@ -51,6 +59,7 @@ __all__ = [
     "cosine_basis",
     "differentiable",
     "first_order",
+    "fit_surrogate",
     "gradient_quality",
     "host_difference",
     "num_queries",

@@ -16,7 +16,7 @@ from deepzero_jax.applications.solver_in_the_loop.program import (
     build_correction,
     train_corrections,
 )
-from deepzero_jax.applications.solver_in_the_loop.rollout import rollout, windows
+from deepzero_jax.applications.solver_in_the_loop.rollout import rollout, rollout_loss, windows
 from deepzero_jax.applications.solver_in_the_loop.transport import Advection
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "kuramoto_sivashinsky",
     "make_method",
     "rollout",
+    "rollout_loss",
     "train_corrections",
     "wake",
     "windows",

@@ -208,7 +208,8 @@ class Backward:
                 settings["delta_dtype"],
                 settings["batch_size"],
             ).slopes(leaves, steps, kept, cotangents, drawn)
-        asks = HostSlopes(self.host, layout, moves, central, self.floating, self.of.check)
+        options = self.of.check, self.of.record
+        asks = HostSlopes(self.host, layout, moves, central, self.floating, *options)
         operands = [*leaves, *cotangents]
         return _asked(operands, lambda: asks.slopes(leaves, steps, kept, cotangents, drawn))
 

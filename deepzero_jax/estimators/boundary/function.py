@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox import BlackBox
 from deepzero_jax.estimators.boundary.backward import Backward
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.estimators.boundary.moves import (
@@ -19,7 +18,9 @@ from deepzero_jax.estimators.boundary.moves import (
     Moves,
     assert_key,
 )
+from deepzero_jax.estimators.boundary.options import check_options
 from deepzero_jax.estimators.boundary.structure import Structure, as_pattern
+from deepzero_jax.estimators.boundary.students import Record
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.types import Key, PyTree
 
@@ -52,6 +53,7 @@ class Differentiable:
       surrogate: a differentiable approximation, or None.
       num_coordinates: drawn for each sample, None for all.
       check: whether the structure is checked in each backward pass.
+      record: takes in what a black box is asked, or None.
     """
 
     fun: Callable[..., PyTree]
@@ -62,9 +64,10 @@ class Differentiable:
     surrogate: Callable[..., PyTree] | None = None
     num_coordinates: int | None = None
     check: bool = False
+    record: Record | None = None
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        check_options(self)
 
     @property
     def needs_key(self) -> bool:
@@ -197,6 +200,7 @@ def differentiable(
     surrogate: Callable[..., PyTree] | None = None,
     num_coordinates: int | None = None,
     check: bool = False,
+    record: Record | None = None,
 ) -> Differentiable:
     r"""Lets ``jax.grad`` flow through a function that can only be evaluated.
 
@@ -225,6 +229,7 @@ def differentiable(
       num_coordinates: with ``cge``, so many coordinates are drawn for each sample, the
         estimates scaled up: unbiased. None: all.
       check: whether each backward pass checks ``structure``, by one random move more.
+      record: takes in what a black box with ``samples`` is asked, for ``fit_surrogate``.
 
     Returns:
       A ``Differentiable``: ``f(*inputs, key=None) -> outputs`` under jit, vmap, scan,
@@ -256,39 +261,8 @@ def differentiable(
         raise TypeError(f"differentiable takes an estimator from cge() or rge(), got {estimator!r}")
     rows = None if basis is None else np.asarray(basis, np.float64)
     return Differentiable(
-        fun, estimator, samples, structure, rows, surrogate, num_coordinates, check
+        fun, estimator, samples, structure, rows, surrogate, num_coordinates, check, record
     )
-
-
-def _check_options(given: Differentiable) -> None:
-    settings = given.settings
-    directions = isinstance(given.estimator, DirectionEstimator)
-    if settings["reuse"] == "split":
-        raise ValueError('reuse="split" is of losses that are cut; give "difference" or "none"')
-    if given.structure is not None and (
-        directions or given.basis is not None or given.num_coordinates is not None
-    ):
-        raise ValueError(
-            "structure moves all coordinates, colour by colour: it goes with cge(), without "
-            "basis= and num_coordinates="
-        )
-    if given.check and given.structure is None:
-        raise ValueError("check=True is of a structure: give structure=")
-    if given.num_coordinates is not None:
-        if directions:
-            raise ValueError("num_coordinates is of cge(); rge() has num_directions")
-        if type(given.num_coordinates) is not int or given.num_coordinates < 1:
-            raise ValueError(
-                f"num_coordinates must be an integer of at least 1, got {given.num_coordinates!r}"
-            )
-    if given.basis is not None and (
-        given.basis.ndim != 2 or len(given.basis) == 0 or not np.isfinite(given.basis).all()
-    ):
-        raise ValueError(f"basis must be finite numbers [k, m], got {list(given.basis.shape)}")
-    if isinstance(given.fun, BlackBox) and given.samples and not given.fun.options.batched:
-        raise ValueError(
-            "a black box with batched=False is one function of all its inputs: give samples=False"
-        )
 
 
 def _is_floating(leaf: Any) -> bool:

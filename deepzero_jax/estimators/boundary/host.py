@@ -16,6 +16,7 @@ import numpy as np
 from deepzero_jax.blackbox import BlackBoxError, HostCall
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
+from deepzero_jax.estimators.boundary.students import Record, secants
 
 # Bytes that moved inputs and their answers may take on the host at a time.
 _MEMORY = 2**27
@@ -34,6 +35,7 @@ class HostSlopes:
       central: whether both sides are asked.
       floating: which outputs are floating-point: those have cotangents.
       check: whether the pattern of ``moves`` is checked, by one call more.
+      record: takes in the differences, or None.
       counts: of the arrays of each kind that the callback is given.
     """
 
@@ -43,6 +45,7 @@ class HostSlopes:
     central: bool
     floating: tuple[int, ...]
     check: bool = False
+    record: Record | None = None
     counts: tuple[int, ...] = ()
 
     @property
@@ -91,6 +94,10 @@ class HostSlopes:
         for calls in self._chunks(copies):
             directions = np.asarray(self.moves.directions(at.drawn, calls, np))
             difference, span = self._difference(at, directions, self.central)
+            if self.record is not None:
+                base, moved = (at.leaves, at.answers), (span, difference)
+                rows = secants(self.call, self.layout, self.floating, base, moved)
+                self.record.add(rows, self.call.treedef)
             if coloured is not None:
                 coloured.add(difference, span, calls)
             else:

@@ -1,0 +1,45 @@
+"""Which options of a differentiable function go together."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepzero_jax.blackbox import BlackBox
+from deepzero_jax.estimators.contract import DirectionEstimator
+
+if TYPE_CHECKING:
+    from deepzero_jax.estimators.boundary.function import Differentiable
+
+
+def check_options(given: "Differentiable") -> None:
+    """Raises ValueError where options do not go together."""
+    settings = given.settings
+    directions = isinstance(given.estimator, DirectionEstimator)
+    if settings["reuse"] == "split":
+        raise ValueError('reuse="split" is of losses that are cut; give "difference" or "none"')
+    if given.structure is not None and (
+        directions or given.basis is not None or given.num_coordinates is not None
+    ):
+        raise ValueError(
+            "structure moves all coordinates, colour by colour: it goes with cge(), without "
+            "basis= and num_coordinates="
+        )
+    if given.check and given.structure is None:
+        raise ValueError("check=True is of a structure: give structure=")
+    if given.record is not None and not (given.samples and isinstance(given.fun, BlackBox)):
+        raise ValueError("a record is of a black box with samples=True")
+    if given.num_coordinates is not None:
+        if directions:
+            raise ValueError("num_coordinates is of cge(); rge() has num_directions")
+        if type(given.num_coordinates) is not int or given.num_coordinates < 1:
+            raise ValueError(
+                f"num_coordinates must be an integer of at least 1, got {given.num_coordinates!r}"
+            )
+    if given.basis is not None and (
+        given.basis.ndim != 2 or len(given.basis) == 0 or not np.isfinite(given.basis).all()
+    ):
+        raise ValueError(f"basis must be finite numbers [k, m], got {list(given.basis.shape)}")
+    if isinstance(given.fun, BlackBox) and given.samples and not given.fun.options.batched:
+        raise ValueError(
+            "a black box with batched=False is one function of all its inputs: give samples=False"
+        )
