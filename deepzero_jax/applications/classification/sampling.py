@@ -142,12 +142,18 @@ def measure_prices(
       log: takes a line.
 
     Raises:
-      ValueError: a step without any coordinate already takes longer than the budget.
+      ValueError: a step without any coordinate already takes longer than the budget, or the
+        loss asks a black box, which nobody has counted these steps for.
     """
     sampling = experiment.config.sampling
     budget, unit = parse_budget(sampling.budget)
     if not isinstance(state.sampler_state, PriceAwareState) or unit != "seconds":
         return state
+    if step.boxes.samples:
+        raise ValueError(
+            f"sampling.budget {sampling.budget!r} would be measured by steps that ask the black "
+            'box in the loss beyond the plan; give a share of the dense price, as "10 %"'
+        )
     log("measuring the price of a coordinate, leaf by leaf …")
     selection = step.select(state)
 
