@@ -1,5 +1,6 @@
 """The training loop: task, step, plan, checkpoints, exact resume; several stages and processes."""
 
+from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.classification import (
     classification_task,
@@ -34,6 +35,7 @@ from deepzero_jax.training.optimizer import (
 )
 from deepzero_jax.training.planning import Plan, format_seconds, plan
 from deepzero_jax.training.processes import PeerWatch
+from deepzero_jax.training.samples import PURPOSES, Purpose, Samples
 from deepzero_jax.training.signals import exit_now, leave_at_once
 from deepzero_jax.training.stages import Stages, Trained
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
@@ -43,7 +45,9 @@ from deepzero_jax.training.timing import coordinate_seconds, step_seconds
 __all__ = [
     "FORMAT",
     "OPTIMIZERS",
+    "PURPOSES",
     "SCHEDULES",
+    "Boxes",
     "Checkpointer",
     "CompiledStep",
     "InterruptedRunError",
@@ -53,8 +57,10 @@ __all__ = [
     "NonFiniteError",
     "PeerWatch",
     "Plan",
+    "Purpose",
     "RunFolder",
     "RunFolderError",
+    "Samples",
     "Schedule",
     "Stages",
     "StepFailedError",

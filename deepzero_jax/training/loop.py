@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +10,8 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
-from deepzero_jax.coordinates import num_coordinates
 from deepzero_jax.sharding import agree, any_of, is_lead
-from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
+from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.errors import (
     InterruptedRunError,
     NonFiniteError,
@@ -26,6 +25,7 @@ from deepzero_jax.training.planning import plan
 from deepzero_jax.training.progress import Progress
 from deepzero_jax.training.signals import StopRequest
 from deepzero_jax.training.step import CompiledStep, Metrics, TrainState, TrainStep
+from deepzero_jax.training.summary import summary
 from deepzero_jax.types import Log
 
 
@@ -36,6 +36,7 @@ class Settings(NamedTuple):
     evaluation_interval: int
     checkpoint_seconds: float
     initial_queries: int
+    initial_samples: Mapping[str, int]
     name: str
 
 
@@ -49,6 +50,7 @@ def train(
     evaluation_interval: int | None = None,
     checkpoint_seconds: float = 60.0,
     initial_queries: int = 0,
+    initial_samples: Mapping[str, int] | None = None,
     name: str = "run",
     log: Log = print,
 ) -> Json:
@@ -66,6 +68,7 @@ def train(
         always evaluated.
       checkpoint_seconds: at most this much work is lost to a kill.
       initial_queries: spent before the first step, on pruning.
+      initial_samples: of black boxes, that went into them.
       name: in the bar and in pictures.
       log: takes a line for the person who watches.
 
@@ -83,17 +86,19 @@ def train(
         step = step.compile(state)
     state = step.step.place(state)
     interval = evaluation_interval or step.step.task.steps_per_epoch
-    settings = Settings(num_steps, interval, checkpoint_seconds, initial_queries, name)
+    settings = Settings(
+        num_steps, interval, checkpoint_seconds, initial_queries, initial_samples or {}, name
+    )
     checkpointer = Checkpointer(folder / "checkpoints", log)
     trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
     try:
         state = trainer.run(trainer.start(state))
     finally:
         checkpointer.close()
-    summary = trainer.summary(state)
+    found = summary(name, step.step.task, trainer.progress, state)
     if is_lead():
-        write_json(folder / "summary.json", summary)
-    return summary
+        write_json(folder / "summary.json", found)
+    return found
 
 
 class _Trainer:
@@ -115,14 +120,21 @@ class _Trainer:
         )
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer, self.boxes = checkpointer, compiled.boxes
-        self.progress = Progress(settings.initial_queries, compiled.boxes)
+        self.progress = Progress(settings.initial_queries, compiled.boxes, settings.initial_samples)
 
     def start(self, state: TrainState) -> TrainState:
         """The state of the newest checkpoint; without one the state given, its plan printed."""
         restored, settings = self.checkpointer.restore(state), self.settings
         if restored is None:
-            steps, queries = settings.num_steps, settings.initial_queries
-            self.log(str(plan(self.compiled, state, num_steps=steps, initial_queries=queries)))
+            planned = plan(
+                self.compiled,
+                state,
+                num_steps=settings.num_steps,
+                initial_queries=settings.initial_queries,
+                evaluation_interval=settings.evaluation_interval,
+                initial_samples=settings.initial_samples,
+            )
+            self.log(str(planned))
             return state
         self.progress.load(restored[1])
         state = self.compiled.step.place(restored[0])
@@ -172,7 +184,7 @@ class _Trainer:
         bar: tqdm,
         stop: StopRequest,
     ) -> TrainState:
-        started = time.perf_counter()
+        started, sent = time.perf_counter(), self.progress.samples["training"]
         with self._asking(f"step {int(state.step) + 1}", state):
             moved, found = self.compiled.run(state, self.boxes.affordable(self.compiled, state))
             # One process of several cannot leave a step that the others are in.
@@ -187,11 +199,18 @@ class _Trainer:
                 f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
                 f"{self.folder}. Lower the learning rate or the smoothing in a new run"
             )
-        self._record(done, found, time.perf_counter() - started, metrics, bar)
+        seconds, sent = time.perf_counter() - started, self.progress.samples["training"] - sent
+        self._record(done, found, seconds, sent, metrics, bar)
         return moved
 
     def _record(
-        self, done: int, found: Metrics, seconds: float, metrics: MetricsLog | None, bar: tqdm
+        self,
+        done: int,
+        found: Metrics,
+        seconds: float,
+        num_samples: int,
+        metrics: MetricsLog | None,
+        bar: tqdm,
     ) -> None:
         queries = self.estimator.num_queries(int(found.pop("num_coordinates")))
         self.progress.num_queries += queries
@@ -205,7 +224,7 @@ class _Trainer:
                 "num_queries": self.progress.num_queries,
                 "seconds": seconds,
             }
-            metrics.write(done, record)
+            metrics.write(done, record | _told(num_samples))
         shown = {name: f"{value:.3f}" for name, value in values.items()}
         shown |= {"lr": f"{rate:.2g}", "queries": f"{queries / seconds:,.0f}/s"}
         bar.set_postfix(shown, refresh=False)
@@ -232,15 +251,18 @@ class _Trainer:
         due = done % settings.evaluation_interval == 0 or done == settings.num_steps
         if not due or done <= self.progress.evaluated:
             return False
-        with self._asking(f"the evaluation after step {done}", state):
+        samples = self.progress.samples
+        sent = samples["evaluation"]
+        with self._asking(f"the evaluation after step {done}", state), samples.of("evaluation"):
             scores = self.task.evaluate(state.params, state.model_state, self.compiled.data)
         self.progress.evaluated, self.progress.scores = done, scores
-        self._report(scores, done, metrics)
+        if metrics is not None:
+            record = {"epoch": done / self.task.steps_per_epoch, **scores}
+            metrics.write(done, record | _told(samples["evaluation"] - sent))
+        self._report(scores, done)
         return True
 
-    def _report(self, scores: dict[str, float], done: int, metrics: MetricsLog | None) -> None:
-        if metrics is not None:
-            metrics.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
+    def _report(self, scores: dict[str, float], done: int) -> None:
         score, best = scores[self.task.score], self.progress.best
         sign = 1 if self.task.higher_is_better else -1
         if not best or sign * score > sign * best["value"]:
@@ -269,21 +291,7 @@ class _Trainer:
             self.settings.name,
         )
 
-    def summary(self, state: TrainState) -> Json:
-        """What ``summary.json`` holds: final and best scores, queries, steps, seconds."""
-        progress = self.progress.dump()
-        return {
-            "name": self.settings.name,
-            **progress["scores"],
-            f"best_{self.task.score}": self.progress.best.get("value"),
-            "best_step": self.progress.best.get("step"),
-            "num_queries": progress["num_queries"],
-            "num_steps": int(state.step),
-            "wall_seconds": round(progress["wall_seconds"], 3),
-            "seconds_per_step": round(progress["wall_seconds"] / max(int(state.step), 1), 6),
-            "parameters_sha256": tree_digest(state.params),
-            "num_parameters": num_coordinates(state.params),
-            "device": jax.devices()[0].device_kind,
-            "num_devices": jax.device_count(),
-            "jax_version": jax.__version__,
-        }
+
+def _told(num_samples: int) -> dict[str, float]:
+    """What a line of the metrics says of black boxes: nothing where none was asked."""
+    return {"box_samples": num_samples} if num_samples else {}

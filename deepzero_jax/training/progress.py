@@ -1,9 +1,11 @@
 """What a run counts as it goes: queries, seconds, the best score."""
 
 import time
+from collections.abc import Mapping
 
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.folder import Json
+from deepzero_jax.training.samples import Samples
 
 
 class Progress:
@@ -15,17 +17,24 @@ class Progress:
       best: ``{"value": …, "step": …}`` of the best evaluation, empty before the first.
       evaluated: the step of the last evaluation.
       scores: what it found.
+      samples: sent to black boxes, by purpose.
 
     What the run's black boxes have counted is kept with them.
     """
 
-    def __init__(self, initial_queries: int, boxes: Boxes) -> None:
+    def __init__(
+        self,
+        initial_queries: int,
+        boxes: Boxes,
+        initial_samples: Mapping[str, int] | None = None,
+    ) -> None:
         self._boxes = boxes
         self.num_queries = initial_queries
         self.wall_seconds = 0.0
         self.best: Json = {}
         self.evaluated = 0
         self.scores: dict[str, float] = {}
+        self.samples = Samples(initial_samples)
         self._since = time.perf_counter()
 
     def load(self, saved: Json) -> None:
@@ -35,6 +44,7 @@ class Progress:
         self.best = saved["best"]
         self.evaluated = saved["evaluated"]
         self.scores = saved["scores"]
+        self.samples.load(saved.get("samples", {}))
         self._boxes.load(saved.get("boxes", ()))
 
     def dump(self) -> Json:
@@ -48,5 +58,6 @@ class Progress:
             "best": self.best,
             "evaluated": self.evaluated,
             "scores": self.scores,
+            "samples": self.samples.dump(),
             "boxes": self._boxes.dump(),
         }

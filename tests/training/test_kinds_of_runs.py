@@ -106,3 +106,5 @@ def test_a_budget_that_a_step_would_overrun_stops_before_it_and_a_larger_one_goe
     parts = tiny_run(tmp_path / "parts", estimator, task_of=boxed(larger))
     assert parts["parameters_sha256"] == whole["parameters_sha256"]
     assert larger.counts() == whole_box.counts()
+    counted = {"training": 8 * per_step, "evaluation": 0, "pruning": 0, "probing": 0}
+    assert parts["box_samples"] == whole["box_samples"] == counted

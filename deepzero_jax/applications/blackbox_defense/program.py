@@ -26,7 +26,7 @@ from deepzero_jax.applications.blackbox_defense.methods import (
 )
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
 from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
-from deepzero_jax.blackbox import HostFunction, black_box, onnx_model
+from deepzero_jax.blackbox import BlackBox, HostFunction, black_box, onnx_model
 from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
@@ -118,6 +118,7 @@ def train_defenses(
         },
         "abstained": {name: num_abstentions(found) for name, found in records.items()},
         "num_queries": num_queries,
+        "box_samples": stages.box_samples,
         "box_test_accuracy": box_summary["test_accuracy"],
         "num_images": len(next(iter(records.values()))),
         "sigma": certification.sigma,
@@ -130,9 +131,9 @@ def train_defenses(
     return summary
 
 
-def _answers(host: HostFunction, images: np.ndarray) -> np.ndarray:
+def _answers(box: BlackBox, images: np.ndarray) -> np.ndarray:
     parts = np.array_split(images, max(1, len(images) // 1000))
-    answers = [np.asarray(host((part / 255.0).astype(np.float32))).argmax(-1) for part in parts]
+    answers = [np.asarray(box((part / 255.0).astype(np.float32))).argmax(-1) for part in parts]
     return np.concatenate(answers).astype(np.int32)
 
 
@@ -149,7 +150,8 @@ def prepare_defense(
     held = config.training.held_out
     images = np.asarray(dataset.train_images)
     height, width, channels = images.shape[1:]
-    answers = _answers(host, images)
+    with stages.asking("labels"):
+        answers = _answers(box, images)
     defense = Defense(
         Examples(images[held:], answers[held:], images[:held], answers[:held]),
         box,
@@ -227,15 +229,16 @@ def _certify(
     stages.log("method      " + "".join(f"{f'r = {r:g}':>10}" for r in certification.radii))
     for name, respond in responses.items():
         answer = jax.jit(lambda x, respond=respond: jnp.argmax(respond(x), -1))
-        records[name] = certify_images(
-            lambda x, answer=answer: np.asarray(answer(x)),
-            images,
-            labels,
-            certification,
-            stages.workdir / name / "certificates.jsonl",
-            dataset.num_classes,
-            config.seed,
-        )
+        with stages.asking("certification"):
+            records[name] = certify_images(
+                lambda x, answer=answer: np.asarray(answer(x)),
+                images,
+                labels,
+                certification,
+                stages.workdir / name / "certificates.jsonl",
+                dataset.num_classes,
+                config.seed,
+            )
         values = [certified_accuracy(records[name], radius) for radius in certification.radii]
         stages.log(f"{name:<12}" + "".join(f"{100 * value:>8.1f} %" for value in values))
     return records

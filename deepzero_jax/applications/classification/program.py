@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from deepzero_jax.programs import Program, Run
 from deepzero_jax.training import (
     CompiledStep,
     Json,
+    Plan,
     Schedule,
     TrainState,
     TrainStep,
@@ -39,6 +42,7 @@ class Prepared(NamedTuple):
       schedule: learning rate by step.
       state: at step 0, placed.
       num_queries: already spent on pruning.
+      num_samples: of black boxes, already spent, by purpose.
     """
 
     experiment: Experiment
@@ -46,34 +50,66 @@ class Prepared(NamedTuple):
     schedule: Schedule
     state: TrainState
     num_queries: int
+    num_samples: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Steps between evaluations."""
+        epochs = self.experiment.config.training.evaluation_epochs
+        return max(1, round(epochs * self.experiment.task.steps_per_epoch))
 
 
-def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prepared:
-    """Chooses coordinates (scoring if need be), compiles the step, measures prices."""
-    sampler, params, queries = choose_sampler(experiment, workdir, log)
+def prepare_run(
+    experiment: Experiment, workdir: Path, log: Log = print, may_ask: bool = True
+) -> Prepared:
+    """Chooses coordinates (scoring if need be), compiles the step, measures prices.
+
+    Args:
+      experiment: of the run.
+      workdir: the run folder.
+      log: takes a line.
+      may_ask: whether a black box may be asked.
+
+    Raises:
+      ValueError: from ``find_ratios`` and ``measure_prices``.
+      BlackBoxError: a box that gives no answer.
+    """
+    sampler, params, queries, samples = choose_sampler(experiment, workdir, log, may_ask)
     optimizer, schedule = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
     compiled = step.compile(state)
     state = step.place(measure_prices(experiment, compiled, state, log))
-    return Prepared(experiment, compiled, schedule, state, queries)
+    return Prepared(experiment, compiled, schedule, state, queries, {"pruning": samples})
 
 
 def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print) -> Json:
     """Runs the loop."""
     experiment, training = prepared.experiment, prepared.experiment.config.training
-    steps_per_epoch = experiment.task.steps_per_epoch
     return train(
         prepared.step,
         prepared.state,
         folder=folder,
         num_steps=experiment.num_steps,
         schedule=prepared.schedule,
-        evaluation_interval=max(1, round(training.evaluation_epochs * steps_per_epoch)),
+        evaluation_interval=prepared.evaluation_interval,
         checkpoint_seconds=training.checkpoint_seconds,
         initial_queries=prepared.num_queries,
+        initial_samples=prepared.num_samples,
         name=name,
         log=log,
+    )
+
+
+def planned(prepared: Prepared) -> Plan:
+    """What a run will cost; no black box is asked."""
+    return plan(
+        prepared.step,
+        prepared.state,
+        num_steps=prepared.experiment.num_steps,
+        initial_queries=prepared.num_queries,
+        evaluation_interval=prepared.evaluation_interval,
+        initial_samples=prepared.num_samples,
     )
 
 
@@ -84,10 +120,9 @@ def train_classifier(config: Config, run: Run) -> Json | None:
     """
     experiment = build(config)
     run.hold()
-    prepared = prepare_run(experiment, run.workdir, run.log)
+    prepared = prepare_run(experiment, run.workdir, run.log, may_ask=not run.plan_only)
     if run.plan_only:
-        steps, queries = experiment.num_steps, prepared.num_queries
-        run.log(str(plan(prepared.step, prepared.state, num_steps=steps, initial_queries=queries)))
+        run.log(str(planned(prepared)))
         return None
     run.claim()
     divisor = 1

@@ -136,7 +136,7 @@ def _window_task(
         sequences,
         length,
         correction.batch_size,
-        lambda params: float(judge(params)),
+        judge,
     )
 
 

@@ -72,15 +72,19 @@ def train_corrections(
     training = config.training
     log(f"{config.case}: the fine solutions, and the coarse solver's answers to them …")
     case = CASES[config.case](config, workdir)
-    correction = build_correction(config, case, host)
+    stages = stages_of(config, workdir, log)
+    with stages.asking("preparation"):
+        correction = build_correction(config, case, host)
     log(
         f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
         f"{correction.unrolled_error**0.5:.3g} over {training.unroll} steps (root mean square)"
     )
-    params, runs = _train_methods(config, workdir, correction, log)
-    errors = {name: _test_errors(correction, params[name]) for name in params}
+    params, runs = _train_methods(config, stages, correction)
+    with stages.asking("test"):
+        errors = {name: _test_errors(correction, params[name]) for name in params}
+        first = _first_test_run(correction, params)
     plot_errors(errors, case.dt, workdir / "error_against_time.png")
-    case.draw(correction.frames.test[0], _first_test_run(correction, params), workdir)
+    case.draw(correction.frames.test[0], first, workdir)
     of_seeds = {name: values.mean((1, 2)) for name, values in errors.items()}
     of_runs = {name: values.mean((0, 2)) for name, values in errors.items()}
     summary = {
@@ -89,6 +93,7 @@ def train_corrections(
         "mae_of_seeds": {name: values.tolist() for name, values in of_seeds.items()},
         "mae_of_test_runs": {name: values.tolist() for name, values in of_runs.items()},
         "num_queries": {name: runs[name][0]["num_queries"] for name in runs},
+        "box_samples": stages.box_samples,
         "training_seconds": {
             name: round(float(np.mean([run["wall_seconds"] for run in runs[name]])), 1)
             for name in runs
@@ -105,21 +110,26 @@ def train_corrections(
     return summary
 
 
+def stages_of(config: SolverConfig, workdir: Path, log: Log = print) -> Stages:
+    """The stages of a run folder: a method and a seed each."""
+    # The methods of a seed start alike and see the same windows.
+    keys = {f"{name}_{seed}": seed for name in METHODS for seed in range(config.training.num_seeds)}
+    return Stages(config.seed, keys, workdir, config.training.checkpoint_seconds, log)
+
+
 def _train_methods(
-    config: SolverConfig, workdir: Path, correction: Correction, log: Log
+    config: SolverConfig, stages: Stages, correction: Correction
 ) -> tuple[dict[str, list[Params | None]], dict[str, list[Json]]]:
     """Parameters of every method, seed by seed (None: it has none), and summaries of its runs."""
     training, seeds = config.training, range(config.training.num_seeds)
-    # The methods of a seed start alike and see the same windows.
-    keys = {f"{name}_{seed}": seed for name in METHODS for seed in seeds}
-    stages = Stages(config.seed, keys, workdir, training.checkpoint_seconds, log)
     params: dict[str, list[Params | None]] = {name: [None] for name in training.methods}
     runs: dict[str, list[Json]] = {}
     for name in training.methods:
         if METHODS[name] is None:
             continue
         estimator = default_estimator(name, training.smoothing, training.chunk_size)
-        task = make_task(name, correction)
+        with stages.asking("preparation"):
+            task = make_task(name, correction)
         found = [
             stages.run(
                 f"{name}_{seed}", task, estimator, training.num_steps, training.learning_rate

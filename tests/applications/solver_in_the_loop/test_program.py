@@ -233,9 +233,29 @@ QUERIED = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def asked():
+    return []
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, asked):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    return run(workdir, QUERIED), losses_of(workdir)
+    sound = ks.numpy_solver(ks.KuramotoSivashinsky(num_points=16))
+    host = lambda states: (asked.append(len(states)), sound(states))[1]
+    return run(workdir, QUERIED, host), losses_of(workdir)
+
+
+def test_what_the_solver_was_asked_is_told_apart(uninterrupted, asked):
+    summary = uninterrupted[0]
+    told = summary["box_samples"]
+    assert sum(flatten(told)) == sum(asked)
+    # Of twelve frames after the first: six rollouts of two steps in each of two runs. Then the
+    # five frames of three test runs, and of the first of them again.
+    assert told["preparation"] == 2 * 6 * 2
+    assert told["test"] == 3 * 5 + 5
+    # Windows of a batch, steps of the rollout; the first of them does not move with any number.
+    assert told["zo_sol_0"]["training"] <= 4 * 2 * summary["num_queries"]["zo_sol"]
+    assert told["zo_sol_0"]["evaluation"] == 6 * 2 * 5
 
 
 @pytest.mark.parametrize(
