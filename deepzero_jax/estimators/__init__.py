@@ -11,6 +11,7 @@ from deepzero_jax.estimators.coordinatewise import Reuse, cge
 from deepzero_jax.estimators.devices import sharded
 from deepzero_jax.estimators.directions import Distribution
 from deepzero_jax.estimators.gradients import ValueAndGrad, num_queries, value_and_grad
+from deepzero_jax.estimators.host_use import slopes_dropped
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.pricing import coordinate_costs
 from deepzero_jax.estimators.probing import Probe, probe_smoothing
@@ -53,5 +54,6 @@ __all__ = [
     "probe_smoothing",
     "rge",
     "sharded",
+    "slopes_dropped",
     "value_and_grad",
 ]

@@ -127,6 +127,7 @@ class _Coordinatewise:
             )
             for w in work
         ]
+        passes.host_use.tell_lost(found, value)
         found = [passes.host_use.kept(slopes, value) for slopes in found]
         return passes.head, at.treedef.unflatten(found)
 

@@ -1,6 +1,5 @@
 """The training loop: plan, steps, evaluation, checkpoints, exact resume."""
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from tqdm import tqdm
 
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer
@@ -19,12 +17,12 @@ from deepzero_jax.training.errors import (
     black_box_failure,
 )
 from deepzero_jax.training.folder import Json, write_json
-from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.planning import plan
 from deepzero_jax.training.progress import Progress
+from deepzero_jax.training.recording import Recorder
 from deepzero_jax.training.signals import StopRequest
-from deepzero_jax.training.step import CompiledStep, Metrics, TrainState, TrainStep
+from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.summary import summary
 from deepzero_jax.types import Log
 
@@ -113,11 +111,7 @@ class _Trainer:
         checkpointer: Checkpointer,
         log: Log,
     ) -> None:
-        self.compiled, self.task, self.estimator = (
-            compiled,
-            compiled.step.task,
-            compiled.step.estimator,
-        )
+        self.compiled, self.task = compiled, compiled.step.task
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer, self.boxes = checkpointer, compiled.boxes
         self.progress = Progress(settings.initial_queries, compiled.boxes, settings.initial_samples)
@@ -144,22 +138,24 @@ class _Trainer:
     def run(self, state: TrainState) -> TrainState:
         """Runs the remaining steps, and saves the last state."""
         settings = self.settings
-        metrics = MetricsLog(self.folder, int(state.step), self.log) if is_lead() else None
-        saved_at = time.perf_counter()
-        bar = tqdm(
-            total=settings.num_steps,
-            initial=int(state.step),
-            desc=settings.name,
-            unit="step",
-            disable=not (sys.stderr.isatty() and is_lead()),
+        recorder = Recorder(
+            self.compiled.step,
+            self.schedule,
+            self.progress,
+            self.folder,
+            settings.name,
+            int(state.step),
+            settings.num_steps,
+            self.log,
         )
+        saved_at = time.perf_counter()
         try:
-            with StopRequest() as stop, bar:
+            with StopRequest() as stop:
                 # A box that failed while it was asked for scores is asked again.
-                self._evaluate_if_due(state, metrics)
+                self._evaluate_if_due(state, recorder)
                 while int(state.step) < settings.num_steps:
-                    state = self._one_step(state, metrics, bar, stop)
-                    evaluated = self._evaluate_if_due(state, metrics)
+                    state = self._one_step(state, recorder, stop)
+                    evaluated = self._evaluate_if_due(state, recorder)
                     waited = agree(time.perf_counter() - saved_at)
                     if evaluated or waited >= settings.checkpoint_seconds:
                         self._save(state)
@@ -168,23 +164,15 @@ class _Trainer:
                     if signum:
                         self._leave(state, signum)
         finally:
-            if metrics is not None:
-                metrics.close()
-                self._plot()
+            recorder.close()
         self._save(state)
         return state
 
     def _save(self, state: TrainState) -> None:
         self.checkpointer.save(int(state.step), state, self.progress.dump())
 
-    def _one_step(
-        self,
-        state: TrainState,
-        metrics: MetricsLog | None,
-        bar: tqdm,
-        stop: StopRequest,
-    ) -> TrainState:
-        started, sent = time.perf_counter(), self.progress.samples["training"]
+    def _one_step(self, state: TrainState, recorder: Recorder, stop: StopRequest) -> TrainState:
+        started, counts = time.perf_counter(), self.progress.of_host()
         with self._asking(f"step {int(state.step) + 1}", state):
             moved, found = self.compiled.run(state, self.boxes.affordable(self.compiled, state))
             # One process of several cannot leave a step that the others are in.
@@ -199,36 +187,9 @@ class _Trainer:
                 f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
                 f"{self.folder}. Lower the learning rate or the smoothing in a new run"
             )
-        seconds, sent = time.perf_counter() - started, self.progress.samples["training"] - sent
-        self._record(done, found, seconds, sent, metrics, bar)
+        seconds, asked = time.perf_counter() - started, self.progress.of_host(counts)
+        recorder.step(done, found, seconds, asked)
         return moved
-
-    def _record(
-        self,
-        done: int,
-        found: Metrics,
-        seconds: float,
-        num_samples: int,
-        metrics: MetricsLog | None,
-        bar: tqdm,
-    ) -> None:
-        queries = self.estimator.num_queries(int(found.pop("num_coordinates")))
-        self.progress.num_queries += queries
-        values = {name: float(value) for name, value in found.items()}
-        rate = float(jax.numpy.asarray(self.schedule(done - 1)))
-        if metrics is not None:
-            record = {
-                "epoch": done / self.task.steps_per_epoch,
-                **values,
-                "learning_rate": rate,
-                "num_queries": self.progress.num_queries,
-                "seconds": seconds,
-            }
-            metrics.write(done, record | _told(num_samples))
-        shown = {name: f"{value:.3f}" for name, value in values.items()}
-        shown |= {"lr": f"{rate:.2g}", "queries": f"{queries / seconds:,.0f}/s"}
-        bar.set_postfix(shown, refresh=False)
-        bar.update()
 
     @contextmanager
     def _asking(self, what: str, state: TrainState) -> Iterator[None]:
@@ -246,33 +207,16 @@ class _Trainer:
                 "command goes on from there"
             ) from error
 
-    def _evaluate_if_due(self, state: TrainState, metrics: MetricsLog | None) -> bool:
+    def _evaluate_if_due(self, state: TrainState, recorder: Recorder) -> bool:
         done, settings = int(state.step), self.settings
         due = done % settings.evaluation_interval == 0 or done == settings.num_steps
         if not due or done <= self.progress.evaluated:
             return False
-        samples = self.progress.samples
-        sent = samples["evaluation"]
-        with self._asking(f"the evaluation after step {done}", state), samples.of("evaluation"):
+        counts, evaluation = self.progress.of_host(), self.progress.samples.of("evaluation")
+        with self._asking(f"the evaluation after step {done}", state), evaluation:
             scores = self.task.evaluate(state.params, state.model_state, self.compiled.data)
-        self.progress.evaluated, self.progress.scores = done, scores
-        if metrics is not None:
-            record = {"epoch": done / self.task.steps_per_epoch, **scores}
-            metrics.write(done, record | _told(samples["evaluation"] - sent))
-        self._report(scores, done)
+        recorder.evaluation(done, scores, self.progress.of_host(counts))
         return True
-
-    def _report(self, scores: dict[str, float], done: int) -> None:
-        score, best = scores[self.task.score], self.progress.best
-        sign = 1 if self.task.higher_is_better else -1
-        if not best or sign * score > sign * best["value"]:
-            self.progress.best = {"value": score, "step": done}
-        words = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
-        line = f"step {done:,}/{self.settings.num_steps:,}  {words}"
-        if sys.stderr.isatty():
-            tqdm.write(line)
-        else:
-            self.log(line)
 
     def _leave(self, state: TrainState, signum: int) -> None:
         self._save(state)
@@ -282,16 +226,3 @@ class _Trainer:
             f"stopped on request after step {int(state.step):,} of "
             f"{self.settings.num_steps:,}; the same command goes on from there",
         )
-
-    def _plot(self) -> None:
-        plot_learning_curve(
-            self.folder / "metrics.jsonl",
-            self.folder / "learning_curve.png",
-            self.task.score,
-            self.settings.name,
-        )
-
-
-def _told(num_samples: int) -> dict[str, float]:
-    """What a line of the metrics says of black boxes: nothing where none was asked."""
-    return {"box_samples": num_samples} if num_samples else {}

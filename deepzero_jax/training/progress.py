@@ -3,6 +3,10 @@
 import time
 from collections.abc import Mapping
 
+import jax
+
+from deepzero_jax.blackbox import samples_sent
+from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.folder import Json
 from deepzero_jax.training.samples import Samples
@@ -18,6 +22,7 @@ class Progress:
       evaluated: the step of the last evaluation.
       scores: what it found.
       samples: sent to black boxes, by purpose.
+      num_dropped: slopes that fell to samples without an answer, of boxes that may drop them.
 
     What the run's black boxes have counted is kept with them.
     """
@@ -35,6 +40,7 @@ class Progress:
         self.evaluated = 0
         self.scores: dict[str, float] = {}
         self.samples = Samples(initial_samples)
+        self.num_dropped = 0
         self._since = time.perf_counter()
 
     def load(self, saved: Json) -> None:
@@ -44,6 +50,7 @@ class Progress:
         self.best = saved["best"]
         self.evaluated = saved["evaluated"]
         self.scores = saved["scores"]
+        self.num_dropped = saved.get("num_dropped", 0)
         self.samples.load(saved.get("samples", {}))
         self._boxes.load(saved.get("boxes", ()))
 
@@ -58,6 +65,29 @@ class Progress:
             "best": self.best,
             "evaluated": self.evaluated,
             "scores": self.scores,
+            "num_dropped": self.num_dropped,
             "samples": self.samples.dump(),
             "boxes": self._boxes.dump(),
         }
+
+    @property
+    def may_drop(self) -> bool:
+        """Whether a box may leave samples without an answer."""
+        return any(box.options.on_failure == "nan" for box in self._boxes.samples)
+
+    def of_host(self, before: Mapping[str, int] | None = None) -> dict[str, int]:
+        """What is counted on the host, or with ``before`` what has come to it since.
+
+        Returns:
+          ``box_samples``, sent to black boxes, and ``num_dropped`` slopes; only where there are
+          boxes for them, as a line of the metrics tells it.
+        """
+        if self.may_drop:
+            jax.effects_barrier()  # a count may come in after the numbers of its step
+        now = {"box_samples": samples_sent(), "num_dropped": slopes_dropped()}
+        if before is None:
+            return now
+        since = {name: count - before[name] for name, count in now.items()}
+        self.num_dropped += since["num_dropped"]
+        told = {"box_samples": since["box_samples"] > 0, "num_dropped": self.may_drop}
+        return {name: count for name, count in since.items() if told[name]}

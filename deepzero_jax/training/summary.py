@@ -28,6 +28,7 @@ def summary(name: str, task: Task, progress: Progress, state: TrainState) -> Jso
         "best_step": progress.best.get("step"),
         "num_queries": counted["num_queries"],
         **({"box_samples": samples} if any(samples.values()) else {}),
+        **({"num_dropped": progress.num_dropped} if progress.may_drop else {}),
         "num_steps": int(state.step),
         "wall_seconds": round(counted["wall_seconds"], 3),
         "seconds_per_step": round(counted["wall_seconds"] / max(int(state.step), 1), 6),
