@@ -9,6 +9,7 @@ import jax
 from deepzero_jax.coordinates import all_coordinates, scatter
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.manual_axes import params_on_device
+from deepzero_jax.estimators.probing import Probe
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -79,6 +80,7 @@ class CoordinateEstimator:
         like ``coordinates``: the slope of the loss along each.
       chunk_sizes: ``(loss, params, coordinates) -> [int]``, coordinates side by side.
       settings: of the estimator, for its ``repr``.
+      probe: that its smoothing follows from, or None.
 
     Example:
       >>> import deepzero_jax as dz
@@ -93,6 +95,7 @@ class CoordinateEstimator:
     values: Callable[[Loss, Params, PyTree], tuple[ValueAndAux, PyTree]]
     chunk_sizes: Callable[[Loss, Params, PyTree], list[int]]
     settings: Mapping[str, object] = field(default_factory=dict)
+    probe: Probe | None = None
     needs_key: bool = field(default=False, init=False)
 
     def estimate(
@@ -120,6 +123,7 @@ class DirectionEstimator:
       summand: ``(loss, params, key, coordinates, part, num_parts) -> ((value, aux), grads)``:
         part ``part`` of ``num_parts`` parts of the gradient, whose sum it is.
       settings: of the estimator, for its ``repr``.
+      probe: that its smoothing follows from, or None.
     """
 
     name: str
@@ -128,6 +132,7 @@ class DirectionEstimator:
         [Loss, Params, Key, PyTree | None, jax.Array | int, int], tuple[ValueAndAux, Params]
     ]
     settings: Mapping[str, object] = field(default_factory=dict)
+    probe: Probe | None = None
     needs_key: bool = field(default=True, init=False)
     chunk_sizes: None = field(default=None, init=False)
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from deepzero_jax.coordinates import check_float_leaves
+from deepzero_jax.estimators.smoothing import Smoothing, as_smoothing
 from deepzero_jax.types import Key, Params
 
 MOST_QUERIES = 60
@@ -42,6 +43,14 @@ class Probe(NamedTuple):
     deterministic: bool
     flat_below: float | None
 
+    def step(self, central: bool) -> float:
+        """The smoothing for one kind of differences."""
+        return self.central_smoothing if central else self.smoothing
+
+    def slope_error(self, central: bool) -> float:
+        """The error that a slope is expected to have at that smoothing."""
+        return self.central_error if central else self.error
+
     def __str__(self) -> str:
         """A table of the differences, and what was seen."""
         kind = "the same answer each time" if self.deterministic else "another answer each time"
@@ -58,6 +67,13 @@ class Probe(NamedTuple):
                 "piecewise constant, like a tree or a quantiser"
             )
         return "\n".join(lines)
+
+
+def chosen_step(smoothing: Smoothing | Probe, central: bool) -> tuple[Smoothing, Probe | None]:
+    """The step of an estimator, checked, and the probe that it follows from."""
+    if isinstance(smoothing, Probe):
+        return as_smoothing(smoothing.step(central)), smoothing
+    return as_smoothing(smoothing), None
 
 
 def probe_smoothing(fun: Callable[[Params], Any], params: Params, key: Key) -> Probe:

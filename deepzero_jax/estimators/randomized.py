@@ -29,7 +29,8 @@ from deepzero_jax.estimators.chunks import (
 from deepzero_jax.estimators.contract import DirectionEstimator
 from deepzero_jax.estimators.directions import Distribution, draw_direction
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.smoothing import Smoothing, Step, as_smoothing, check_resolution
+from deepzero_jax.estimators.probing import Probe, chosen_step
+from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
 
 DirectionReuse = Literal["difference", "none"]
@@ -37,7 +38,7 @@ DirectionReuse = Literal["difference", "none"]
 
 def rge(
     *,
-    smoothing: Smoothing = 1e-4,
+    smoothing: Smoothing | Probe = 1e-4,
     num_directions: int = 192,
     distribution: Distribution = "normal",
     central: bool = False,
@@ -54,7 +55,8 @@ def rge(
     Args:
       smoothing: μ, the length of the step along u, in units of the parameters: a number, a
         traced scalar (a schedule, when the estimator is made inside ``jit``), or
-        ``{leaf path: step}`` with every leaf, which stretches u leaf by leaf.
+        ``{leaf path: step}`` with every leaf, which stretches u leaf by leaf; or what
+        ``probe_smoothing`` found.
       num_directions: q, the number of random directions.
       distribution: of u. ``"normal"``: standard normal. ``"rademacher"``: ±1.
         ``"sphere"``: uniform on the unit sphere of the active coordinates, the estimate
@@ -84,9 +86,9 @@ def rge(
       >>> bool(jnp.all(jnp.abs(grads - 1) < 0.1))
       True
     """
-    smoothing = as_smoothing(smoothing)
+    step, probe = chosen_step(smoothing, central)
     return _Randomized(
-        smoothing, num_directions, distribution, central, reuse, delta_dtype, batch_size
+        step, num_directions, distribution, central, reuse, delta_dtype, batch_size, probe
     ).estimator()
 
 
@@ -99,6 +101,7 @@ class _Randomized:
     reuse: DirectionReuse
     delta_dtype: DTypeLike | None
     batch_size: BatchSize
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
@@ -113,11 +116,13 @@ class _Randomized:
     def estimator(self) -> DirectionEstimator:
         """The estimator with these settings."""
         queries = 1 + (2 if self.central else 1) * self.num_directions
+        settings = {name: value for name, value in vars(self).items() if name != "probe"}
         return DirectionEstimator(
             name="rge",
             num_queries=lambda num_coordinates: queries,
             summand=self.summand,
-            settings=dict(vars(self)),
+            settings=settings,
+            probe=self.probe,
         )
 
     def summand(
