@@ -6,7 +6,12 @@ from deepzero_jax.estimators import host_difference
 from deepzero_jax.estimators.asking import Tell, ask
 from deepzero_jax.estimators.autodiff import AutodiffEstimator, first_order
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
-from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.estimators.contract import (
+    CoordinateEstimator,
+    DirectionEstimator,
+    Estimator,
+    with_probe,
+)
 from deepzero_jax.estimators.coordinatewise import Reuse, cge
 from deepzero_jax.estimators.devices import sharded
 from deepzero_jax.estimators.directions import Distribution
@@ -56,4 +61,5 @@ __all__ = [
     "sharded",
     "slopes_dropped",
     "value_and_grad",
+    "with_probe",
 ]

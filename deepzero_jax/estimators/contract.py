@@ -1,7 +1,7 @@
 """The one contract behind which every gradient estimator stands."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -67,6 +67,13 @@ def described(name: str, settings: Mapping[str, object]) -> str:
     """``"cge(smoothing=0.0001)"``: a call that reads like the one that made an estimator."""
     shown = [f"{key}={value!r}" for key, value in settings.items() if value is not None]
     return f"{name}({', '.join(shown)})"
+
+
+def with_probe(estimator: Estimator, probe: Probe) -> Estimator:
+    """The same estimator, which knows the probe that its smoothing follows from."""
+    if isinstance(estimator, CoordinateEstimator | DirectionEstimator):
+        return replace(estimator, probe=probe)
+    return estimator
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -47,7 +47,7 @@ class Doubts:
         count: jax.Array | int = num_coordinates(grads)
         if coordinates is not None:
             pairs = zip(leaves, jax.tree.leaves(coordinates), strict=True)
-            count = sum(num_valid(leaf, indices) for leaf, indices in pairs)
+            count = jnp.asarray(sum(num_valid(leaf, indices) for leaf, indices in pairs))
         largest = [jnp.max(jnp.abs(leaf.astype(jnp.float32)), initial=0) for leaf in leaves]
         moves = sum((top > 0).astype(jnp.int32) for top in largest)
         jax.debug.callback(self._look, value, squares, count, moves)

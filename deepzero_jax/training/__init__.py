@@ -34,6 +34,13 @@ from deepzero_jax.training.optimizer import (
     make_optimizer,
 )
 from deepzero_jax.training.planning import Plan, format_seconds, plan
+from deepzero_jax.training.probing import (
+    Probing,
+    RecordSmoothing,
+    check_record_smoothing,
+    find_probe,
+    kept_probe,
+)
 from deepzero_jax.training.processes import PeerWatch
 from deepzero_jax.training.samples import PURPOSES, Purpose, Samples
 from deepzero_jax.training.signals import exit_now, leave_at_once
@@ -57,7 +64,9 @@ __all__ = [
     "NonFiniteError",
     "PeerWatch",
     "Plan",
+    "Probing",
     "Purpose",
+    "RecordSmoothing",
     "RunFolder",
     "RunFolderError",
     "Samples",
@@ -69,12 +78,15 @@ __all__ = [
     "TrainStep",
     "Trained",
     "black_box_failure",
+    "check_record_smoothing",
     "classification_task",
     "coordinate_seconds",
     "cross_entropy",
     "differences",
     "exit_now",
+    "find_probe",
     "format_seconds",
+    "kept_probe",
     "learning_rate_schedule",
     "leave_at_once",
     "make_optimizer",

@@ -19,6 +19,7 @@ from deepzero_jax.training.errors import (
 from deepzero_jax.training.folder import Json, write_json
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.planning import plan
+from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.progress import Progress
 from deepzero_jax.training.recording import Recorder
 from deepzero_jax.training.signals import StopRequest
@@ -36,6 +37,7 @@ class Settings(NamedTuple):
     initial_queries: int
     initial_samples: Mapping[str, int]
     name: str
+    probing: Probing | None
 
 
 def train(
@@ -49,6 +51,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     initial_queries: int = 0,
     initial_samples: Mapping[str, int] | None = None,
+    probing: Probing | None = None,
     name: str = "run",
     log: Log = print,
 ) -> Json:
@@ -67,6 +70,7 @@ def train(
       checkpoint_seconds: at most this much work is lost to a kill.
       initial_queries: spent before the first step, on pruning.
       initial_samples: of black boxes, that went into them.
+      probing: of the smoothing; its queries and samples come to those.
       name: in the bar and in pictures.
       log: takes a line for the person who watches.
 
@@ -85,7 +89,13 @@ def train(
     state = step.step.place(state)
     interval = evaluation_interval or step.step.task.steps_per_epoch
     settings = Settings(
-        num_steps, interval, checkpoint_seconds, initial_queries, initial_samples or {}, name
+        num_steps,
+        interval,
+        checkpoint_seconds,
+        initial_queries,
+        initial_samples or {},
+        name,
+        probing,
     )
     checkpointer = Checkpointer(folder / "checkpoints", log)
     trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
@@ -114,7 +124,12 @@ class _Trainer:
         self.compiled, self.task = compiled, compiled.step.task
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer, self.boxes = checkpointer, compiled.boxes
-        self.progress = Progress(settings.initial_queries, compiled.boxes, settings.initial_samples)
+        self.progress = Progress(
+            settings.initial_queries,
+            compiled.boxes,
+            settings.initial_samples,
+            settings.probing,
+        )
 
     def start(self, state: TrainState) -> TrainState:
         """The state of the newest checkpoint; without one the state given, its plan printed."""
@@ -127,10 +142,14 @@ class _Trainer:
                 initial_queries=settings.initial_queries,
                 evaluation_interval=settings.evaluation_interval,
                 initial_samples=settings.initial_samples,
+                probing=settings.probing,
             )
             self.log(str(planned))
+            if settings.probing is not None:  # so that it is not asked for again
+                self._save(state)
             return state
         self.progress.load(restored[1])
+        self.progress.load_asked(self.folder / "asked.json")
         state = self.compiled.step.place(restored[0])
         self.log(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
         return state
@@ -169,7 +188,11 @@ class _Trainer:
         return state
 
     def _save(self, state: TrainState) -> None:
-        self.checkpointer.save(int(state.step), state, self.progress.dump())
+        progress = self.progress.dump()
+        self.checkpointer.save(int(state.step), state, progress)
+        if any(progress["samples"].values()) and is_lead():
+            # A step that failed has asked too, after the checkpoint that it goes on from.
+            write_json(self.folder / "asked.json", {n: progress[n] for n in ("samples", "boxes")})
 
     def _one_step(self, state: TrainState, recorder: Recorder, stop: StopRequest) -> TrainState:
         started, counts = time.perf_counter(), self.progress.of_host()

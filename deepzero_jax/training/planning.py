@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
+from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Spending
+from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
 
@@ -46,6 +48,8 @@ class Plan(NamedTuple):
       samples_per_evaluation: likewise of an evaluation; None where nobody knows.
       num_evaluations: of the whole run.
       initial_samples: that black boxes were sent before the first step, by purpose.
+      probe_queries: spent on the smoothing, before the first step.
+      smoothing: in words, with the error that is expected of a slope where it was probed.
     """
 
     leaves: list[LeafPlan]
@@ -59,6 +63,8 @@ class Plan(NamedTuple):
     samples_per_evaluation: int | None = 0
     num_evaluations: int = 0
     initial_samples: Mapping[str, int] = MappingProxyType({})
+    probe_queries: int = 0
+    smoothing: str = ""
 
     def __str__(self) -> str:
         """The plan as a table and a few lines."""
@@ -76,12 +82,15 @@ class Plan(NamedTuple):
                 price, rate, share = leaf.spending
                 line += f"  {price:>9.3g}  {rate:>6.3f}  {100 * share:>4.1f} %"
             lines.append(line)
-        total = self.queries_per_step * self.num_steps + self.extra_queries
+        before = self.extra_queries + self.probe_queries
+        total = self.queries_per_step * self.num_steps + before
         lines += [
             f"parameters    {self.num_parameters:,}, of which a step perturbs {chosen:,}",
             f"queries       {self.queries_per_step:,} a step × {self.num_steps:,} steps"
             + (f" + {self.extra_queries:,} for pruning" if self.extra_queries else "")
+            + (f" + {self.probe_queries:,} for probing" if self.probe_queries else "")
             + f" = {total:,}",
+            *([f"smoothing     {self.smoothing}"] if self.smoothing else []),
             *self._box_lines(),
             *self._times(),
         ]
@@ -118,6 +127,18 @@ class Plan(NamedTuple):
         ]
 
 
+def _smoothing_in_words(estimator: Estimator, probing: Probing | None) -> str:
+    settings = getattr(estimator, "settings", {})
+    central, step = bool(settings.get("central")), settings.get("smoothing")
+    if probing is not None:
+        probe = probing.probe
+        return (
+            f"{probe.step(central):.2g}, probed: noise {probe.noise:.2g}, a slope is expected to "
+            f"err by {probe.slope_error(central):.2g}"
+        )
+    return f"{step:g}" if isinstance(step, float) else ""
+
+
 def format_seconds(seconds: float) -> str:
     """Seconds in the unit a person would say: ``"320 ms"``, ``"41.0 s"``, ``"1 h 40 min"``."""
     if seconds < 1:
@@ -142,6 +163,7 @@ def plan(
     initial_queries: int = 0,
     evaluation_interval: int | None = None,
     initial_samples: Mapping[str, int] | None = None,
+    probing: Probing | None = None,
 ) -> Plan:
     """Measures a step on some of its chunks and sums up the run; ``str`` of it is a table.
 
@@ -152,6 +174,7 @@ def plan(
       initial_queries: spent before the first step.
       evaluation_interval: steps between evaluations, None: an epoch.
       initial_samples: of black boxes, spent before the first step.
+      probing: of the smoothing; its queries and samples come to those.
 
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
@@ -177,6 +200,7 @@ def plan(
     ]
     task, interval = step.step.task, evaluation_interval or step.step.task.steps_per_epoch
     told = task.evaluation_samples
+    probed = {} if probing is None else {"probing": probing.num_samples}
     return Plan(
         leaves=leaves,
         num_parameters=num_coordinates(state.params),
@@ -190,5 +214,7 @@ def plan(
         if told is None
         else told(state.params, state.model_state, step.data),
         num_evaluations=-(-num_steps // max(interval, 1)),
-        initial_samples=initial_samples or {},
+        initial_samples={**(initial_samples or {}), **probed},
+        probe_queries=0 if probing is None else probing.probe.num_queries,
+        smoothing=_smoothing_in_words(step.step.estimator, probing),
     )

@@ -1,6 +1,6 @@
 """Runs of the training loop in subfolders of one run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.folder import Json, read_json
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from deepzero_jax.training.probing import Probing, find_probe
 from deepzero_jax.training.samples import SamplesFile
 from deepzero_jax.training.step import TrainStep
 from deepzero_jax.training.task import Task
@@ -71,6 +72,10 @@ class Stages:
         """The key of a stage."""
         return jax.random.fold_in(jax.random.key(self._seed), self._keys[name])
 
+    def probing(self, name: str, fun: Callable[[Params], jax.Array], params: Params) -> Probing:
+        """The probed smoothing of a stage, from its checkpoints where it has any."""
+        return find_probe(fun, params, self.key(name), self.workdir / name, self.log)
+
     def run(
         self,
         name: str,
@@ -79,8 +84,9 @@ class Stages:
         num_steps: int,
         learning_rate: float,
         sampler: Sampler | None = None,
+        probing: Probing | None = None,
     ) -> Trained:
-        """Trains a stage, or reads it back.
+        """Trains a stage, or reads it back; arguments as of ``TrainStep`` and ``train``.
 
         Raises:
           ValueError: a finished stage whose checkpoint is gone.
@@ -104,6 +110,7 @@ class Stages:
                 schedule=schedule,
                 evaluation_interval=max(1, num_steps // 4),
                 checkpoint_seconds=self._checkpoint_seconds,
+                probing=probing,
                 name=name,
                 log=self.log,
             )

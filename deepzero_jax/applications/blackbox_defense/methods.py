@@ -11,6 +11,7 @@ from deepzero_jax.applications.blackbox_defense.stability import (
     Classifier,
     Examples,
     Objective,
+    Prepare,
     answers,
     counted_first_order,
     estimated_answers,
@@ -20,7 +21,7 @@ from deepzero_jax.applications.blackbox_defense.stability import (
 )
 from deepzero_jax.estimators import Estimator, cge, first_order, rge
 from deepzero_jax.registry import Registry, present
-from deepzero_jax.training import Task
+from deepzero_jax.training import Task, cross_entropy
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -53,11 +54,14 @@ class Method(NamedTuple):
       task: what it trains.
       estimator: of the gradient, and of what a step costs in queries.
       respond: ``(params, model_state, images) -> logits``, once trained.
+      asked_at: ``(key) -> (fun, point)``: a function of JAX whose differences the estimator takes,
+        and a point to probe it at; None where no differences are taken.
     """
 
     task: Task
     estimator: Estimator
     respond: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+    asked_at: Callable[[Key], tuple[Callable[[PyTree], jax.Array], PyTree]] | None = None
 
 
 class Start(NamedTuple):
@@ -183,7 +187,9 @@ def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
         ),
         respond,
     )
-    return Method(task, counted_first_order(estimator, network.latent), respond)
+    prepare = lambda p, s, x: encode(p, s, x, train=False)
+    at = lambda key: _loss_of_an_image(task, behind, prepare, key)
+    return Method(task, counted_first_order(estimator, network.latent), respond, at)
 
 
 class Training(NamedTuple):
@@ -207,7 +213,26 @@ class Training(NamedTuple):
 
 
 def _deepzero(defense: Defense, start: Start, estimator: Estimator) -> Method:
-    return _at_image(defense, start, answers(defense.box), estimator)
+    method = _at_image(defense, start, answers(defense.box), estimator)
+    return method._replace(asked_at=lambda key: _loss_of_parameters(method.task, key))
+
+
+def _loss_of_parameters(task: Task, key: Key) -> tuple[Callable[[PyTree], jax.Array], PyTree]:
+    """The loss on a batch, and the parameters to start from."""
+    init_key, batch_key = jax.random.split(key)
+    params, model_state = task.init(init_key)
+    batch = task.batch(task.data, batch_key, jnp.int32(0))
+    return lambda p: task.loss(p, model_state, *batch)[0], params
+
+
+def _loss_of_an_image(
+    task: Task, behind: Classifier, prepare: Prepare, key: Key
+) -> tuple[Callable[[PyTree], jax.Array], PyTree]:
+    """The loss of one image as a function of what the networks make of it."""
+    init_key, batch_key = jax.random.split(key)
+    _, noisy, labels, _ = task.batch(task.data, batch_key, jnp.int32(0))
+    found = prepare(*task.init(init_key), noisy[:1])[0][0]
+    return lambda x: cross_entropy(behind(x[None]), labels[:1])[0], found
 
 
 def _fo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
@@ -217,7 +242,10 @@ def _fo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
 def _zo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
     pixels = int(jnp.size(defense.examples.images[0]))
     objective = estimated_answers(defense.box, estimator)
-    return _at_image(defense, start, objective, counted_first_order(estimator, pixels))
+    method = _at_image(defense, start, objective, counted_first_order(estimator, pixels))
+    prepare = lambda p, s, x: denoise(defense.denoiser, p, s, x, train=False)
+    at = lambda key: _loss_of_an_image(method.task, defense.box, prepare, key)
+    return method._replace(asked_at=at)
 
 
 def _coordinates(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:

@@ -195,8 +195,14 @@ def _train_method(
 ) -> tuple[Respond, int]:
     """How a trained method answers, and the queries that it has spent."""
     training, way = config.training, present(METHODS, name)
-    estimator = way.estimator(training.smoothing, training.num_directions, training.chunk_size)
+    make = lambda smoothing: way.estimator(smoothing, training.num_directions, training.chunk_size)
+    automatic, probing = training.smoothing == "auto", None
+    estimator = make(1.0 if automatic else float(training.smoothing))
     method = way.make(defense, start, estimator)
+    if automatic and method.asked_at is not None:
+        probing = stages.probing(name, *method.asked_at(stages.key(name)))
+        estimator = probing.estimator(make)
+        method = way.make(defense, start, estimator)
     params, _ = method.task.init(stages.key(name))
     sampler = None
     per_step = method.estimator.num_queries(0)
@@ -211,7 +217,7 @@ def _train_method(
             f"step of {name}"
         )
     trained = stages.run(
-        name, method.task, method.estimator, steps, training.learning_rate, sampler
+        name, method.task, method.estimator, steps, training.learning_rate, sampler, probing
     )
     respond = lambda images: method.respond(trained.params, trained.model_state, images)
     return respond, trained.summary["num_queries"] if way.queries else 0

@@ -15,10 +15,12 @@ from deepzero_jax.applications.classification.experiment import (
     build,
     make_estimator,
     optimizer_and_schedule,
+    with_probed_smoothing,
 )
 from deepzero_jax.applications.classification.ratios import describe_ratios, find_ratios
 from deepzero_jax.applications.classification.sampling import choose_sampler, measure_prices
 from deepzero_jax.estimators import sharded
+from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.programs import Program, Run
 from deepzero_jax.training import (
     CompiledStep,
@@ -74,6 +76,7 @@ def prepare_run(
       ValueError: from ``find_ratios`` and ``measure_prices``.
       BlackBoxError: a box that gives no answer.
     """
+    experiment = with_probed_smoothing(experiment, workdir, log, may_ask)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log, may_ask)
     optimizer, schedule = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
@@ -96,6 +99,7 @@ def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print
         checkpoint_seconds=training.checkpoint_seconds,
         initial_queries=prepared.num_queries,
         initial_samples=prepared.num_samples,
+        probing=experiment.probing,
         name=name,
         log=log,
     )
@@ -103,14 +107,25 @@ def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print
 
 def planned(prepared: Prepared) -> Plan:
     """What a run will cost; no black box is asked."""
-    return plan(
+    probing = prepared.experiment.probing
+    found = plan(
         prepared.step,
         prepared.state,
         num_steps=prepared.experiment.num_steps,
         initial_queries=prepared.num_queries,
         evaluation_interval=prepared.evaluation_interval,
         initial_samples=prepared.num_samples,
+        probing=probing,
     )
+    estimator = prepared.experiment.config.estimator
+    if estimator.smoothing == "auto" and probing is None and found.seconds_per_step is None:
+        samples = MOST_QUERIES * sum(prepared.step.boxes.samples.values())
+        words = (
+            f"to be probed before the first step, by at most {MOST_QUERIES} queries more, "
+            f"{samples:,} samples of the black box"
+        )
+        return found._replace(smoothing=words)
+    return found
 
 
 def train_classifier(config: Config, run: Run) -> Json | None:
@@ -135,7 +150,7 @@ def train_classifier(config: Config, run: Run) -> Json | None:
                 raise
         divisor *= 2
         print(f"out of memory: estimator.chunk_size is now auto/{divisor}", file=sys.stderr)
-        experiment = with_chunks(experiment, f"auto/{divisor}")
+        experiment = with_chunks(prepared.experiment, f"auto/{divisor}")
         prepared = prepare_run(experiment, run.workdir, run.log)
 
 
@@ -143,8 +158,9 @@ def with_chunks(experiment: Experiment, chunk_size: str) -> Experiment:
     """The same experiment, its perturbed passes in other chunks."""
     config = experiment.config
     changed = dataclasses.replace(config.estimator, chunk_size=chunk_size)
-    estimator = make_estimator(dataclasses.replace(config, estimator=changed))
-    return experiment._replace(estimator=sharded(estimator, experiment.mesh))
+    config = dataclasses.replace(config, estimator=changed)
+    estimator = make_estimator(config, experiment.probing)
+    return experiment._replace(config=config, estimator=sharded(estimator, experiment.mesh))
 
 
 def describe(summary: Json) -> str:

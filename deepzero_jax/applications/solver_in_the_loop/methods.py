@@ -146,10 +146,12 @@ class Training(NamedTuple):
     Attributes:
       make: ``(correction) -> Task``.
       estimator: ``(smoothing, chunk_size) -> Estimator``.
+      queries: whether it asks the solver for its gradient, at a smoothing.
     """
 
     make: Callable[[Correction], Task]
     estimator: Callable[[float, int], Estimator]
+    queries: bool = False
 
 
 def _autodiff(smoothing: float, chunk_size: int) -> Estimator:
@@ -168,7 +170,7 @@ METHODS: Registry[Training | None] = Registry(
         "src": None,
         # The solver's answers are made beforehand: only the network is differentiated.
         "non": Training(_of_pairs, _autodiff),
-        "zo_sol": Training(lambda c: _through(c, c.box), _coordinates),
+        "zo_sol": Training(lambda c: _through(c, c.box), _coordinates, queries=True),
         "fo_sol": Training(lambda c: _through(c, c.twin), _autodiff),
     },
 )

@@ -22,7 +22,8 @@ from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
 from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
 from deepzero_jax.blackbox import HostFunction, black_box
 from deepzero_jax.programs import Program, Run
-from deepzero_jax.training import Json, Stages, write_json
+from deepzero_jax.registry import present
+from deepzero_jax.training import Json, Stages, Task, Trained, write_json
 from deepzero_jax.types import Log, Params
 
 
@@ -127,18 +128,32 @@ def _train_methods(
     for name in training.methods:
         if METHODS[name] is None:
             continue
-        estimator = default_estimator(name, training.smoothing, training.chunk_size)
         with stages.asking("preparation"):
             task = make_task(name, correction)
-        found = [
-            stages.run(
-                f"{name}_{seed}", task, estimator, training.num_steps, training.learning_rate
-            )
-            for seed in seeds
-        ]
+        found = [_train_method(name, seed, config, stages, task) for seed in seeds]
         params[name] = [of_seed.params for of_seed in found]
         runs[name] = [of_seed.summary for of_seed in found]
     return params, runs
+
+
+def _train_method(
+    name: str, seed: int, config: SolverConfig, stages: Stages, task: Task
+) -> Trained:
+    training, stage, probing = config.training, f"{name}_{seed}", None
+    make = lambda smoothing: default_estimator(name, smoothing, training.chunk_size)
+    if training.smoothing != "auto":
+        estimator = make(training.smoothing)
+    elif not present(METHODS, name).queries:
+        estimator = make(0.0)
+    else:
+        batch_key, init_key = jax.random.split(stages.key(stage))
+        params, model_state = task.init(init_key)
+        batch = task.batch(task.data, batch_key, jnp.int32(0))
+        probing = stages.probing(stage, lambda p: task.loss(p, model_state, *batch)[0], params)
+        estimator = probing.estimator(make)
+    return stages.run(
+        stage, task, estimator, training.num_steps, training.learning_rate, probing=probing
+    )
 
 
 def num_parameters(correction: Correction) -> int:

@@ -21,7 +21,7 @@ from deepzero_jax.applications.classification.config import (
     Training,
 )
 from deepzero_jax.applications.classification.program import planned
-from deepzero_jax.training import read_metrics
+from deepzero_jax.training import StepFailedError, read_metrics
 
 BOXES = []
 
@@ -92,3 +92,44 @@ def test_samples_of_another_process_for_pruning_are_part_of_the_budget(boxes, tm
     prepared = prepare_run(build(PRUNED), tmp_path)
     assert [box.num_samples for box in boxes] == [48, 48]
     assert prepared.num_samples == {"pruning": 48}
+
+
+def test_a_probed_smoothing_is_told_kept_and_asked_for_once(boxes, tmp_path):
+    record = replace(RECORD, estimator=Estimator(smoothing="auto", reuse="none"))
+    lines = []
+    prepared = prepare_run(build(record), tmp_path, lines.append, may_ask=False)
+    assert "at most 60 queries more, 720 samples of the black box" in str(planned(prepared))
+    assert boxes.pop().num_samples == 0
+    prepared = prepare_run(build(record), tmp_path, lines.append)
+    (box,), probing = boxes, prepared.experiment.probing
+    assert "probing the smoothing, at most 60 queries, 720 samples of the black box" in lines[0]
+    probe = probing.probe
+    assert box.num_samples == probing.num_samples == 12 * probe.num_queries
+    assert prepared.experiment.estimator.probe == probe
+    box.budget = box.num_samples + 2 * 25 * 12
+    with pytest.raises(StepFailedError, match="step 3 failed: it sends 300 samples"):
+        train_prepared(prepared, tmp_path, "run", lines.append)
+    told = next(line for line in lines if "smoothing     " in line)
+    assert f"smoothing     {probe.smoothing:.2g}, probed" in told
+    assert f"err by {probe.error:.2g}" in told
+    assert f"+ {probe.num_queries} for probing" in told
+    again = prepare_run(build(record), tmp_path, lines.append)
+    assert again.experiment.probing == probing
+    assert boxes[1].num_samples == 0
+    summary = train_prepared(again, tmp_path, "run", lines.append)
+    counted = {"training": 6 * 25 * 12, "evaluation": 42, "pruning": 0}
+    assert summary["box_samples"] == {**counted, "probing": probing.num_samples}
+    assert summary["num_queries"] == 6 * 25 + probe.num_queries
+    assert boxes[1].num_samples == sum(counted.values()) + probing.num_samples
+
+
+def test_central_differences_take_their_own_and_what_has_no_noise_none(boxes, tmp_path):
+    central = Estimator(smoothing="auto", reuse="none", central=True)
+    found = prepare_run(build(replace(RECORD, estimator=central)), tmp_path / "a")
+    probing = found.experiment.probing
+    assert f"smoothing={probing.probe.central_smoothing}" in repr(found.experiment.estimator)
+    lines = []
+    propagated = replace(RECORD, estimator=Estimator(smoothing="auto"), model=Model("cnn1", 2))
+    found = prepare_run(build(propagated), tmp_path / "b", lines.append)
+    assert found.experiment.probing is None
+    assert "is not probed" in lines[0]

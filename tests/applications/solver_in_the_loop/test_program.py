@@ -258,6 +258,30 @@ def test_what_the_solver_was_asked_is_told_apart(uninterrupted, asked):
     assert told["zo_sol_0"]["evaluation"] == 6 * 2 * 5
 
 
+def test_a_probed_smoothing_is_kept_and_asked_for_once(tmp_path):
+    auto = dataclasses.replace(QUERIED.training, smoothing="auto", num_steps=2)
+    config = dataclasses.replace(QUERIED, training=auto)
+    sound, sizes, lines = ks.numpy_solver(ks.KuramotoSivashinsky(num_points=16)), [], []
+
+    def host(states):
+        sizes.append(len(states))
+        if len(states) > 20 and not (tmp_path / "broken").exists():
+            (tmp_path / "broken").touch()
+            raise RuntimeError("gone")
+        return sound(states)
+
+    with pytest.raises(StepFailedError, match="step 1 failed"):
+        train_corrections(config, tmp_path, lines.append, host)
+    assert any("probing the smoothing, at most 60 queries, 480 samples" in line for line in lines)
+    assert any("smoothing     " in line and "probed: noise" in line for line in lines)
+    lines.clear()
+    summary = train_corrections(config, tmp_path, lines.append, host)
+    assert not any("probing" in line for line in lines)
+    told = summary["box_samples"]
+    assert 0 < told["zo_sol_0"]["probing"] <= 480
+    assert sum(flatten(told)) == sum(sizes)
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
