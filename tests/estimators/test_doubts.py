@@ -9,6 +9,7 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.estimators import Probe
+from deepzero_jax.programs.warnings import warnings_in
 
 ESTIMATORS = {"cge": dz.cge, "rge": lambda **options: dz.rge(num_directions=4, **options)}
 
@@ -72,3 +73,11 @@ def test_a_probe_is_a_smoothing():
     assert "smoothing=0.01" in repr(dz.cge(smoothing=found))
     assert "smoothing=0.1," in repr(dz.rge(smoothing=found, central=True))
     assert dz.cge(smoothing=found).probe is found
+
+
+def test_the_log_of_a_program_shows_it(caplog):
+    lines = []
+    with warnings_in(lines.append):
+        warned(caplog, lambda x: np.zeros(len(x)), dz.cge(), jnp.ones(2), times=1)
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: all slopes of an estimate")

@@ -20,6 +20,7 @@ from deepzero_jax.applications.classification.config import (
     Sampling,
     Training,
 )
+from deepzero_jax.applications.classification.experiment import with_probed_smoothing
 from deepzero_jax.applications.classification.program import planned
 from deepzero_jax.training import StepFailedError, read_metrics
 
@@ -125,11 +126,10 @@ def test_a_probed_smoothing_is_told_kept_and_asked_for_once(boxes, tmp_path):
 
 def test_central_differences_take_their_own_and_what_has_no_noise_none(boxes, tmp_path):
     central = Estimator(smoothing="auto", reuse="none", central=True)
-    found = prepare_run(build(replace(RECORD, estimator=central)), tmp_path / "a")
-    probing = found.experiment.probing
-    assert f"smoothing={probing.probe.central_smoothing}" in repr(found.experiment.estimator)
+    found = with_probed_smoothing(build(replace(RECORD, estimator=central)), tmp_path / "a")
+    assert f"smoothing={found.probing.probe.central_smoothing}" in repr(found.estimator)
     lines = []
     propagated = replace(RECORD, estimator=Estimator(smoothing="auto"), model=Model("cnn1", 2))
-    found = prepare_run(build(propagated), tmp_path / "b", lines.append)
-    assert found.experiment.probing is None
+    found = with_probed_smoothing(build(propagated), tmp_path / "b", lines.append)
+    assert found.probing is None
     assert "is not probed" in lines[0]
