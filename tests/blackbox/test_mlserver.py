@@ -15,9 +15,6 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.blackbox import http_endpoint
 
-# A client closes its connections when it is collected.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 PLANT = """
 import numpy as np
 from mlserver import MLModel
@@ -76,14 +73,16 @@ def url(tmp_path):
 
 def test_a_box_behind_mlserver_is_trained_through(url):
     x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
-    double = dz.black_box(http_endpoint(url, "kserve_v2", output="z"), (3,))
+    endpoints = {name: http_endpoint(url, "kserve_v2", output=name) for name in ("y", "z", "nope")}
+    double = dz.black_box(endpoints["z"], (3,))
     np.testing.assert_allclose(double(x), 2 * x, rtol=1e-6)
-    endpoint = http_endpoint(url, "kserve_v2")
-    box = dz.black_box(endpoint, (1,), dtype="float64", workers=2, max_batch=4)
+    box = dz.black_box(endpoints["y"], (1,), dtype="float64", workers=2, max_batch=4)
     fun = lambda w: jnp.mean(box(jnp.asarray(x) * w))
     _, grads = jax.jit(dz.value_and_grad(fun, dz.cge(smoothing=1e-4)))(jnp.ones(3))
     np.testing.assert_allclose(grads, (np.cos(x) * x).mean(0), atol=2e-4)
     assert box.num_samples == 4 * 7
-    wrong = dz.black_box(http_endpoint(url, "kserve_v2", output="nope"), (1,), retries=0)
+    wrong = dz.black_box(endpoints["nope"], (1,), retries=0)
     with pytest.raises(dz.BlackBoxError, match=r"no output 'nope'; its outputs are \['y', 'z'\]"):
         wrong(x)
+    for endpoint in endpoints.values():
+        endpoint.close()
