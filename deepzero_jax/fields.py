@@ -254,7 +254,8 @@ def type_complaint(kinds: tuple[Kind, ...], value: Any) -> str | None:
         return None
     choices = [c for kind in kinds if typing.get_origin(kind) is Literal for c in kind.__args__]
     if choices and isinstance(value, str):
-        words = " or ".join(map(repr, choices))
+        number = ["a number"] if float in kinds else []
+        words = " or ".join(number + [repr(choice) for choice in choices])
         return f"must be {words}, got {value!r} ({nearest(value, choices)})"
     return f"must be of type {' or '.join(map(type_words, kinds))}"
 

@@ -2,10 +2,11 @@
 
 from deepzero_jax.blackbox.box import BlackBox, HostFunction, black_box
 from deepzero_jax.blackbox.call import HostCall
+from deepzero_jax.blackbox.counters import samples_sent
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
-from deepzero_jax.blackbox.queries import asks_host, boxes_asked, host_call
+from deepzero_jax.blackbox.queries import asks_host, boxes_asked, host_call, samples_asked
 from deepzero_jax.blackbox.simulator import subprocess_simulator
 
 __all__ = [
@@ -22,5 +23,7 @@ __all__ = [
     "host_call",
     "http_endpoint",
     "onnx_model",
+    "samples_asked",
+    "samples_sent",
     "subprocess_simulator",
 ]

@@ -6,7 +6,24 @@ from collections.abc import Mapping
 from deepzero_jax.blackbox.errors import BlackBoxError
 from deepzero_jax.blackbox.options import check_count
 
+# Samples that all boxes of this process have been sent.
+_total = 0
+_total_lock = threading.Lock()
 _NAMES = ("num_samples", "num_answered", "num_calls", "num_abandoned", "num_dropped")
+
+
+def samples_sent() -> int:
+    """Samples that the boxes of this process have been sent in all, whichever they are.
+
+    Two looks at it tell what was asked in between, also by boxes that are found in no trace.
+    """
+    return _total
+
+
+def _add_to_total(num_samples: int) -> None:
+    global _total
+    with _total_lock:
+        _total += num_samples
 
 
 class Counters:
@@ -44,6 +61,7 @@ class Counters:
             self.check(num_samples)
             self.num_samples += num_samples
             self.num_calls += 1
+            _add_to_total(num_samples)
             return self.num_calls
 
     def take_back(self, num_samples: int) -> None:
@@ -51,6 +69,7 @@ class Counters:
         with self._lock:
             self.num_samples -= num_samples
             self.num_calls -= 1
+            _add_to_total(-num_samples)
 
     def add(self, **counts: int) -> None:
         """Adds to counts by name."""

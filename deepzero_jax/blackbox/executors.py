@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from deepzero_jax.blackbox.engines import (
     MOST_ABANDONED,
@@ -45,6 +47,45 @@ class _Sent:
     since: float
 
 
+@dataclass
+class _Shared:
+    """What the boxes of this process know of an executor that several of them may be given.
+
+    Attributes:
+      abandoned: calls that one of them has given up.
+      successor: the executor in its place, once one of them has found it broken or ended it.
+    """
+
+    abandoned: list[Future[PyTree]] = field(default_factory=list)
+    successor: Executor | None = None
+
+
+_shared: WeakKeyDictionary[Executor, _Shared] = WeakKeyDictionary()
+_shared_lock = threading.RLock()
+
+
+def _known(executor: Executor) -> _Shared:
+    with _shared_lock:
+        return _shared.setdefault(executor, _Shared())
+
+
+def latest(executor: Executor) -> Executor:
+    """The executor that stands in the place of one that was given, which may be itself."""
+    while (successor := _known(executor).successor) is not None:
+        executor = successor
+    return executor
+
+
+def renew(executor: Executor) -> Executor:
+    """The executor in place of one that is broken or ended, the same one for all boxes."""
+    with _shared_lock:
+        known = _known(executor)
+        if known.successor is None:
+            renewed = renewed_executor(executor)
+            known.successor = None if renewed is executor else renewed
+        return latest(executor)
+
+
 class Executed:
     """Runs calls by an executor; one that breaks, as a killed worker leaves it, is renewed.
 
@@ -59,13 +100,13 @@ class Executed:
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self._abandoned: list[Future[PyTree]] = []
 
     def run(
         self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
     ) -> Iterator[Outcome]:
         """See ``Engine``."""
         sent: dict[Future[PyTree], _Sent] = {}
+        self.executor = latest(self.executor)
         workers = num_workers(self.executor)
         broken = False
         try:
@@ -83,12 +124,13 @@ class Executed:
                     broken |= isinstance(outcome, BrokenExecutor)
                     yield position, outcome
                 if broken and not sent:
-                    self._renew()
+                    self.executor = renew(self.executor)
                     broken = False
         finally:
-            self._abandoned += [future for future in sent if not future.cancel()]
+            self._abandon([future for future in sent if not future.cancel()])
 
     def _submit(self, fun: Callable[..., PyTree], call: Call) -> "Future[PyTree]":
+        self.executor = latest(self.executor)  # another box may just have ended it
         try:
             return self.executor.submit(_Once(fun, uuid.uuid4().hex), *call[1])
         except Exception as error:  # a broken executor refuses: a failed call like others
@@ -117,12 +159,18 @@ class Executed:
             if future.cancel() and not in_queue:
                 yield position, Cancelled()
                 continue
-            self._abandoned.append(future)
+            self._abandon([future])
             yield position, NoAnswerInTimeError(f"no answer within {timeout:g} s")
 
+    def _abandon(self, futures: list["Future[PyTree]"]) -> None:
+        with _shared_lock:
+            _known(self.executor).abandoned += futures
+
     def _num_abandoned(self) -> int:
-        self._abandoned = [future for future in self._abandoned if not future.done()]
-        return len(self._abandoned)
+        with _shared_lock:
+            known = _known(self.executor)
+            known.abandoned = [future for future in known.abandoned if not future.done()]
+            return len(known.abandoned)
 
     def _make_room(self, workers: int | None) -> None:
         """Ends hanging worker processes; of other workers no more than a few may hang."""
@@ -131,17 +179,12 @@ class Executed:
             return
         if is_process_pool(self.executor):
             end_processes(self.executor)
-            self._renew()
+            self.executor = renew(self.executor)
         elif hanging >= (MOST_ABANDONED if workers is None else workers):
             raise BlackBoxError(
                 f"{hanging} calls of the black box that were given up are still running in "
                 f"{type(self.executor).__name__}, which has no worker left"
             )
-
-    def _renew(self) -> None:
-        renewed = renewed_executor(self.executor)
-        if renewed is not None:
-            self.executor, self._abandoned = renewed, []
 
 
 def _outcome(future: "Future[PyTree]") -> PyTree:

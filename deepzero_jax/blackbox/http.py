@@ -50,6 +50,11 @@ class Endpoint:
             ) from error
         return httpx.Client(timeout=self._timeout, headers=self._headers)
 
+    def close(self) -> None:
+        """Closes the connections; the next call opens others."""
+        client, self._client = self._client, self._connect()
+        client.close()
+
     def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The answers to samples [n, …]: one array, several, or one dictionary by name."""
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):

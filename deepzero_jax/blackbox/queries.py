@@ -1,9 +1,12 @@
 """Where a traced function asks a black box, read off its jaxpr."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 from jax.extend import core
+
+from deepzero_jax.types import PyTree
 
 if TYPE_CHECKING:
     from deepzero_jax.blackbox.box import BlackBox
@@ -56,3 +59,15 @@ def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:
         if box is not None:
             found[box] = found.get(box, 0) + repeats * call.num_samples
     return found
+
+
+def samples_asked(fun: Callable[..., PyTree], *args: PyTree) -> int:
+    """Samples that one evaluation of a function of JAX sends to black boxes; nothing is asked.
+
+    Example:
+      >>> import deepzero_jax as dz, jax.numpy as jnp
+      >>> box = dz.black_box(lambda x: x, (3,))
+      >>> samples_asked(lambda x: box(x) + box(x[:1]), jnp.ones((2, 3))), box.num_samples
+      (3, 0)
+    """
+    return sum(boxes_asked(jax.make_jaxpr(fun)(*args).eqns).values())

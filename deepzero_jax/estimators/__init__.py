@@ -14,11 +14,17 @@ from deepzero_jax.estimators.boundary import (
     windows,
 )
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
-from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.estimators.contract import (
+    CoordinateEstimator,
+    DirectionEstimator,
+    Estimator,
+    with_probe,
+)
 from deepzero_jax.estimators.coordinatewise import Reuse, cge
 from deepzero_jax.estimators.devices import sharded
 from deepzero_jax.estimators.directions import Distribution
 from deepzero_jax.estimators.gradients import ValueAndGrad, num_queries, value_and_grad
+from deepzero_jax.estimators.host_use import slopes_dropped
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.pricing import coordinate_costs
 from deepzero_jax.estimators.probing import Probe, probe_smoothing
@@ -66,6 +72,8 @@ __all__ = [
     "probe_smoothing",
     "rge",
     "sharded",
+    "slopes_dropped",
     "value_and_grad",
     "windows",
+    "with_probe",
 ]

@@ -1,7 +1,7 @@
 """The one contract behind which every gradient estimator stands."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -9,6 +9,7 @@ import jax
 from deepzero_jax.coordinates import all_coordinates, scatter
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.manual_axes import params_on_device
+from deepzero_jax.estimators.probing import Probe
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -68,6 +69,13 @@ def described(name: str, settings: Mapping[str, object]) -> str:
     return f"{name}({', '.join(shown)})"
 
 
+def with_probe(estimator: Estimator, probe: Probe) -> Estimator:
+    """The same estimator, which knows the probe that its smoothing follows from."""
+    if isinstance(estimator, CoordinateEstimator | DirectionEstimator):
+        return replace(estimator, probe=probe)
+    return estimator
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class CoordinateEstimator:
     """An estimator that finds one number for each coordinate, so that devices can share them.
@@ -79,6 +87,7 @@ class CoordinateEstimator:
         like ``coordinates``: the slope of the loss along each.
       chunk_sizes: ``(loss, params, coordinates) -> [int]``, coordinates side by side.
       settings: of the estimator, for its ``repr``.
+      probe: that its smoothing follows from, or None.
 
     Example:
       >>> import deepzero_jax as dz
@@ -93,6 +102,7 @@ class CoordinateEstimator:
     values: Callable[[Loss, Params, PyTree], tuple[ValueAndAux, PyTree]]
     chunk_sizes: Callable[[Loss, Params, PyTree], list[int]]
     settings: Mapping[str, object] = field(default_factory=dict)
+    probe: Probe | None = None
     needs_key: bool = field(default=False, init=False)
 
     def estimate(
@@ -120,6 +130,7 @@ class DirectionEstimator:
       summand: ``(loss, params, key, coordinates, part, num_parts) -> ((value, aux), grads)``:
         part ``part`` of ``num_parts`` parts of the gradient, whose sum it is.
       settings: of the estimator, for its ``repr``.
+      probe: that its smoothing follows from, or None.
     """
 
     name: str
@@ -128,6 +139,7 @@ class DirectionEstimator:
         [Loss, Params, Key, PyTree | None, jax.Array | int, int], tuple[ValueAndAux, Params]
     ]
     settings: Mapping[str, object] = field(default_factory=dict)
+    probe: Probe | None = None
     needs_key: bool = field(default=True, init=False)
     chunk_sizes: None = field(default=None, init=False)
 

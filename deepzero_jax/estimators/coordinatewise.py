@@ -20,7 +20,8 @@ from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.estimators.pass_suffix import suffix_passes
 from deepzero_jax.estimators.pass_whole import whole_passes
 from deepzero_jax.estimators.passes import Passes, Slope, WayOfPassing
-from deepzero_jax.estimators.smoothing import Smoothing, as_smoothing
+from deepzero_jax.estimators.probing import Probe, chosen_step
+from deepzero_jax.estimators.smoothing import Smoothing
 from deepzero_jax.types import Array, Params, PyTree
 
 Reuse = Literal["difference", "none", "split"]
@@ -28,7 +29,7 @@ Reuse = Literal["difference", "none", "split"]
 
 def cge(
     *,
-    smoothing: Smoothing = 1e-4,
+    smoothing: Smoothing | Probe = 1e-4,
     central: bool = False,
     reuse: Reuse = "difference",
     delta_dtype: DTypeLike | None = None,
@@ -43,7 +44,7 @@ def cge(
     Args:
       smoothing: μ, the finite-difference step, in units of the parameters: a number, a
         traced scalar (a schedule, when the estimator is made inside ``jit``), or
-        ``{leaf path: step}`` with every leaf.
+        ``{leaf path: step}`` with every leaf; or what ``probe_smoothing`` found.
       central: two-sided differences, error O(μ²) instead of O(μ).
       reuse: how a perturbed pass is evaluated. ``"difference"``: the difference is
         propagated from the perturbed scalar on, see ``difference``; nothing cancels, and
@@ -77,9 +78,8 @@ def cge(
       >>> print(grads["a"].round(2), grads["b"].round(2))
       3.0 [2. 2. 2.]
     """
-    return _Coordinatewise(
-        as_smoothing(smoothing), central, reuse, delta_dtype, batch_size
-    ).estimator()
+    step, probe = chosen_step(smoothing, central)
+    return _Coordinatewise(step, central, reuse, delta_dtype, batch_size, probe).estimator()
 
 
 class _LeafWork(NamedTuple):
@@ -99,6 +99,7 @@ class _Coordinatewise:
     reuse: Reuse
     delta_dtype: DTypeLike | None
     batch_size: BatchSize
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
@@ -108,12 +109,14 @@ class _Coordinatewise:
     def estimator(self) -> CoordinateEstimator:
         """The estimator with these settings."""
         passes = 2 if self.central else 1
+        settings = {name: value for name, value in vars(self).items() if name != "probe"}
         return CoordinateEstimator(
             name="cge",
             num_queries=lambda num_coordinates: 1 + passes * num_coordinates,
             values=self.values,
             chunk_sizes=self.chunk_sizes,
-            settings=dict(vars(self)),
+            settings=settings,
+            probe=self.probe,
         )
 
     def values(self, loss: Loss, params: Params, coordinates: PyTree) -> tuple[ValueAndAux, PyTree]:
@@ -127,6 +130,7 @@ class _Coordinatewise:
             )
             for w in work
         ]
+        passes.host_use.tell_lost(found, value)
         found = [passes.host_use.kept(slopes, value) for slopes in found]
         return passes.head, at.treedef.unflatten(found)
 

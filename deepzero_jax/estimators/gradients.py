@@ -1,15 +1,16 @@
 """From a loss and an estimator to a function that gives value and gradient."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.blackbox import box_errors
+from deepzero_jax.blackbox import asks_host, box_errors
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
 from deepzero_jax.estimators.boundary import Differentiable
 from deepzero_jax.estimators.contract import Estimator
+from deepzero_jax.estimators.doubts import Doubts
 from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -27,6 +28,10 @@ class ValueAndGrad:
     fun: LossFunction
     estimator: Estimator
     has_aux: bool
+    _doubts: Doubts = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_doubts", Doubts(self.estimator))
 
     def __call__(
         self,
@@ -48,8 +53,10 @@ class ValueAndGrad:
             )
         loss = Loss(self.fun, args, self.has_aux, kwargs)
         with _precision(), box_errors():
-            _check_scalar(loss, params)
+            asks = _checked(loss, params)
             (value, aux), grads = self.estimator.estimate(loss, params, key, coordinates)
+            if asks:
+                self._doubts.watch(value, grads, coordinates)
         return ((value, aux) if self.has_aux else value), grads
 
 
@@ -124,9 +131,10 @@ def _precision() -> AbstractContextManager[None]:
     return jax.default_matmul_precision(chosen or "highest")
 
 
-def _check_scalar(loss: Loss, params: Params) -> None:
+def _checked(loss: Loss, params: Params) -> bool:
+    """Whether a loss asks the host; raises TypeError unless it is a scalar."""
     call = lambda p, arrays: loss.with_arrays(arrays).output(p)
-    output = jax.eval_shape(call, params, loss.arrays())
+    traced, output = jax.make_jaxpr(call, return_shape=True)(params, loss.arrays())
     if loss.has_aux and not (isinstance(output, tuple) and len(output) == 2):
         raise TypeError("with has_aux=True the loss must return a pair (loss, aux)")
     value = loss.scalar(output)
@@ -136,3 +144,4 @@ def _check_scalar(loss: Loss, params: Params) -> None:
             f"the loss must be a real scalar, got shape {shape} and dtype {dtype}; "
             "average over the batch, and pass has_aux=True if it returns a pair (loss, aux)"
         )
+    return asks_host(traced.jaxpr.eqns)

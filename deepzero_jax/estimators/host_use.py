@@ -1,12 +1,39 @@
 """What a loss asks of the host: every evaluation of it may be charged."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deepzero_jax.blackbox import asks_host, boxes_asked
+
+
+class _Dropped:
+    """Slopes that all estimates of this process have dropped."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: np.ndarray) -> None:
+        """Adds to the count; called from where estimates run."""
+        with self._lock:
+            self.count += int(count)
+
+
+_dropped = _Dropped()
+
+
+def slopes_dropped() -> int:
+    """Slopes that estimates of this process have left out, as a box gave no answer.
+
+    A slope is that of a coordinate or of a direction. Two looks at the count tell how many
+    fell in between, ``jax.effects_barrier()`` before each.
+    """
+    return _dropped.count
 
 
 class HostUse(NamedTuple):
@@ -28,6 +55,18 @@ class HostUse(NamedTuple):
 
     def kept(self, slope: jax.Array, value: jax.Array) -> jax.Array:
         """A slope, zero where it fell to samples without an answer; NaN at the base stays."""
-        if not self.drops:
-            return slope
-        return jnp.where(jnp.isnan(slope) & jnp.isfinite(value), 0, slope)
+        return jnp.where(self.lost(slope, value), 0, slope) if self.drops else slope
+
+    def lost(self, slope: jax.Array, value: jax.Array) -> jax.Array:
+        """Where a slope fell to samples without an answer."""
+        return jnp.isnan(slope) & jnp.isfinite(value)
+
+    def tell_lost(self, slopes: Sequence[jax.Array], value: jax.Array) -> None:
+        """Adds the slopes that fell to samples without an answer to ``slopes_dropped``."""
+        if self.drops:
+            self.tell(sum(jnp.sum(self.lost(slope, value)) for slope in slopes))
+
+    def tell(self, num_dropped: jax.Array | int) -> None:
+        """Adds to ``slopes_dropped`` when the estimate is run."""
+        if self.drops:
+            jax.debug.callback(_dropped.add, num_dropped)

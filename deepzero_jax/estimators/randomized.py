@@ -29,7 +29,8 @@ from deepzero_jax.estimators.chunks import (
 from deepzero_jax.estimators.contract import DirectionEstimator
 from deepzero_jax.estimators.directions import Distribution, draw_direction
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.smoothing import Smoothing, Step, as_smoothing, check_resolution
+from deepzero_jax.estimators.probing import Probe, chosen_step
+from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
 
 DirectionReuse = Literal["difference", "none"]
@@ -37,7 +38,7 @@ DirectionReuse = Literal["difference", "none"]
 
 def rge(
     *,
-    smoothing: Smoothing = 1e-4,
+    smoothing: Smoothing | Probe = 1e-4,
     num_directions: int = 192,
     distribution: Distribution = "normal",
     central: bool = False,
@@ -54,7 +55,8 @@ def rge(
     Args:
       smoothing: μ, the length of the step along u, in units of the parameters: a number, a
         traced scalar (a schedule, when the estimator is made inside ``jit``), or
-        ``{leaf path: step}`` with every leaf, which stretches u leaf by leaf.
+        ``{leaf path: step}`` with every leaf, which stretches u leaf by leaf; or what
+        ``probe_smoothing`` found.
       num_directions: q, the number of random directions.
       distribution: of u. ``"normal"``: standard normal. ``"rademacher"``: ±1.
         ``"sphere"``: uniform on the unit sphere of the active coordinates, the estimate
@@ -84,9 +86,9 @@ def rge(
       >>> bool(jnp.all(jnp.abs(grads - 1) < 0.1))
       True
     """
-    smoothing = as_smoothing(smoothing)
+    step, probe = chosen_step(smoothing, central)
     return _Randomized(
-        smoothing, num_directions, distribution, central, reuse, delta_dtype, batch_size
+        step, num_directions, distribution, central, reuse, delta_dtype, batch_size, probe
     ).estimator()
 
 
@@ -99,6 +101,7 @@ class _Randomized:
     reuse: DirectionReuse
     delta_dtype: DTypeLike | None
     batch_size: BatchSize
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
@@ -113,11 +116,13 @@ class _Randomized:
     def estimator(self) -> DirectionEstimator:
         """The estimator with these settings."""
         queries = 1 + (2 if self.central else 1) * self.num_directions
+        settings = {name: value for name, value in vars(self).items() if name != "probe"}
         return DirectionEstimator(
             name="rge",
             num_queries=lambda num_coordinates: queries,
             summand=self.summand,
-            settings=dict(vars(self)),
+            settings=settings,
+            probe=self.probe,
         )
 
     def summand(
@@ -136,16 +141,16 @@ class _Randomized:
         base = propagated(at, self.delta_dtype) if is_propagated else _subtracted(at, steps)
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
 
-        def term(index: jax.Array) -> Params:
-            """Contribution of this part's direction ``index``; zero from q on."""
+        def term(index: jax.Array) -> tuple[Params, jax.Array]:
+            """Of this part's direction ``index``, zero from q on; and 1 if it is dropped."""
             index = index * num_parts + part
             direction, factor = draw_direction(
                 jax.random.fold_in(key, index), params, mask, self.distribution
             )
             us = jax.tree.leaves(direction)
-            slopes = self._slopes(base, us, steps, index < self.num_directions)
+            slopes, lost = self._slopes(base, us, steps, index < self.num_directions)
             parts = [(factor * s * u).astype(u.dtype) for s, u in zip(slopes, us, strict=True)]
-            return at.treedef.unflatten(parts)
+            return at.treedef.unflatten(parts), lost.astype(jnp.int32)
 
         asks = base.host_use.asks
         one = Hoisted(term, jnp.int32(0)) if is_propagated and not asks else term
@@ -153,7 +158,8 @@ class _Randomized:
         chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
         # The last parts may have one direction less; a box is not asked for it.
         own = (self.num_directions - part + num_parts - 1) // num_parts if asks else None
-        total = _sum_terms(term, params, count, chunk, own)
+        total, lost = _sum_terms(term, (params, jnp.int32(0)), count, chunk, own)
+        base.host_use.tell(lost)
         grads = jax.tree.map(lambda g: g / self.num_directions, total)
         return (base.value, base.aux), grads
 
@@ -163,18 +169,23 @@ class _Randomized:
         direction: Sequence[jax.Array],
         steps: Sequence[Step],
         counts: jax.Array,
-    ) -> list[jax.Array]:
-        """Slope along a direction, in units of the step of each leaf; zero unless it counts."""
+    ) -> tuple[list[jax.Array], jax.Array]:
+        """Slope along a direction, in units of the step of each leaf, and whether it is dropped.
+
+        Zero unless it counts.
+        """
         delta = base.delta([step * u for step, u in zip(steps, direction, strict=True)])
         factor = 1
         if self.central:
             delta -= base.delta([-step * u for step, u in zip(steps, direction, strict=True)])
             factor = 2
+        lost = base.host_use.lost(delta, base.value) & counts
         delta = base.host_use.kept(delta, base.value)
         slope = lambda step: jnp.where(counts, delta / (factor * step), 0.0)
         # Leaves of the same step share one division.
         known = {step: slope(step) for step in steps if isinstance(step, float)}
-        return [known[step] if isinstance(step, float) else slope(step) for step in steps]
+        slopes = [known[step] if isinstance(step, float) else slope(step) for step in steps]
+        return slopes, lost
 
 
 def _subtracted(at: FlatLoss, steps: Sequence[Step]) -> BasePass:
@@ -190,24 +201,24 @@ def _subtracted(at: FlatLoss, steps: Sequence[Step]) -> BasePass:
 
 
 def _sum_terms(
-    term: Callable[[jax.Array], Params],
-    params: Params,
+    term: Callable[[jax.Array], PyTree],
+    like: PyTree,
     num_directions: int,
     chunk: int,
     exactly: jax.Array | int | None,
-) -> Params:
+) -> PyTree:
     """The sum of terms, in chunks; the last is filled up with zeros, unless ``exactly`` many."""
 
-    def chunks_of(size: int) -> RunChunk[Params]:
-        def add_chunk(start: jax.Array, total: Params) -> Params:
+    def chunks_of(size: int) -> RunChunk[PyTree]:
+        def add_chunk(start: jax.Array, total: PyTree) -> PyTree:
             if size == 1:
                 return jax.tree.map(jnp.add, total, term(start))
             terms = jax.vmap(term)(start + jnp.arange(size))
-            return jax.tree.map(lambda t, new: t + jnp.sum(new, axis=0), total, terms)
+            return jax.tree.map(lambda t, new: t + jnp.sum(new, 0, t.dtype), total, terms)
 
         return add_chunk
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(jnp.zeros_like, like)
     if exactly is not None:
         return run_exactly(chunks_of, exactly, num_directions, chunk, zeros)
     add_chunk = chunks_of(chunk)

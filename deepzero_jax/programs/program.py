@@ -15,6 +15,7 @@ from deepzero_jax.programs.caches import use_compilation_cache
 from deepzero_jax.programs.command_line import parse_command_line
 from deepzero_jax.programs.exits import report_failure
 from deepzero_jax.programs.records import identity
+from deepzero_jax.programs.warnings import warnings_in
 from deepzero_jax.sharding import agree, is_lead
 from deepzero_jax.training import (
     InterruptedRunError,
@@ -120,6 +121,7 @@ def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
                 options.distributed,
             )
             log = print if is_lead() else lambda line: None
+            held.enter_context(warnings_in(log))
             use_compilation_cache()
             processes.check_same(identity(record))
             folder = RunFolder(options.workdir, identity(record))
@@ -163,6 +165,7 @@ def prune(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
         use_compilation_cache()
         folder = RunFolder(options.workdir, identity(record))
         with ExitStack() as held:
+            held.enter_context(warnings_in(print))
             print(program.prune(record, Run(folder, options.name, _held=held)))
     except (Exception, KeyboardInterrupt) as error:
         return report_failure(name, error, options.debug)

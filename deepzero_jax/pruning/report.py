@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,11 +100,13 @@ class LayerRatios(NamedTuple):
       ratios: ``{leaf path: pruned fraction}``, leaves in the order of the layers.
       num_queries: that the scores have cost.
       origin: the settings that they follow from.
+      boxes: counts of the black boxes that were asked for them.
     """
 
     ratios: dict[str, float]
     num_queries: int
     origin: dict[str, object]
+    boxes: Sequence[Mapping[str, int]] = ()
 
 
 def load_ratios(path: Path) -> LayerRatios:
@@ -116,7 +118,12 @@ def load_ratios(path: Path) -> LayerRatios:
     try:
         content = json.loads(path.read_bytes())
         ratios = {str(name): float(value) for name, value in content["ratios"].items()}
-        return LayerRatios(ratios, int(content.get("num_queries", 0)), content.get("origin", {}))
+        boxes = [
+            {str(name): int(count) for name, count in counts.items()}
+            for counts in content.get("boxes", ())
+        ]
+        queries = int(content.get("num_queries", 0))
+        return LayerRatios(ratios, queries, content.get("origin", {}), boxes)
     except OSError as error:
         raise ValueError(f"cannot read the ratios in {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """The training loop: task, step, plan, checkpoints, exact resume; several stages and processes."""
 
+from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.classification import (
     classification_task,
@@ -34,7 +35,15 @@ from deepzero_jax.training.optimizer import (
 )
 from deepzero_jax.training.places import Place, where_to_ask
 from deepzero_jax.training.planning import Plan, format_seconds, plan
+from deepzero_jax.training.probing import (
+    Probing,
+    RecordSmoothing,
+    check_record_smoothing,
+    find_probe,
+    kept_probe,
+)
 from deepzero_jax.training.processes import PeerWatch
+from deepzero_jax.training.samples import PURPOSES, Purpose, Samples
 from deepzero_jax.training.signals import exit_now, leave_at_once
 from deepzero_jax.training.stages import Stages, Trained
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
@@ -44,7 +53,9 @@ from deepzero_jax.training.timing import coordinate_seconds, step_seconds
 __all__ = [
     "FORMAT",
     "OPTIMIZERS",
+    "PURPOSES",
     "SCHEDULES",
+    "Boxes",
     "Checkpointer",
     "CompiledStep",
     "InterruptedRunError",
@@ -55,8 +66,12 @@ __all__ = [
     "PeerWatch",
     "Place",
     "Plan",
+    "Probing",
+    "Purpose",
+    "RecordSmoothing",
     "RunFolder",
     "RunFolderError",
+    "Samples",
     "Schedule",
     "Stages",
     "StepFailedError",
@@ -65,12 +80,15 @@ __all__ = [
     "TrainStep",
     "Trained",
     "black_box_failure",
+    "check_record_smoothing",
     "classification_task",
     "coordinate_seconds",
     "cross_entropy",
     "differences",
     "exit_now",
+    "find_probe",
     "format_seconds",
+    "kept_probe",
     "learning_rate_schedule",
     "leave_at_once",
     "make_optimizer",

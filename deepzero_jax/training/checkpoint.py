@@ -129,6 +129,19 @@ class Checkpointer:
                 )
         return None
 
+    def progress(self) -> Json | None:
+        """What lies beside the state in the newest checkpoint where it can be read, unverified."""
+        import orbax.checkpoint as ocp
+
+        progress = ocp.args.JsonRestore()  # pyright: ignore[reportCallIssue]
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._manager.restore(step, args=ocp.args.Composite(progress=progress))
+                return dict(found["progress"])
+            except Exception:  # ``restore`` says what is wrong with it
+                continue
+        return None
+
     def _restore_step(self, step: int, like: PyTree) -> tuple[PyTree, Json]:
         import orbax.checkpoint as ocp
 

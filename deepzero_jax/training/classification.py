@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from deepzero_jax.blackbox import samples_asked
 from deepzero_jax.data import (
     Dataset,
     balanced_indices,
@@ -59,6 +60,7 @@ def classification_task(
             images = crop_and_flip(jax.random.fold_in(augment_key, step), images)
         return dataset.normalise(images), labels
 
+    evaluate, evaluation_samples = _evaluation(model, dataset)
     return Task(
         init=init,
         loss=(split_model_loss if cut else model_loss)(model, cross_entropy),
@@ -69,8 +71,9 @@ def classification_task(
             "test_labels": jnp.asarray(dataset.test_labels),
         },
         batch=batch,
-        evaluate=_evaluation(model, dataset),
+        evaluate=evaluate,
         steps_per_epoch=num_train // batch_size,
+        evaluation_samples=evaluation_samples,
     )
 
 
@@ -83,9 +86,13 @@ def scoring_batch(dataset: Dataset, key: Key, per_class: int) -> tuple[jax.Array
 
 def _evaluation(
     model: Model, dataset: Dataset, chunk: int = 500
-) -> Callable[[Params, PyTree, PyTree], dict[str, float]]:
+) -> tuple[
+    Callable[[Params, PyTree, PyTree], dict[str, float]], Callable[[Params, PyTree, PyTree], int]
+]:
+    """How a classifier is evaluated, and the samples that this sends to black boxes."""
     num_test = len(dataset.test_labels)
     chunk = min(chunk, num_test)
+    starts = range(0, num_test, chunk)
 
     @jax.jit
     def evaluate_chunk(
@@ -102,13 +109,14 @@ def _evaluation(
         return jnp.sum(jnp.where(valid, losses, 0)), jnp.sum(correct & valid)
 
     def evaluate(params: Params, model_state: PyTree, data: PyTree) -> dict[str, float]:
-        parts = [
-            evaluate_chunk(params, model_state, data, jnp.int32(start))
-            for start in range(0, num_test, chunk)
-        ]
+        parts = [evaluate_chunk(params, model_state, data, jnp.int32(start)) for start in starts]
         return {
             "test_loss": float(sum(float(part[0]) for part in parts) / num_test),
             "test_accuracy": sum(int(part[1]) for part in parts) / num_test,
         }
 
-    return evaluate
+    def samples(params: Params, model_state: PyTree, data: PyTree) -> int:
+        chunk_samples = samples_asked(evaluate_chunk, params, model_state, data, jnp.int32(0))
+        return len(starts) * chunk_samples
+
+    return evaluate, samples

@@ -1,18 +1,15 @@
 """The training loop: plan, steps, evaluation, checkpoints, exact resume."""
 
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from tqdm import tqdm
 
-from deepzero_jax.coordinates import num_coordinates
 from deepzero_jax.sharding import agree, any_of, is_lead
-from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
+from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.errors import (
     InterruptedRunError,
     NonFiniteError,
@@ -20,12 +17,14 @@ from deepzero_jax.training.errors import (
     black_box_failure,
 )
 from deepzero_jax.training.folder import Json, write_json
-from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.planning import plan
+from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.progress import Progress
+from deepzero_jax.training.recording import Recorder
 from deepzero_jax.training.signals import StopRequest
-from deepzero_jax.training.step import CompiledStep, Metrics, TrainState, TrainStep
+from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
+from deepzero_jax.training.summary import summary
 from deepzero_jax.types import Log
 
 
@@ -36,7 +35,9 @@ class Settings(NamedTuple):
     evaluation_interval: int
     checkpoint_seconds: float
     initial_queries: int
+    initial_samples: Mapping[str, int]
     name: str
+    probing: Probing | None
 
 
 def train(
@@ -49,6 +50,8 @@ def train(
     evaluation_interval: int | None = None,
     checkpoint_seconds: float = 60.0,
     initial_queries: int = 0,
+    initial_samples: Mapping[str, int] | None = None,
+    probing: Probing | None = None,
     name: str = "run",
     log: Log = print,
 ) -> Json:
@@ -66,6 +69,8 @@ def train(
         always evaluated.
       checkpoint_seconds: at most this much work is lost to a kill.
       initial_queries: spent before the first step, on pruning.
+      initial_samples: of black boxes, that went into them.
+      probing: of the smoothing; its queries and samples come to those.
       name: in the bar and in pictures.
       log: takes a line for the person who watches.
 
@@ -83,17 +88,25 @@ def train(
         step = step.compile(state)
     state = step.step.place(state)
     interval = evaluation_interval or step.step.task.steps_per_epoch
-    settings = Settings(num_steps, interval, checkpoint_seconds, initial_queries, name)
+    settings = Settings(
+        num_steps,
+        interval,
+        checkpoint_seconds,
+        initial_queries,
+        initial_samples or {},
+        name,
+        probing,
+    )
     checkpointer = Checkpointer(folder / "checkpoints", log)
     trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
     try:
         state = trainer.run(trainer.start(state))
     finally:
         checkpointer.close()
-    summary = trainer.summary(state)
+    found = summary(name, step.step.task, trainer.progress, state)
     if is_lead():
-        write_json(folder / "summary.json", summary)
-    return summary
+        write_json(folder / "summary.json", found)
+    return found
 
 
 class _Trainer:
@@ -108,23 +121,35 @@ class _Trainer:
         checkpointer: Checkpointer,
         log: Log,
     ) -> None:
-        self.compiled, self.task, self.estimator = (
-            compiled,
-            compiled.step.task,
-            compiled.step.estimator,
-        )
+        self.compiled, self.task = compiled, compiled.step.task
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer, self.boxes = checkpointer, compiled.boxes
-        self.progress = Progress(settings.initial_queries, compiled.boxes)
+        self.progress = Progress(
+            settings.initial_queries,
+            compiled.boxes,
+            settings.initial_samples,
+            settings.probing,
+        )
 
     def start(self, state: TrainState) -> TrainState:
         """The state of the newest checkpoint; without one the state given, its plan printed."""
         restored, settings = self.checkpointer.restore(state), self.settings
         if restored is None:
-            steps, queries = settings.num_steps, settings.initial_queries
-            self.log(str(plan(self.compiled, state, num_steps=steps, initial_queries=queries)))
+            planned = plan(
+                self.compiled,
+                state,
+                num_steps=settings.num_steps,
+                initial_queries=settings.initial_queries,
+                evaluation_interval=settings.evaluation_interval,
+                initial_samples=settings.initial_samples,
+                probing=settings.probing,
+            )
+            self.log(str(planned))
+            if settings.probing is not None:  # so that it is not asked for again
+                self._save(state)
             return state
         self.progress.load(restored[1])
+        self.progress.load_asked(self.folder / "asked.json")
         state = self.compiled.step.place(restored[0])
         self.log(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
         return state
@@ -132,22 +157,24 @@ class _Trainer:
     def run(self, state: TrainState) -> TrainState:
         """Runs the remaining steps, and saves the last state."""
         settings = self.settings
-        metrics = MetricsLog(self.folder, int(state.step), self.log) if is_lead() else None
-        saved_at = time.perf_counter()
-        bar = tqdm(
-            total=settings.num_steps,
-            initial=int(state.step),
-            desc=settings.name,
-            unit="step",
-            disable=not (sys.stderr.isatty() and is_lead()),
+        recorder = Recorder(
+            self.compiled.step,
+            self.schedule,
+            self.progress,
+            self.folder,
+            settings.name,
+            int(state.step),
+            settings.num_steps,
+            self.log,
         )
+        saved_at = time.perf_counter()
         try:
-            with StopRequest() as stop, bar:
+            with StopRequest() as stop:
                 # A box that failed while it was asked for scores is asked again.
-                self._evaluate_if_due(state, metrics)
+                self._evaluate_if_due(state, recorder)
                 while int(state.step) < settings.num_steps:
-                    state = self._one_step(state, metrics, bar, stop)
-                    evaluated = self._evaluate_if_due(state, metrics)
+                    state = self._one_step(state, recorder, stop)
+                    evaluated = self._evaluate_if_due(state, recorder)
                     waited = agree(time.perf_counter() - saved_at)
                     if evaluated or waited >= settings.checkpoint_seconds:
                         self._save(state)
@@ -156,23 +183,19 @@ class _Trainer:
                     if signum:
                         self._leave(state, signum)
         finally:
-            if metrics is not None:
-                metrics.close()
-                self._plot()
+            recorder.close()
         self._save(state)
         return state
 
     def _save(self, state: TrainState) -> None:
-        self.checkpointer.save(int(state.step), state, self.progress.dump())
+        progress = self.progress.dump()
+        self.checkpointer.save(int(state.step), state, progress)
+        if any(progress["samples"].values()) and is_lead():
+            # A step that failed has asked too, after the checkpoint that it goes on from.
+            write_json(self.folder / "asked.json", {n: progress[n] for n in ("samples", "boxes")})
 
-    def _one_step(
-        self,
-        state: TrainState,
-        metrics: MetricsLog | None,
-        bar: tqdm,
-        stop: StopRequest,
-    ) -> TrainState:
-        started = time.perf_counter()
+    def _one_step(self, state: TrainState, recorder: Recorder, stop: StopRequest) -> TrainState:
+        started, counts = time.perf_counter(), self.progress.of_host()
         with self._asking(f"step {int(state.step) + 1}", state):
             moved, found = self.compiled.run(state, self.boxes.affordable(self.compiled, state))
             # One process of several cannot leave a step that the others are in.
@@ -187,29 +210,9 @@ class _Trainer:
                 f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
                 f"{self.folder}. Lower the learning rate or the smoothing in a new run"
             )
-        self._record(done, found, time.perf_counter() - started, metrics, bar)
+        seconds, asked = time.perf_counter() - started, self.progress.of_host(counts)
+        recorder.step(done, found, seconds, asked)
         return moved
-
-    def _record(
-        self, done: int, found: Metrics, seconds: float, metrics: MetricsLog | None, bar: tqdm
-    ) -> None:
-        queries = self.estimator.num_queries(int(found.pop("num_coordinates")))
-        self.progress.num_queries += queries
-        values = {name: float(value) for name, value in found.items()}
-        rate = float(jax.numpy.asarray(self.schedule(done - 1)))
-        if metrics is not None:
-            record = {
-                "epoch": done / self.task.steps_per_epoch,
-                **values,
-                "learning_rate": rate,
-                "num_queries": self.progress.num_queries,
-                "seconds": seconds,
-            }
-            metrics.write(done, record)
-        shown = {name: f"{value:.3f}" for name, value in values.items()}
-        shown |= {"lr": f"{rate:.2g}", "queries": f"{queries / seconds:,.0f}/s"}
-        bar.set_postfix(shown, refresh=False)
-        bar.update()
 
     @contextmanager
     def _asking(self, what: str, state: TrainState) -> Iterator[None]:
@@ -227,30 +230,16 @@ class _Trainer:
                 "command goes on from there"
             ) from error
 
-    def _evaluate_if_due(self, state: TrainState, metrics: MetricsLog | None) -> bool:
+    def _evaluate_if_due(self, state: TrainState, recorder: Recorder) -> bool:
         done, settings = int(state.step), self.settings
         due = done % settings.evaluation_interval == 0 or done == settings.num_steps
         if not due or done <= self.progress.evaluated:
             return False
-        with self._asking(f"the evaluation after step {done}", state):
+        counts, evaluation = self.progress.of_host(), self.progress.samples.of("evaluation")
+        with self._asking(f"the evaluation after step {done}", state), evaluation:
             scores = self.task.evaluate(state.params, state.model_state, self.compiled.data)
-        self.progress.evaluated, self.progress.scores = done, scores
-        self._report(scores, done, metrics)
+        recorder.evaluation(done, scores, self.progress.of_host(counts))
         return True
-
-    def _report(self, scores: dict[str, float], done: int, metrics: MetricsLog | None) -> None:
-        if metrics is not None:
-            metrics.write(done, {"epoch": done / self.task.steps_per_epoch, **scores})
-        score, best = scores[self.task.score], self.progress.best
-        sign = 1 if self.task.higher_is_better else -1
-        if not best or sign * score > sign * best["value"]:
-            self.progress.best = {"value": score, "step": done}
-        words = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
-        line = f"step {done:,}/{self.settings.num_steps:,}  {words}"
-        if sys.stderr.isatty():
-            tqdm.write(line)
-        else:
-            self.log(line)
 
     def _leave(self, state: TrainState, signum: int) -> None:
         self._save(state)
@@ -260,30 +249,3 @@ class _Trainer:
             f"stopped on request after step {int(state.step):,} of "
             f"{self.settings.num_steps:,}; the same command goes on from there",
         )
-
-    def _plot(self) -> None:
-        plot_learning_curve(
-            self.folder / "metrics.jsonl",
-            self.folder / "learning_curve.png",
-            self.task.score,
-            self.settings.name,
-        )
-
-    def summary(self, state: TrainState) -> Json:
-        """What ``summary.json`` holds: final and best scores, queries, steps, seconds."""
-        progress = self.progress.dump()
-        return {
-            "name": self.settings.name,
-            **progress["scores"],
-            f"best_{self.task.score}": self.progress.best.get("value"),
-            "best_step": self.progress.best.get("step"),
-            "num_queries": progress["num_queries"],
-            "num_steps": int(state.step),
-            "wall_seconds": round(progress["wall_seconds"], 3),
-            "seconds_per_step": round(progress["wall_seconds"] / max(int(state.step), 1), 6),
-            "parameters_sha256": tree_digest(state.params),
-            "num_parameters": num_coordinates(state.params),
-            "device": jax.devices()[0].device_kind,
-            "num_devices": jax.device_count(),
-            "jax_version": jax.__version__,
-        }

@@ -1,12 +1,16 @@
 """The plan of a run, printed before it starts: what a step costs, measured on a few chunks."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
+from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Spending
+from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
 
@@ -41,6 +45,11 @@ class Plan(NamedTuple):
       compile_seconds: spent on compiling the step.
       samples_per_step: that a step sends to black boxes, at most: a coordinate that does not move
         the inputs of a box asks nothing of it.
+      samples_per_evaluation: likewise of an evaluation; None where nobody knows.
+      num_evaluations: of the whole run.
+      initial_samples: that black boxes were sent before the first step, by purpose.
+      probe_queries: spent on the smoothing, before the first step.
+      smoothing: in words, with the error that is expected of a slope where it was probed.
     """
 
     leaves: list[LeafPlan]
@@ -51,6 +60,11 @@ class Plan(NamedTuple):
     seconds_per_step: float | None
     compile_seconds: float
     samples_per_step: int = 0
+    samples_per_evaluation: int | None = 0
+    num_evaluations: int = 0
+    initial_samples: Mapping[str, int] = MappingProxyType({})
+    probe_queries: int = 0
+    smoothing: str = ""
 
     def __str__(self) -> str:
         """The plan as a table and a few lines."""
@@ -68,30 +82,61 @@ class Plan(NamedTuple):
                 price, rate, share = leaf.spending
                 line += f"  {price:>9.3g}  {rate:>6.3f}  {100 * share:>4.1f} %"
             lines.append(line)
-        total = self.queries_per_step * self.num_steps + self.extra_queries
+        before = self.extra_queries + self.probe_queries
+        total = self.queries_per_step * self.num_steps + before
         lines += [
             f"parameters    {self.num_parameters:,}, of which a step perturbs {chosen:,}",
             f"queries       {self.queries_per_step:,} a step × {self.num_steps:,} steps"
             + (f" + {self.extra_queries:,} for pruning" if self.extra_queries else "")
+            + (f" + {self.probe_queries:,} for probing" if self.probe_queries else "")
             + f" = {total:,}",
+            *([f"smoothing     {self.smoothing}"] if self.smoothing else []),
+            *self._box_lines(),
             *self._times(),
         ]
         return "\n".join(lines)
 
+    def _box_lines(self) -> list[str]:
+        evaluation, initial = self.samples_per_evaluation, self.initial_samples
+        if not (self.samples_per_step or evaluation or any(initial.values())):
+            return []
+        whole = self.samples_per_step * self.num_steps
+        told = [f"{initial[name]:,} already for {name}" for name in initial if initial[name]]
+        if evaluation:
+            told.append(
+                f"{evaluation:,} an evaluation × {self.num_evaluations:,} = "
+                f"{evaluation * self.num_evaluations:,}"
+            )
+        elif evaluation is None:
+            told.append("evaluation not known")
+        told.append("further attempts not counted")
+        return [
+            f"black box     at most {self.samples_per_step:,} samples a step, {whole:,} for "
+            "the whole run",
+            f"              {', '.join(told)}",
+        ]
+
     def _times(self) -> list[str]:
         compiled = f"compiled in {format_seconds(self.compile_seconds)}"
         if self.seconds_per_step is None:
-            whole = self.samples_per_step * self.num_steps
-            return [
-                f"black box     at most {self.samples_per_step:,} samples a step, {whole:,} for "
-                "the whole run; evaluation and further attempts not counted",
-                f"time          not measured, as this plan asks no black box; {compiled}",
-            ]
+            return [f"time          not measured, as this plan asks no black box; {compiled}"]
         return [
             f"time          {format_seconds(self.seconds_per_step)} a step (measured), {compiled}",
             f"ETA           {format_seconds(self.seconds_per_step * self.num_steps)} for the "
             "whole run, evaluation not counted",
         ]
+
+
+def _smoothing_in_words(estimator: Estimator, probing: Probing | None) -> str:
+    settings = getattr(estimator, "settings", {})
+    central, step = bool(settings.get("central")), settings.get("smoothing")
+    if probing is not None:
+        probe = probing.probe
+        return (
+            f"{probe.step(central):.2g}, probed: noise {probe.noise:.2g}, a slope is expected to "
+            f"err by {probe.slope_error(central):.2g}"
+        )
+    return f"{step:g}" if isinstance(step, float) else ""
 
 
 def format_seconds(seconds: float) -> str:
@@ -116,6 +161,9 @@ def plan(
     *,
     num_steps: int,
     initial_queries: int = 0,
+    evaluation_interval: int | None = None,
+    initial_samples: Mapping[str, int] | None = None,
+    probing: Probing | None = None,
 ) -> Plan:
     """Measures a step on some of its chunks and sums up the run; ``str`` of it is a table.
 
@@ -124,6 +172,9 @@ def plan(
       state: of the run.
       num_steps: of the whole run.
       initial_queries: spent before the first step.
+      evaluation_interval: steps between evaluations, None: an epoch.
+      initial_samples: of black boxes, spent before the first step.
+      probing: of the smoothing; its queries and samples come to those.
 
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
@@ -147,6 +198,9 @@ def plan(
         LeafPlan(path, np.shape(leaf), count, spending.get(path))
         for leaf, (path, count) in zip(jax.tree.leaves(state.params), counts.items(), strict=True)
     ]
+    task, interval = step.step.task, evaluation_interval or step.step.task.steps_per_epoch
+    told = task.evaluation_samples
+    probed = {} if probing is None else {"probing": probing.num_samples}
     return Plan(
         leaves=leaves,
         num_parameters=num_coordinates(state.params),
@@ -156,4 +210,11 @@ def plan(
         seconds_per_step=seconds,
         compile_seconds=step.seconds,
         samples_per_step=sum(boxes.values()) * step.num_queries,
+        samples_per_evaluation=None
+        if told is None
+        else told(state.params, state.model_state, step.data),
+        num_evaluations=-(-num_steps // max(interval, 1)),
+        initial_samples={**(initial_samples or {}), **probed},
+        probe_queries=0 if probing is None else probing.probe.num_queries,
+        smoothing=_smoothing_in_words(step.step.estimator, probing),
     )

@@ -1,9 +1,17 @@
 """What a run counts as it goes: queries, seconds, the best score."""
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
+import jax
+
+from deepzero_jax.blackbox import samples_sent
+from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.training.boxes import Boxes
-from deepzero_jax.training.folder import Json
+from deepzero_jax.training.folder import Json, RunFolderError, read_json
+from deepzero_jax.training.probing import Probing
+from deepzero_jax.training.samples import Samples
 
 
 class Progress:
@@ -15,27 +23,64 @@ class Progress:
       best: ``{"value": …, "step": …}`` of the best evaluation, empty before the first.
       evaluated: the step of the last evaluation.
       scores: what it found.
+      samples: sent to black boxes, by purpose.
+      probe: that the smoothing follows from, or None.
+      num_dropped: slopes that fell to samples without an answer, of boxes that may drop them.
 
     What the run's black boxes have counted is kept with them.
     """
 
-    def __init__(self, initial_queries: int, boxes: Boxes) -> None:
+    def __init__(
+        self,
+        initial_queries: int,
+        boxes: Boxes,
+        initial_samples: Mapping[str, int] | None = None,
+        probing: Probing | None = None,
+    ) -> None:
         self._boxes = boxes
+        spent = dict(initial_samples or {})
+        self.probe = None
         self.num_queries = initial_queries
+        if probing is not None:
+            self.probe = dict(probing.probe._asdict())
+            self.num_queries += probing.probe.num_queries
+            spent["probing"] = probing.num_samples
         self.wall_seconds = 0.0
         self.best: Json = {}
         self.evaluated = 0
         self.scores: dict[str, float] = {}
+        self.samples = Samples(spent)
+        self.num_dropped = 0
         self._since = time.perf_counter()
 
     def load(self, saved: Json) -> None:
-        """Takes over what a checkpoint holds."""
+        """Takes over what a checkpoint holds.
+
+        Raises:
+          RunFolderError: another probe than the smoothing was taken from.
+        """
+        if saved.get("probe") != self.probe:
+            raise RunFolderError(
+                "the newest checkpoint that is whole holds another probed smoothing than the one "
+                "that was damaged; give the same command again"
+            )
         self.num_queries = saved["num_queries"]
         self.wall_seconds = saved["wall_seconds"]
         self.best = saved["best"]
         self.evaluated = saved["evaluated"]
         self.scores = saved["scores"]
+        self.num_dropped = saved.get("num_dropped", 0)
+        self.samples.load(saved.get("samples", {}))
         self._boxes.load(saved.get("boxes", ()))
+
+    def load_asked(self, path: Path) -> None:
+        """Takes over what was asked after the checkpoint, where a file says so."""
+        if path.exists():
+            asked = read_json(path)
+            now = self.samples.dump()
+            later = {name: max(now[name], asked["samples"].get(name, 0)) for name in now}
+            self.samples.load(later)
+            self._boxes.load(asked["boxes"])
 
     def dump(self) -> Json:
         """What a checkpoint is to hold."""
@@ -48,5 +93,30 @@ class Progress:
             "best": self.best,
             "evaluated": self.evaluated,
             "scores": self.scores,
+            "probe": self.probe,
+            "num_dropped": self.num_dropped,
+            "samples": self.samples.dump(),
             "boxes": self._boxes.dump(),
         }
+
+    @property
+    def may_drop(self) -> bool:
+        """Whether a box may leave samples without an answer."""
+        return any(box.options.on_failure == "nan" for box in self._boxes.samples)
+
+    def of_host(self, before: Mapping[str, int] | None = None) -> dict[str, int]:
+        """What is counted on the host, or with ``before`` what has come to it since.
+
+        Returns:
+          ``box_samples``, sent to black boxes, and ``num_dropped`` slopes; only where there are
+          boxes for them, as a line of the metrics tells it.
+        """
+        if self.may_drop:
+            jax.effects_barrier()  # a count may come in after the numbers of its step
+        now = {"box_samples": samples_sent(), "num_dropped": slopes_dropped()}
+        if before is None:
+            return now
+        since = {name: count - before[name] for name, count in now.items()}
+        self.num_dropped += since["num_dropped"]
+        told = {"box_samples": since["box_samples"] > 0, "num_dropped": self.may_drop}
+        return {name: count for name, count in since.items() if told[name]}

@@ -1,6 +1,7 @@
 """Runs of the training loop in subfolders of one run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.folder import Json, read_json
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from deepzero_jax.training.probing import Probing, find_probe
+from deepzero_jax.training.samples import SamplesFile
 from deepzero_jax.training.step import TrainStep
 from deepzero_jax.training.task import Task
 from deepzero_jax.types import Key, Log, Params, PyTree
@@ -53,10 +56,25 @@ class Stages:
     ) -> None:
         self.workdir, self.log = workdir, log
         self._seed, self._keys, self._checkpoint_seconds = seed, dict(keys), checkpoint_seconds
+        self._beside = SamplesFile(workdir / "samples.json")
+        self._within: dict[str, dict[str, int]] = {}
+
+    def asking(self, part: str) -> AbstractContextManager[None]:
+        """Counts what is sent inside to black boxes, beside the stages; kept in a file."""
+        return self._beside.of(part)
+
+    @property
+    def box_samples(self) -> dict[str, int | dict[str, int]]:
+        """Sent to black boxes: ``{part: samples}`` of ``asking``, and by purpose of each stage."""
+        return {**self._beside.counts, **self._within}
 
     def key(self, name: str) -> Key:
         """The key of a stage."""
         return jax.random.fold_in(jax.random.key(self._seed), self._keys[name])
+
+    def probing(self, name: str, fun: Callable[[Params], jax.Array], params: Params) -> Probing:
+        """The probed smoothing of a stage, from its checkpoints where it has any."""
+        return find_probe(fun, params, self.key(name), self.workdir / name, self.log)
 
     def run(
         self,
@@ -66,8 +84,9 @@ class Stages:
         num_steps: int,
         learning_rate: float,
         sampler: Sampler | None = None,
+        probing: Probing | None = None,
     ) -> Trained:
-        """Trains a stage, or reads it back.
+        """Trains a stage, or reads it back; arguments as of ``TrainStep`` and ``train``.
 
         Raises:
           ValueError: a finished stage whose checkpoint is gone.
@@ -91,6 +110,7 @@ class Stages:
                 schedule=schedule,
                 evaluation_interval=max(1, num_steps // 4),
                 checkpoint_seconds=self._checkpoint_seconds,
+                probing=probing,
                 name=name,
                 log=self.log,
             )
@@ -101,6 +121,7 @@ class Stages:
             raise ValueError(
                 f"{folder} is finished but holds no checkpoint; remove the folder to train it again"
             )
-        return Trained(
-            restored[0].params, restored[0].model_state, read_json(folder / "summary.json")
-        )
+        summary = read_json(folder / "summary.json")
+        if "box_samples" in summary:
+            self._within[name] = summary["box_samples"]
+        return Trained(restored[0].params, restored[0].model_state, summary)

@@ -21,6 +21,8 @@ class Task(NamedTuple):
       steps_per_epoch: steps that see every training example once.
       score: the name in ``evaluate``'s result by which runs are judged.
       higher_is_better: direction of ``score``.
+      evaluation_samples: ``(params, model_state, data) -> int``, what ``evaluate`` sends to black
+        boxes, told without asking; None: nobody knows.
     """
 
     init: Callable[[Key], tuple[Params, PyTree]]
@@ -31,3 +33,4 @@ class Task(NamedTuple):
     steps_per_epoch: int
     score: str = "test_accuracy"
     higher_is_better: bool = True
+    evaluation_samples: Callable[[Params, PyTree, PyTree], int] | None = None

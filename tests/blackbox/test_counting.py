@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.sampling import price_aware_sampler
 from tests.blackbox.test_box import squares
 from tests.conftest import ROOT
@@ -135,15 +136,22 @@ def test_a_sample_without_an_answer_leaves_its_coordinate_out():
             raise FloatingPointError("diverged")
         return squares(x)
 
+    def dropped():
+        jax.effects_barrier()
+        return slopes_dropped() - before
+
+    before = slopes_dropped()
     box = dz.black_box(host, (1,), retries=0, max_batch=1, on_failure="nan")
     fun = lambda w: jnp.mean(box(jnp.ones((BATCH, 4)) * w))
     value, grads = dz.value_and_grad(fun, dz.cge(smoothing=1e-2))(jnp.ones(4))
     assert float(value) == 4.0
     np.testing.assert_allclose(grads, [2, 2, 0, 2], atol=0.02)
     assert box.num_dropped == BATCH
+    assert dropped() == 1
     rge = dz.rge(smoothing=1e-2, num_directions=8, distribution="rademacher")
     _, grads = jax.jit(dz.value_and_grad(fun, rge))(jnp.ones(4), key=jax.random.key(0))
     assert np.isfinite(grads).all()
+    assert dropped() == box.num_dropped // BATCH > 1
     value, grads = dz.value_and_grad(fun, dz.cge())(jnp.full(4, 2.0))
     assert np.isnan(value)
 

@@ -59,3 +59,33 @@ def test_with_x64_the_answers_are_float64(x64):
     fun = lambda w: box(w[None])[0]
     _, grads = dz.value_and_grad(fun, dz.cge(smoothing=1e-6))(jnp.array([0.3, 0.4]))
     np.testing.assert_allclose(grads, [0.6, 0.8], rtol=1e-5)
+
+
+SHAPES = {
+    "stack": lambda y: jnp.stack([y, 2 * y]),
+    "stack last, with what does not move": lambda y: jnp.stack([jnp.zeros(2), y], axis=-1),
+    "concatenate": lambda y: jnp.concatenate([y, jnp.ones(3), y]),
+    "reshape": lambda y: y.reshape(2, 1, 1),
+    "transpose": lambda y: jnp.outer(y, jnp.array([1.0, 2.0])).T,
+    "take": lambda y: y[jnp.array([1, 0, 1])],
+    "dynamic slice": lambda y: jax.lax.dynamic_slice(y, (0,), (1,)),
+    "pad": lambda y: jnp.pad(y, (1, 2)),
+    "where": lambda y: jnp.where(jnp.array([True, False]), y, 0),
+    "cumsum": jnp.cumsum,
+    "scan": lambda y: jax.lax.scan(lambda c, x: (c + x, c), 0.0, y)[1],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_linear_steps_behind_the_box_lose_nothing(name):
+    w, smoothing = jnp.array([0.3, -0.7, 1.1]), 1e-4
+    box = dz.black_box(offset, (), dtype="float64")
+    behind = lambda y: jnp.sum(SHAPES[name](y) * 0.5)
+    fun = lambda w: behind(box(jnp.array([[1.0], [2.0]]) * w))
+    _, grads = jax.jit(dz.value_and_grad(fun, dz.cge(smoothing=smoothing)))(w)
+    rows = np.array([1.0, 2.0])[:, None]
+    slopes = rows**2 * (2 * np.asarray(w, np.float64) + smoothing)
+    # All of them are linear: what they make of the answers they make of the slopes.
+    zero = behind(jnp.zeros(2))
+    exact = [float(behind(jnp.float32(column)) - zero) for column in slopes.T]
+    np.testing.assert_allclose(grads, exact, rtol=2e-5, atol=2e-6)

@@ -67,6 +67,44 @@ def test_the_probed_smoothing_is_nearly_the_best_of_a_ladder():
     assert good >= 90, good
 
 
+def central_losses():
+    """Those of ``losses``, and two with third derivatives of their own."""
+    rng = np.random.default_rng(5)
+    scales, start = np.exp(rng.normal(size=30)), rng.normal(size=30)
+    quartic = lambda w: float(scales @ (w**2 / 2 + w**3 / 3 + w**4 / 4))
+    return losses() | {
+        "quartic": (quartic, lambda w: scales * (w + w**2 + w**3), start),
+        "cubic": (lambda w: float(2 + scales @ w**3), lambda w: 3 * scales * w**2, start),
+    }
+
+
+def central_error(fun, params, exact, smoothing):
+    steps = np.eye(len(params)) * smoothing
+    slopes = [(fun(params + e) - fun(params - e)) / (2 * smoothing) for e in steps]
+    return np.linalg.norm(np.asarray(slopes) - exact)
+
+
+def test_the_probed_central_smoothing_is_nearly_the_best_of_a_ladder():
+    good = trials = 0
+    for fun, gradient, params in central_losses().values():
+        exact = gradient(params)
+        for level in ("float32", 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
+            for seed in range(2):
+                rng = np.random.default_rng(seed)
+                noisy = (
+                    (lambda w, fun=fun: float(np.float32(fun(w))))
+                    if level == "float32"
+                    else (lambda w, fun=fun, rng=rng, s=level: fun(w) + s * rng.normal())
+                )
+                probe = dz.probe_smoothing(noisy, params, jax.random.key(seed))
+                assert probe.num_queries <= 60
+                best = min(central_error(noisy, params, exact, step) for step in LADDER)
+                error = central_error(noisy, params, exact, probe.central_smoothing)
+                good += error <= 3 * best
+                trials += 1
+    assert good >= 0.9 * trials, (good, trials)
+
+
 @pytest.mark.parametrize("level", [1e-2, 1e-4, 1e-6])
 def test_the_noise_is_measured(level):
     fun, _, params = losses()["network"]

@@ -36,6 +36,8 @@ def bad_texts(item):
             yield from ("1, nan", "inf")
     elif any(get_origin(kind) is Literal for kind in kinds):
         yield from ("nonsense", "", "Difference ")
+        if float in kinds:
+            yield from ("nan", "inf", "0", "-1", "1e-50", "1e39")
     elif isinstance(allowed, OneOf):
         yield from ("nonsense", "", "os:nonsense", "nonsense:main", ":", "a:")
     elif isinstance(allowed, Readable) and str in kinds:

@@ -10,6 +10,7 @@ from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.models import CNN
 from deepzero_jax.sampling import price_aware_sampler
 from deepzero_jax.training import InterruptedRunError, StepFailedError, classification_task
+from deepzero_jax.training.metrics import read_metrics
 from tests.runs import send_sigterm_after, tiny_dataset, tiny_run
 
 
@@ -106,3 +107,25 @@ def test_a_budget_that_a_step_would_overrun_stops_before_it_and_a_larger_one_goe
     parts = tiny_run(tmp_path / "parts", estimator, task_of=boxed(larger))
     assert parts["parameters_sha256"] == whole["parameters_sha256"]
     assert larger.counts() == whole_box.counts()
+    counted = {"training": 8 * per_step, "evaluation": 0, "pruning": 0, "probing": 0}
+    assert parts["box_samples"] == whole["box_samples"] == counted
+
+
+def test_coordinates_that_are_dropped_are_counted_step_by_step(tmp_path):
+    sent = []
+
+    def host(x):
+        sent.append(len(x))
+        # Of the second step one coordinate, of the third two: their whole calls fail.
+        if len(sent) in (SIZE + 3, 2 * SIZE + 4, 2 * SIZE + 7):
+            raise FloatingPointError("diverged")
+        return np.sum(x**2, axis=1, keepdims=True)
+
+    SIZE = 25
+    box = dz.black_box(host, (1,), retries=0, on_failure="nan")
+    estimator = dz.cge(smoothing=1e-3, reuse="none", batch_size=1)
+    summary = tiny_run(tmp_path / "run", estimator, num_steps=4, task_of=boxed(box))
+    lines = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [line["num_dropped"] for line in lines if "loss" in line] == [0, 1, 2, 0]
+    assert summary["num_dropped"] == 3
+    assert box.num_dropped == 3 * 12

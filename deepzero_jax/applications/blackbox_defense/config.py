@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from deepzero_jax.applications.blackbox_defense.certification import Certification
 from deepzero_jax.applications.blackbox_defense.methods import METHODS
 from deepzero_jax.data import DataSource
-from deepzero_jax.estimators import check_smoothing
 from deepzero_jax.fields import OneOf, Range, Readable, section, setting
 from deepzero_jax.models import MODELS
+from deepzero_jax.training import RecordSmoothing, check_record_smoothing
 
 COUNT = Range(at_least=1, below=2**31)
 STEPS = Range(at_least=0, below=2**31)
 RATE = Range(above=0)
 CHANNELS = Range(at_least=1, at_most=2**16)
-STEP = Readable(check_smoothing)
+STEP = Readable(check_record_smoothing)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Training:
     batch_size: int = setting(64, COUNT, "images a step")
     held_out: int = setting(200, COUNT, 'training images kept for the score "stability"')
     chunk_size: int = setting(64, COUNT, "perturbed passes in one call of the box")
-    smoothing: float = setting(5e-3, STEP)
+    smoothing: RecordSmoothing = setting(5e-3, STEP, "auto: probed before the first step")
     learning_rate: float = setting(3e-3, RATE, "Adam, cosine")
     fraction: float = setting(
         0.1, Range(above=0, at_most=1), "deepzero: of the coordinates of every kernel, a step"

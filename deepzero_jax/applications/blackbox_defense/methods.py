@@ -7,10 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.applications.blackbox_defense.denoiser import AutoEncoder, DnCNN
+from deepzero_jax.applications.blackbox_defense.defense import (
+    Defense,
+    denoise,
+    loss_at_the_box,
+    loss_of_an_image,
+    loss_of_parameters,
+)
 from deepzero_jax.applications.blackbox_defense.stability import (
-    Classifier,
-    Examples,
     Objective,
     answers,
     counted_first_order,
@@ -32,30 +36,6 @@ from deepzero_jax.training import Task, cross_entropy
 from deepzero_jax.types import Key, Params, PyTree
 
 
-class Defense(NamedTuple):
-    """What all methods share.
-
-    Attributes:
-      examples: images and the box's answers to them.
-      box: the classifier, which can only be queried.
-      twin: the same as a white box, for ``fo_ds`` alone.
-      denoiser: the network in front of it.
-      autoencoder: of ``zo_ae_ds``.
-      sigma: standard deviation of the noise, in units of the pixels.
-      batch_size: images a step.
-      num_cosines: of ``zo_boundary``, kept along each side of an image; 0: all pixels.
-    """
-
-    examples: Examples
-    box: Classifier
-    twin: Classifier
-    denoiser: DnCNN
-    autoencoder: AutoEncoder
-    sigma: float
-    batch_size: int
-    num_cosines: int = 0
-
-
 class Method(NamedTuple):
     """One defense, ready for the training loop.
 
@@ -63,11 +43,14 @@ class Method(NamedTuple):
       task: what it trains.
       estimator: of the gradient, and of what a step costs in queries.
       respond: ``(params, model_state, images) -> logits``, once trained.
+      asked_at: ``(key) -> (fun, point)``: a function of JAX whose differences the estimator takes,
+        and a point to probe it at; None where no differences are taken.
     """
 
     task: Task
     estimator: Estimator
     respond: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+    asked_at: Callable[[Key], tuple[Callable[[PyTree], jax.Array], PyTree]] | None = None
 
 
 class Start(NamedTuple):
@@ -80,17 +63,6 @@ class Start(NamedTuple):
 
     denoiser: PyTree
     autoencoder: PyTree | None = None
-
-
-def denoise(
-    denoiser: DnCNN, params: PyTree, model_state: PyTree, images: jax.Array, train: bool
-) -> tuple[jax.Array, PyTree]:
-    """Denoised images and, when training, the new running statistics."""
-    variables = {"params": params, **model_state}
-    if not train:
-        return denoiser.apply(variables, images), model_state  # pyright: ignore[reportReturnType]
-    cleaned, moved = denoiser.apply(variables, images, train=True, mutable=["batch_stats"])
-    return cleaned, {**model_state, **moved}
 
 
 def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:
@@ -193,7 +165,9 @@ def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
         ),
         respond,
     )
-    return Method(task, counted_first_order(estimator, network.latent), respond)
+    prepare = lambda p, s, x: encode(p, s, x, train=False)
+    at = lambda key: loss_of_an_image(task, behind, prepare, key)
+    return Method(task, counted_first_order(estimator, network.latent), respond, at)
 
 
 class Training(NamedTuple):
@@ -219,7 +193,8 @@ class Training(NamedTuple):
 
 
 def _deepzero(defense: Defense, start: Start, estimator: Estimator) -> Method:
-    return _at_image(defense, start, answers(defense.box), estimator)
+    method = _at_image(defense, start, answers(defense.box), estimator)
+    return method._replace(asked_at=lambda key: loss_of_parameters(method.task, key))
 
 
 def _fo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
@@ -229,7 +204,8 @@ def _fo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
 def _zo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
     pixels = int(jnp.size(defense.examples.images[0]))
     objective = estimated_answers(defense.box, estimator)
-    return _at_image(defense, start, objective, counted_first_order(estimator, pixels))
+    method = _at_image(defense, start, objective, counted_first_order(estimator, pixels))
+    return method._replace(asked_at=lambda key: loss_at_the_box(defense, method.task, key))
 
 
 def _zo_boundary(defense: Defense, start: Start, estimator: Estimator) -> Method:
@@ -246,7 +222,8 @@ def _zo_boundary(defense: Defense, start: Start, estimator: Estimator) -> Method
         return cross_entropy(behind(cleaned, key=key), labels)
 
     numbers = math.prod(shape) if basis is None else len(basis)
-    return _at_image(defense, start, objective, counted_first_order(estimator, numbers))
+    method = _at_image(defense, start, objective, counted_first_order(estimator, numbers))
+    return method._replace(asked_at=lambda key: loss_at_the_box(defense, method.task, key))
 
 
 def _coordinates(smoothing: float, num_directions: int, chunk_size: int) -> Estimator:

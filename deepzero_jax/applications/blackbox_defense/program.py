@@ -1,6 +1,5 @@
 """Trained and certified defenses, each stage a run of the loop."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -26,9 +25,10 @@ from deepzero_jax.applications.blackbox_defense.methods import (
     denoiser_pretraining,
 )
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
+from deepzero_jax.applications.blackbox_defense.places import places_of
 from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
-from deepzero_jax.blackbox import HostFunction, black_box, onnx_model
-from deepzero_jax.coordinates import kept_per_leaf, leaf_paths, num_coordinates
+from deepzero_jax.blackbox import BlackBox, HostFunction, black_box, onnx_model
+from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
 from deepzero_jax.models import make_model, predict
@@ -38,11 +38,9 @@ from deepzero_jax.registry import present
 from deepzero_jax.sampling import layer_ratio_sampler
 from deepzero_jax.training import (
     Json,
-    Place,
     Stages,
     Task,
     classification_task,
-    where_to_ask,
     write_json,
 )
 from deepzero_jax.types import Key, Log
@@ -128,6 +126,7 @@ def train_defenses(
         },
         "abstained": {name: num_abstentions(found) for name, found in records.items()},
         "num_queries": num_queries,
+        "box_samples": stages.box_samples,
         "box_test_accuracy": box_summary["test_accuracy"],
         "num_images": len(next(iter(records.values()))),
         "sigma": certification.sigma,
@@ -140,9 +139,9 @@ def train_defenses(
     return summary
 
 
-def _answers(host: HostFunction, images: np.ndarray) -> np.ndarray:
+def _answers(box: BlackBox, images: np.ndarray) -> np.ndarray:
     parts = np.array_split(images, max(1, len(images) // 1000))
-    answers = [np.asarray(host((part / 255.0).astype(np.float32))).argmax(-1) for part in parts]
+    answers = [np.asarray(box((part / 255.0).astype(np.float32))).argmax(-1) for part in parts]
     return np.concatenate(answers).astype(np.int32)
 
 
@@ -159,7 +158,8 @@ def prepare_defense(
     held = config.training.held_out
     images = np.asarray(dataset.train_images)
     height, width, channels = images.shape[1:]
-    answers = _answers(host, images)
+    with stages.asking("labels"):
+        answers = _answers(box, images)
     defense = Defense(
         Examples(images[held:], answers[held:], images[:held], answers[:held]),
         box,
@@ -199,37 +199,20 @@ def pretrain(
     return Start(**found)
 
 
-def places_of(config: DefenseConfig, defense: Defense) -> str:
-    """The table "where to ask": what a step of each method asks of the box, and elsewhere could."""
-    training, shape = config.training, defense.examples.images.shape[1:]
-    variables = jax.eval_shape(defense.denoiser.init, jax.random.key(0), jnp.zeros((1, *shape)))
-    params, pixels = variables["params"], math.prod(shape)
-    pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
-    kept = sum(kept_per_leaf(params, pruned).values())
-    cosines, directions = training.boundary_cosines, training.boundary_directions
-    numbers = shape[2] * min(cosines, shape[0]) * min(cosines, shape[1]) if cosines else pixels
-    boundary = Place("cosines of an image" if cosines else "pixels of an image", numbers)
-    if directions:
-        boundary = boundary._replace(num_moved=directions, kind="directions")
-    rows = [
-        Place("parameters", num_coordinates(params)),
-        Place("parameters, drawn", num_coordinates(params), kept, method="deepzero"),
-        Place("code of an image", config.autoencoder.latent, method="zo_ae_ds"),
-        Place("pixels of an image", pixels, training.num_directions, "directions", "zo_ds"),
-        boundary._replace(method="zo_boundary"),
-    ]
-    asked = [row if row.method in training.methods else row._replace(method="") for row in rows]
-    return where_to_ask(asked, training.batch_size)
-
-
 def _train_method(
     name: str, config: DefenseConfig, stages: Stages, defense: Defense, start: Start
 ) -> tuple[Respond, int]:
     """How a trained method answers, and the queries that it has spent."""
     training, way = config.training, present(METHODS, name)
     directions = training.boundary_directions if way.at_boundary else training.num_directions
-    estimator = way.estimator(training.smoothing, directions, training.chunk_size)
+    make = lambda smoothing: way.estimator(smoothing, directions, training.chunk_size)
+    automatic, probing = training.smoothing == "auto", None
+    estimator = make(1.0 if automatic else float(training.smoothing))
     method = way.make(defense, start, estimator)
+    if automatic and method.asked_at is not None:
+        probing = stages.probing(name, *method.asked_at(stages.key(name)))
+        estimator = probing.estimator(make)
+        method = way.make(defense, start, estimator)
     params, _ = method.task.init(stages.key(name))
     sampler = None
     per_step = method.estimator.num_queries(0)
@@ -244,7 +227,7 @@ def _train_method(
             f"step of {name}"
         )
     trained = stages.run(
-        name, method.task, method.estimator, steps, training.learning_rate, sampler
+        name, method.task, method.estimator, steps, training.learning_rate, sampler, probing
     )
     respond = lambda images: method.respond(trained.params, trained.model_state, images)
     return respond, trained.summary["num_queries"] if way.queries else 0
@@ -262,15 +245,16 @@ def _certify(
     stages.log("method      " + "".join(f"{f'r = {r:g}':>10}" for r in certification.radii))
     for name, respond in responses.items():
         answer = jax.jit(lambda x, respond=respond: jnp.argmax(respond(x), -1))
-        records[name] = certify_images(
-            lambda x, answer=answer: np.asarray(answer(x)),
-            images,
-            labels,
-            certification,
-            stages.workdir / name / "certificates.jsonl",
-            dataset.num_classes,
-            config.seed,
-        )
+        with stages.asking("certification"):
+            records[name] = certify_images(
+                lambda x, answer=answer: np.asarray(answer(x)),
+                images,
+                labels,
+                certification,
+                stages.workdir / name / "certificates.jsonl",
+                dataset.num_classes,
+                config.seed,
+            )
         values = [certified_accuracy(records[name], radius) for radius in certification.radii]
         stages.log(f"{name:<12}" + "".join(f"{100 * value:>8.1f} %" for value in values))
     return records

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.blackbox import samples_asked
 from deepzero_jax.data import epoch_indices
 from deepzero_jax.estimators import Estimator, first_order, value_and_grad
 from deepzero_jax.training import Task, cross_entropy
@@ -95,6 +96,9 @@ def noisy_task(
         logits = answer(params, model_state, noisy)
         return {"stability": float(jnp.mean(jnp.argmax(logits, -1) == data["held_labels"]))}
 
+    def evaluation_samples(params: PyTree, model_state: PyTree, data: PyTree) -> int:
+        return samples_asked(answer, params, model_state, scaled(data["held_images"]))
+
     return Task(
         init=init,
         loss=loss,
@@ -103,6 +107,7 @@ def noisy_task(
         evaluate=evaluate,
         steps_per_epoch=len(examples.images) // batch_size,
         score="stability",
+        evaluation_samples=evaluation_samples,
     )
 
 

@@ -20,11 +20,18 @@ from deepzero_jax.fields import OneOf, Range, Readable, default_of, section, set
 from deepzero_jax.models import MODELS
 from deepzero_jax.pruning import SCORES, Ranking, Variant, layer_ratios, zo_grasp_scores
 from deepzero_jax.sampling import SAMPLERS, price_aware_sampler
-from deepzero_jax.training import OPTIMIZERS, SCHEDULES, Mask
+from deepzero_jax.training import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Mask,
+    RecordSmoothing,
+    check_record_smoothing,
+)
 
 SEED = Range(at_least=0, below=2**32)
 COUNT = Range(at_least=1, below=2**31)  # what an int32 holds
 STEP = Readable(check_smoothing)
+STEP_OR_AUTO = Readable(check_record_smoothing)
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,10 @@ class Estimator:
     """How gradients are made; each estimator takes those options that it has."""
 
     name: str = setting("cge", OneOf(ESTIMATORS), "cge, rge or first_order")
-    smoothing: float = setting(
-        default_of(cge, "smoothing"), STEP, "step of the differences; the paper's is 5e-3"
+    smoothing: RecordSmoothing = setting(
+        default_of(cge, "smoothing"),
+        STEP_OR_AUTO,
+        "step of the differences; the paper's is 5e-3; auto: probed before the first step",
     )
     central: bool = setting(default_of(cge, "central"), meaning="two-sided differences")
     reuse: Reuse = setting(

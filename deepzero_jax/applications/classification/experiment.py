@@ -1,5 +1,7 @@
 """From a record to the objects of a run."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -7,20 +9,25 @@ import optax
 from jax.sharding import Mesh
 
 from deepzero_jax.applications.classification.config import Config
+from deepzero_jax.blackbox import asks_host
 from deepzero_jax.data import Dataset
-from deepzero_jax.estimators import ESTIMATORS, Estimator, sharded
+from deepzero_jax.estimators import ESTIMATORS, Estimator, cge, sharded
+from deepzero_jax.fields import default_of
 from deepzero_jax.models import Model, make_model
 from deepzero_jax.programs import cache_folder
 from deepzero_jax.registry import call_with
 from deepzero_jax.sharding import make_mesh
 from deepzero_jax.training import (
+    Probing,
     Schedule,
     Task,
     classification_task,
+    find_probe,
+    kept_probe,
     learning_rate_schedule,
     make_optimizer,
 )
-from deepzero_jax.types import Key, Params, PyTree
+from deepzero_jax.types import Key, Log, Params, PyTree
 
 
 class Experiment(NamedTuple):
@@ -35,6 +42,7 @@ class Experiment(NamedTuple):
       mesh: devices.
       params: at initialisation.
       model_state: likewise.
+      probing: that the smoothing follows from; None where the record gives it.
     """
 
     config: Config
@@ -45,6 +53,7 @@ class Experiment(NamedTuple):
     mesh: Mesh
     params: Params
     model_state: PyTree
+    probing: Probing | None = None
 
     @property
     def num_steps(self) -> int:
@@ -55,20 +64,29 @@ class Experiment(NamedTuple):
         return max(1, round(training.num_epochs * self.task.steps_per_epoch))
 
     def key(self, purpose: str) -> Key:
-        """The key of one purpose of the run: "init", "pruning" or "run"."""
+        """The key of one purpose of the run: "init", "pruning", "run" or "probing"."""
         return run_key(self.config, purpose)
 
 
 def run_key(config: Config, purpose: str) -> Key:
-    """The key of one purpose of a run: "init", "pruning" or "run"."""
-    purposes = ("init", "pruning", "run")
+    """The key of one purpose of a run: "init", "pruning", "run" or "probing"."""
+    purposes = ("init", "pruning", "run", "probing")
     return jax.random.fold_in(jax.random.key(config.seed), purposes.index(purpose))
 
 
-def make_estimator(config: Config) -> Estimator:
-    """Builds the estimator that a record names."""
+def make_estimator(config: Config, probing: Probing | None = None) -> Estimator:
+    """Builds the estimator that a record names, at its smoothing or a probed one.
+
+    Without either it has the smoothing that is the default of ``cge``.
+    """
     chosen = config.estimator
+    if probing is not None:
+        number = lambda smoothing: replace(chosen, smoothing=smoothing)
+        make = lambda smoothing: make_estimator(replace(config, estimator=number(smoothing)))
+        return probing.estimator(make, chosen.central)
     options = {**vars(chosen), "batch_size": chosen.chunk_size}
+    if chosen.smoothing == "auto":
+        options["smoothing"] = default_of(cge, "smoothing")
     estimator = call_with(ESTIMATORS[chosen.name], options)
     if not isinstance(estimator, Estimator):
         raise ValueError(
@@ -95,6 +113,45 @@ def build(config: Config) -> Experiment:
     task = classification_task(model, dataset, config.data.batch_size, config.data.augment, cut)
     params, model_state = task.init(run_key(config, "init"))
     return Experiment(config, model, dataset, task, estimator, mesh, params, model_state)
+
+
+def with_probed_smoothing(
+    experiment: Experiment, folder: Path, log: Log = print, may_ask: bool = True
+) -> Experiment:
+    """The same experiment; where its smoothing is "auto", at a probed one.
+
+    Propagated differences of a loss that asks no host have no noise: they need no probe, and
+    keep the default.
+
+    Args:
+      experiment: of the run.
+      folder: of the run, whose checkpoints keep what was probed.
+      log: takes a line.
+      may_ask: whether a black box may be asked; if not, the smoothing is left open.
+
+    Raises:
+      BlackBoxError: from ``find_probe``.
+    """
+    chosen, task = experiment.config.estimator, experiment.task
+    if chosen.smoothing != "auto" or experiment.probing or chosen.name == "first_order":
+        return experiment
+    batch_key, key = jax.random.split(experiment.key("probing"))
+    batch = task.batch(task.data, batch_key, jax.numpy.int32(0))
+    args = (experiment.model_state, *batch)
+    fun = lambda params: task.loss(params, *args)[0]
+    asks = asks_host(jax.make_jaxpr(fun)(experiment.params).eqns)
+    if not asks and chosen.reuse == "difference":
+        log("the smoothing is not probed: propagated differences do not cancel, and have no noise")
+        return experiment
+    if asks and not may_ask and kept_probe(folder) is None:
+        return experiment
+    return at_probe(experiment, find_probe(fun, experiment.params, key, folder, log))
+
+
+def at_probe(experiment: Experiment, probing: Probing) -> Experiment:
+    """The same experiment at a probed smoothing."""
+    estimator = sharded(make_estimator(experiment.config, probing), experiment.mesh)
+    return experiment._replace(estimator=estimator, probing=probing)
 
 
 def optimizer_and_schedule(

@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -13,14 +15,17 @@ from deepzero_jax.applications.classification.experiment import (
     build,
     make_estimator,
     optimizer_and_schedule,
+    with_probed_smoothing,
 )
 from deepzero_jax.applications.classification.ratios import describe_ratios, find_ratios
 from deepzero_jax.applications.classification.sampling import choose_sampler, measure_prices
 from deepzero_jax.estimators import sharded
+from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.programs import Program, Run
 from deepzero_jax.training import (
     CompiledStep,
     Json,
+    Plan,
     Schedule,
     TrainState,
     TrainStep,
@@ -39,6 +44,7 @@ class Prepared(NamedTuple):
       schedule: learning rate by step.
       state: at step 0, placed.
       num_queries: already spent on pruning.
+      num_samples: of black boxes, already spent, by purpose.
     """
 
     experiment: Experiment
@@ -46,35 +52,80 @@ class Prepared(NamedTuple):
     schedule: Schedule
     state: TrainState
     num_queries: int
+    num_samples: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Steps between evaluations."""
+        epochs = self.experiment.config.training.evaluation_epochs
+        return max(1, round(epochs * self.experiment.task.steps_per_epoch))
 
 
-def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prepared:
-    """Chooses coordinates (scoring if need be), compiles the step, measures prices."""
-    sampler, params, queries = choose_sampler(experiment, workdir, log)
+def prepare_run(
+    experiment: Experiment, workdir: Path, log: Log = print, may_ask: bool = True
+) -> Prepared:
+    """Chooses coordinates (scoring if need be), compiles the step, measures prices.
+
+    Args:
+      experiment: of the run.
+      workdir: the run folder.
+      log: takes a line.
+      may_ask: whether a black box may be asked.
+
+    Raises:
+      ValueError: from ``find_ratios`` and ``measure_prices``.
+      BlackBoxError: a box that gives no answer.
+    """
+    experiment = with_probed_smoothing(experiment, workdir, log, may_ask)
+    sampler, params, queries, samples = choose_sampler(experiment, workdir, log, may_ask)
     optimizer, schedule = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
     compiled = step.compile(state)
     state = step.place(measure_prices(experiment, compiled, state, log))
-    return Prepared(experiment, compiled, schedule, state, queries)
+    return Prepared(experiment, compiled, schedule, state, queries, {"pruning": samples})
 
 
 def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print) -> Json:
     """Runs the loop."""
     experiment, training = prepared.experiment, prepared.experiment.config.training
-    steps_per_epoch = experiment.task.steps_per_epoch
     return train(
         prepared.step,
         prepared.state,
         folder=folder,
         num_steps=experiment.num_steps,
         schedule=prepared.schedule,
-        evaluation_interval=max(1, round(training.evaluation_epochs * steps_per_epoch)),
+        evaluation_interval=prepared.evaluation_interval,
         checkpoint_seconds=training.checkpoint_seconds,
         initial_queries=prepared.num_queries,
+        initial_samples=prepared.num_samples,
+        probing=experiment.probing,
         name=name,
         log=log,
     )
+
+
+def planned(prepared: Prepared) -> Plan:
+    """What a run will cost; no black box is asked."""
+    probing = prepared.experiment.probing
+    found = plan(
+        prepared.step,
+        prepared.state,
+        num_steps=prepared.experiment.num_steps,
+        initial_queries=prepared.num_queries,
+        evaluation_interval=prepared.evaluation_interval,
+        initial_samples=prepared.num_samples,
+        probing=probing,
+    )
+    estimator = prepared.experiment.config.estimator
+    if estimator.smoothing == "auto" and probing is None and found.seconds_per_step is None:
+        samples = MOST_QUERIES * sum(prepared.step.boxes.samples.values())
+        words = (
+            f"to be probed before the first step, by at most {MOST_QUERIES} queries more, "
+            f"{samples:,} samples of the black box"
+        )
+        return found._replace(smoothing=words)
+    return found
 
 
 def train_classifier(config: Config, run: Run) -> Json | None:
@@ -84,10 +135,9 @@ def train_classifier(config: Config, run: Run) -> Json | None:
     """
     experiment = build(config)
     run.hold()
-    prepared = prepare_run(experiment, run.workdir, run.log)
+    prepared = prepare_run(experiment, run.workdir, run.log, may_ask=not run.plan_only)
     if run.plan_only:
-        steps, queries = experiment.num_steps, prepared.num_queries
-        run.log(str(plan(prepared.step, prepared.state, num_steps=steps, initial_queries=queries)))
+        run.log(str(planned(prepared)))
         return None
     run.claim()
     divisor = 1
@@ -100,7 +150,7 @@ def train_classifier(config: Config, run: Run) -> Json | None:
                 raise
         divisor *= 2
         print(f"out of memory: estimator.chunk_size is now auto/{divisor}", file=sys.stderr)
-        experiment = with_chunks(experiment, f"auto/{divisor}")
+        experiment = with_chunks(prepared.experiment, f"auto/{divisor}")
         prepared = prepare_run(experiment, run.workdir, run.log)
 
 
@@ -108,8 +158,9 @@ def with_chunks(experiment: Experiment, chunk_size: str) -> Experiment:
     """The same experiment, its perturbed passes in other chunks."""
     config = experiment.config
     changed = dataclasses.replace(config.estimator, chunk_size=chunk_size)
-    estimator = make_estimator(dataclasses.replace(config, estimator=changed))
-    return experiment._replace(estimator=sharded(estimator, experiment.mesh))
+    config = dataclasses.replace(config, estimator=changed)
+    estimator = make_estimator(config, experiment.probing)
+    return experiment._replace(config=config, estimator=sharded(estimator, experiment.mesh))
 
 
 def describe(summary: Json) -> str:

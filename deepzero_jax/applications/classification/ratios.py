@@ -1,13 +1,16 @@
 """Layer ratios of an experiment: found in its run folder, or computed and written there."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from deepzero_jax.applications.classification.config import Config
 from deepzero_jax.applications.classification.experiment import Experiment
+from deepzero_jax.blackbox import box_errors
 from deepzero_jax.coordinates import check_ratios, leaf_paths
+from deepzero_jax.estimators import Loss
 from deepzero_jax.programs import identity
 from deepzero_jax.pruning import (
     SCORES,
@@ -22,25 +25,74 @@ from deepzero_jax.pruning import (
 )
 from deepzero_jax.registry import call_with
 from deepzero_jax.sharding import agree, is_lead, wait_for_all
-from deepzero_jax.training import Json, RunFolderError, differences, scoring_batch, write_json
-from deepzero_jax.types import Log, Params, PyTree
+from deepzero_jax.training import (
+    Boxes,
+    Json,
+    RunFolderError,
+    differences,
+    scoring_batch,
+    write_json,
+)
+from deepzero_jax.types import Key, Log, Params, PyTree
+
+
+class Scoring(NamedTuple):
+    """How the parameters of an experiment are scored.
+
+    Attributes:
+      experiment: whose they are.
+      score_key: of the directions.
+      args: of the loss, behind the parameters.
+      num_queries: that the scores cost.
+      boxes: black boxes in the loss.
+    """
+
+    experiment: Experiment
+    score_key: Key
+    args: tuple[PyTree, ...]
+    num_queries: int
+    boxes: Boxes
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Scoring":
+        """As the record says; nothing is asked."""
+        pruning = experiment.config.pruning
+        batch_key, score_key = jax.random.split(experiment.key("pruning"))
+        batch = scoring_batch(experiment.dataset, batch_key, pruning.samples_per_class)
+        args = (experiment.model_state, *batch)
+        queries = call_with(SCORES[pruning.scores].num_queries, vars(pruning))
+        boxes = Boxes.of(Loss(experiment.task.loss, args, has_aux=True), experiment.params)
+        return cls(experiment, score_key, args, queries, boxes)
+
+    @property
+    def num_samples(self) -> int:
+        """That scoring sends to the boxes, attempts after failures aside."""
+        return self.num_queries * sum(self.boxes.samples.values())
+
+    def scores(self) -> PyTree:
+        """Scores of the parameters.
+
+        Raises:
+          BlackBoxError: no answer, or a budget that does not hold the samples.
+        """
+        pruning, task = self.experiment.config.pruning, self.experiment.task
+        self.boxes.check(self.num_queries)
+
+        def loss(params: Params, *args: PyTree) -> jax.Array:
+            return task.loss(params, *args)[0]
+
+        def scores(params: Params, *args: PyTree) -> PyTree:
+            given = {"fun": loss, "params": params, "args": args, "key": self.score_key}
+            return call_with(SCORES[pruning.scores].scores, {**vars(pruning), **given})
+
+        with box_errors():
+            return jax.block_until_ready(jax.jit(scores)(self.experiment.params, *self.args))
 
 
 def compute_scores(experiment: Experiment) -> tuple[PyTree, int]:
     """Scores of the parameters at initialisation and the queries they cost."""
-    pruning, scoring = experiment.config.pruning, SCORES[experiment.config.pruning.scores]
-    batch_key, score_key = jax.random.split(experiment.key("pruning"))
-    batch = scoring_batch(experiment.dataset, batch_key, pruning.samples_per_class)
-
-    def loss(params: Params, *args: PyTree) -> jax.Array:
-        return experiment.task.loss(params, *args)[0]
-
-    def scores(params: Params, *args: PyTree) -> PyTree:
-        given = {"fun": loss, "params": params, "args": args, "key": score_key}
-        return call_with(scoring.scores, {**vars(pruning), **given})
-
-    found = jax.jit(scores)(experiment.params, experiment.model_state, *batch)
-    return found, call_with(scoring.num_queries, vars(pruning))
+    scoring = Scoring.of(experiment)
+    return scoring.scores(), scoring.num_queries
 
 
 def _origin(config: Config) -> Json:
@@ -55,12 +107,23 @@ def _origin(config: Config) -> Json:
     return {"seed": config.seed, "model": content["model"], "data": data, "pruning": pruning}
 
 
-def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> LayerRatios:
+def find_ratios(
+    experiment: Experiment, workdir: Path, log: Log = print, may_ask: bool = True
+) -> LayerRatios:
     """The ratios file of a run folder; computed and written, with picture, when missing.
 
+    Args:
+      experiment: of the run.
+      workdir: the run folder.
+      log: takes a line.
+      may_ask: whether scores that are missing may ask a black box.
+
     Raises:
-      ValueError: the file there belongs to another model or to other settings.
+      ValueError: the file there belongs to another model or to other settings; or it is missing,
+        and a box may not be asked.
+      BlackBoxError: a box that gives no answer.
     """
+    scoring = Scoring.of(experiment)
     path = workdir / "ratios.json"
     origin = _origin(experiment.config)
     if agree(path.exists()):
@@ -74,13 +137,22 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
             raise RunFolderError(
                 f"{path} was made by another config: {'; '.join(differing)}. Choose another folder"
             )
+        # They were asked perhaps in another process, and are part of the budget.
+        scoring.boxes.load(found.boxes)
         return found
     pruning = experiment.config.pruning
-    log(f"scoring {pruning.scores}, sparsity {pruning.sparsity:g} …")
-    scores, queries = compute_scores(experiment)
+    asked = f", {scoring.num_samples:,} samples of the black box" if scoring.num_samples else ""
+    if asked and not may_ask:
+        raise ValueError(
+            f"a plan asks no black box, and the layer ratios are not there yet: scoring them takes"
+            f"{asked[1:]}. prune.py does it for the same folder"
+        )
+    log(f"scoring {pruning.scores}, sparsity {pruning.sparsity:g}{asked} …")
+    scores, queries = scoring.scores(), scoring.num_queries
     ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
     # Flax makes layers in the order in which a network runs them.
-    found = LayerRatios(in_layer_order(ratios, experiment.params), queries, origin)
+    counts = [box.counts() for box in scoring.boxes.samples] if asked else []
+    found = LayerRatios(in_layer_order(ratios, experiment.params), queries, origin, counts)
     if is_lead():
         _write(experiment, found, scores, workdir)
     wait_for_all("ratios")
@@ -91,6 +163,7 @@ def _write(experiment: Experiment, found: LayerRatios, scores: PyTree, workdir: 
     pruning = experiment.config.pruning
     title = f"{experiment.config.model.name}, {pruning.scores}, sparsity {pruning.sparsity:g}"
     content = {"origin": found.origin, "num_queries": found.num_queries, "ratios": found.ratios}
+    content |= {"boxes": found.boxes} if found.boxes else {}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_mask(workdir / "mask.npz", prune_mask(scores, pruning.sparsity, prune=pruning.prune))

@@ -43,26 +43,30 @@ class Chosen(NamedTuple):
       sampler: of coordinates.
       params: parameters to start from.
       num_queries: spent on scoring.
+      num_samples: of black boxes, likewise.
     """
 
     sampler: Sampler
     params: Params
-    num_queries: int
+    num_queries: int = 0
+    num_samples: int = 0
 
 
 class Given:
     """What a maker of samplers may ask for, by the names of its arguments; found when asked for."""
 
-    def __init__(self, experiment: Experiment, workdir: Path, log: Log) -> None:
+    def __init__(self, experiment: Experiment, workdir: Path, log: Log, may_ask: bool) -> None:
         self._experiment, self._workdir, self._log = experiment, workdir, log
+        self._may_ask = may_ask
         self.params = experiment.params
-        self.num_queries = 0
+        self.num_queries = self.num_samples = 0
 
     @cached_property
     def file(self) -> LayerRatios:
         """The ratios file of the run, made when it is missing."""
-        found = find_ratios(self._experiment, self._workdir, self._log)
+        found = find_ratios(self._experiment, self._workdir, self._log, self._may_ask)
         self.num_queries = found.num_queries
+        self.num_samples = sum(counts["num_samples"] for counts in found.boxes)
         return found
 
     @property
@@ -102,16 +106,22 @@ class Given:
         return found
 
 
-def choose_sampler(experiment: Experiment, workdir: Path, log: Log = print) -> Chosen:
-    """The sampler that a record names; scores the parameters if it needs layer ratios."""
-    config, given = experiment.config, Given(experiment, workdir, log)
+def choose_sampler(
+    experiment: Experiment, workdir: Path, log: Log = print, may_ask: bool = True
+) -> Chosen:
+    """The sampler that a record names; scores the parameters if it needs layer ratios.
+
+    Args, Raises: as of ``find_ratios``.
+    """
+    config, given = experiment.config, Given(experiment, workdir, log, may_ask)
     params = experiment.params
     if config.sampling.name == "layer_ratios" and config.pruning.sparsity == 0:
-        return Chosen(dense_sampler(params), params, 0)
+        return Chosen(dense_sampler(params), params)
     if config.pruning.mask == "weights":
-        queries = given.file.num_queries
+        given.ratios  # noqa: B018 - the mask is written with them
         mask = load_mask(workdir / "mask.npz", params)
-        return Chosen(fixed_sampler(masked_coordinates(mask)), prune_params(params, mask), queries)
+        sampler, params = fixed_sampler(masked_coordinates(mask)), prune_params(params, mask)
+        return Chosen(sampler, params, given.num_queries, given.num_samples)
     maker = SAMPLERS[config.sampling.name]
     sampler = maker(**given.arguments(inspect.signature(maker).parameters))
     if not isinstance(sampler, Sampler):
@@ -119,7 +129,7 @@ def choose_sampler(experiment: Experiment, workdir: Path, log: Log = print) -> C
             f"sampler {config.sampling.name!r} must make a deepzero_jax.sampling.Sampler, "
             f"got {type(sampler).__name__}"
         )
-    return Chosen(sampler, params, given.num_queries)
+    return Chosen(sampler, params, given.num_queries, given.num_samples)
 
 
 def experiment_costs(experiment: Experiment) -> dict[str, float]:
@@ -142,12 +152,18 @@ def measure_prices(
       log: takes a line.
 
     Raises:
-      ValueError: a step without any coordinate already takes longer than the budget.
+      ValueError: a step without any coordinate already takes longer than the budget, or the
+        loss asks a black box, which nobody has counted these steps for.
     """
     sampling = experiment.config.sampling
     budget, unit = parse_budget(sampling.budget)
     if not isinstance(state.sampler_state, PriceAwareState) or unit != "seconds":
         return state
+    if step.boxes.samples:
+        raise ValueError(
+            f"sampling.budget {sampling.budget!r} would be measured by steps that ask the black "
+            'box in the loss beyond the plan; give a share of the dense price, as "10 %"'
+        )
     log("measuring the price of a coordinate, leaf by leaf …")
     selection = step.select(state)
 

@@ -8,11 +8,12 @@ from deepzero_jax.applications.solver_in_the_loop.methods import METHODS
 from deepzero_jax.applications.solver_in_the_loop.wake import Wake
 from deepzero_jax.estimators import check_smoothing
 from deepzero_jax.fields import OneOf, Range, Readable, section, setting
+from deepzero_jax.training import RecordSmoothing, check_record_smoothing
 
 COUNT = Range(at_least=1, below=2**31)
 REFINEMENT = Range(at_least=1, at_most=1000)
 REYNOLDS = Range(above=0, at_most=1e9)
-STEP = Readable(check_smoothing)
+STEP = Readable(check_record_smoothing)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,12 @@ class Training:
     )
     batch_size: int = setting(16, COUNT, "windows a step")
     learning_rate: float = setting(1e-2, Range(above=0), "Adam, cosine")
-    smoothing: float = setting(1e-3, STEP, "zo_sol, of the parameters")
-    boundary_smoothing: float = setting(1e-6, STEP, "zo_sol_boundary, of the solver's inputs")
+    smoothing: RecordSmoothing = setting(
+        1e-3, STEP, "zo_sol, of the parameters; auto: probed before the first step"
+    )
+    boundary_smoothing: float = setting(
+        1e-6, Readable(check_smoothing), "zo_sol_boundary, of the solver's inputs"
+    )
     chunk_size: int = setting(64, COUNT, "zo_sol: coordinates in one call of the solver")
     checkpoint_seconds: float = setting(60.0, Range(at_least=0), local=True)
 

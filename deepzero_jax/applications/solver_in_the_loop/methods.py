@@ -204,7 +204,7 @@ def _window_task(
         sequences,
         length,
         correction.batch_size,
-        lambda params: float(judge(params)),
+        judge,
     )
 
 
@@ -216,11 +216,13 @@ class Training(NamedTuple):
         parameters, or of the gradient at the solver's inputs.
       estimator: ``(smoothing, chunk_size) -> Estimator``.
       at_boundary: whether the smoothing is of the solver's inputs.
+      queries: whether it asks the solver for its gradient, at a smoothing.
     """
 
     make: Callable[[Correction, Estimator], Method]
     estimator: Callable[[float, int], Estimator]
     at_boundary: bool = False
+    queries: bool = False
 
 
 def _autodiff(smoothing: float, chunk_size: int) -> Estimator:
@@ -239,7 +241,7 @@ METHODS: Registry[Training | None] = Registry(
         "src": None,
         # The solver's answers are made beforehand: only the network is differentiated.
         "non": Training(_of_pairs, _autodiff),
-        "zo_sol": Training(lambda c, e: _through(c, c.solver, e), _coordinates),
+        "zo_sol": Training(lambda c, e: _through(c, c.solver, e), _coordinates, queries=True),
         "zo_sol_boundary": Training(_at_the_boundary, _coordinates, at_boundary=True),
         "fo_sol": Training(lambda c, e: _through(c, c.twin, e), _autodiff),
     },

@@ -15,13 +15,13 @@ from deepzero_jax.applications.solver_in_the_loop.methods import (
     Correction,
     corrected,
     make_correction,
-    make_method,
 )
 from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
 from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
 from deepzero_jax.blackbox import HostFunction
 from deepzero_jax.programs import Program, Run
-from deepzero_jax.training import Json, Place, Stages, where_to_ask, write_json
+from deepzero_jax.registry import present
+from deepzero_jax.training import Json, Place, Stages, Trained, where_to_ask, write_json
 from deepzero_jax.types import Log, Params
 
 
@@ -70,16 +70,20 @@ def train_corrections(
     training = config.training
     log(f"{config.case}: the fine solutions, and the coarse solver's answers to them …")
     case = CASES[config.case](config, workdir)
-    correction = build_correction(config, case, host)
+    stages = stages_of(config, workdir, log)
+    with stages.asking("preparation"):
+        correction = build_correction(config, case, host)
     log(
         f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
         f"{correction.unrolled_error**0.5:.3g} over {training.unroll} steps (root mean square)"
     )
     log(f"\n{places_of(config, correction)}")
-    params, runs = _train_methods(config, workdir, correction, log)
-    errors = {name: _test_errors(correction, params[name]) for name in params}
+    params, runs = _train_methods(config, stages, correction)
+    with stages.asking("test"):
+        errors = {name: _test_errors(correction, params[name]) for name in params}
+        first = _first_test_run(correction, params)
     plot_errors(errors, case.dt, workdir / "error_against_time.png")
-    case.draw(correction.frames.test[0], _first_test_run(correction, params), workdir)
+    case.draw(correction.frames.test[0], first, workdir)
     of_seeds = {name: values.mean((1, 2)) for name, values in errors.items()}
     of_runs = {name: values.mean((0, 2)) for name, values in errors.items()}
     summary = {
@@ -88,6 +92,7 @@ def train_corrections(
         "mae_of_seeds": {name: values.tolist() for name, values in of_seeds.items()},
         "mae_of_test_runs": {name: values.tolist() for name, values in of_runs.items()},
         "num_queries": {name: runs[name][0]["num_queries"] for name in runs},
+        "box_samples": stages.box_samples,
         "training_seconds": {
             name: round(float(np.mean([run["wall_seconds"] for run in runs[name]])), 1)
             for name in runs
@@ -104,27 +109,24 @@ def train_corrections(
     return summary
 
 
+def stages_of(config: SolverConfig, workdir: Path, log: Log = print) -> Stages:
+    """The stages of a run folder: a method and a seed each."""
+    # The methods of a seed start alike and see the same windows.
+    keys = {f"{name}_{seed}": seed for name in METHODS for seed in range(config.training.num_seeds)}
+    return Stages(config.seed, keys, workdir, config.training.checkpoint_seconds, log)
+
+
 def _train_methods(
-    config: SolverConfig, workdir: Path, correction: Correction, log: Log
+    config: SolverConfig, stages: Stages, correction: Correction
 ) -> tuple[dict[str, list[Params | None]], dict[str, list[Json]]]:
     """Parameters of every method, seed by seed (None: it has none), and summaries of its runs."""
     training, seeds = config.training, range(config.training.num_seeds)
-    # The methods of a seed start alike and see the same windows.
-    keys = {f"{name}_{seed}": seed for name in METHODS for seed in seeds}
-    stages = Stages(config.seed, keys, workdir, training.checkpoint_seconds, log)
     params: dict[str, list[Params | None]] = {name: [None] for name in training.methods}
     runs: dict[str, list[Json]] = {}
     for name in training.methods:
-        way = METHODS[name]
-        if way is None:
+        if METHODS[name] is None:
             continue
-        smoothing = training.boundary_smoothing if way.at_boundary else training.smoothing
-        estimator = way.estimator(smoothing, training.chunk_size)
-        method = make_method(name, correction, estimator)
-        found = [
-            stages.run(f"{name}_{seed}", *method, training.num_steps, training.learning_rate)
-            for seed in seeds
-        ]
+        found = [_train_method(name, seed, config, stages, correction) for seed in seeds]
         params[name] = [of_seed.params for of_seed in found]
         runs[name] = [of_seed.summary for of_seed in found]
     return params, runs
@@ -140,6 +142,26 @@ def places_of(config: SolverConfig, correction: Correction) -> str:
     ]
     asked = [row if row.method in training.methods else row._replace(method="") for row in rows]
     return where_to_ask(asked, training.batch_size * training.unroll)
+
+
+def _train_method(
+    name: str, seed: int, config: SolverConfig, stages: Stages, correction: Correction
+) -> Trained:
+    training, stage, probing = config.training, f"{name}_{seed}", None
+    way = present(METHODS, name)
+    make = lambda smoothing: way.estimator(smoothing, training.chunk_size)
+    smoothing = training.boundary_smoothing if way.at_boundary else training.smoothing
+    automatic = smoothing == "auto"
+    with stages.asking("preparation"):
+        method = way.make(correction, make(1.0 if automatic else float(smoothing)))
+    if automatic and way.queries:
+        task = method.task
+        batch_key, init_key = jax.random.split(stages.key(stage))
+        params, model_state = task.init(init_key)
+        batch = task.batch(task.data, batch_key, jnp.int32(0))
+        probing = stages.probing(stage, lambda p: task.loss(p, model_state, *batch)[0], params)
+        method = way.make(correction, probing.estimator(make))
+    return stages.run(stage, *method, training.num_steps, training.learning_rate, probing=probing)
 
 
 def num_parameters(correction: Correction) -> int:

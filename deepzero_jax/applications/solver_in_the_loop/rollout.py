@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.applications.solver_in_the_loop.correction import Correct
+from deepzero_jax.blackbox import samples_asked
 from deepzero_jax.data import epoch_indices
 from deepzero_jax.training import Task
 from deepzero_jax.types import Key, Params, PyTree
@@ -87,7 +88,7 @@ def window_task(
     sequences: np.ndarray,
     length: int,
     batch_size: int,
-    judge: Callable[[Params], float],
+    judge: Callable[[Params], jax.Array],
 ) -> Task:
     """A ``Task`` whose batches are windows of sequences, drawn without replacement.
 
@@ -97,7 +98,8 @@ def window_task(
       sequences: float32 [runs, frames, …].
       length: of a window, in frames.
       batch_size: windows a step.
-      judge: ``(params) -> mean absolute error`` of rollouts on the validation runs.
+      judge: ``(params) -> mean absolute error`` of rollouts on the validation runs, a function of
+        JAX.
 
     Raises:
       ValueError: fewer windows than the batch wants.
@@ -115,7 +117,7 @@ def window_task(
         return (data["sequences"][data["runs"][chosen][:, None], frames],)
 
     def evaluate(params: PyTree, model_state: PyTree, data: PyTree) -> dict[str, float]:
-        return {"validation_mae": judge(params)}
+        return {"validation_mae": float(judge(params))}
 
     return Task(
         init=lambda key: (init(key), {}),
@@ -130,4 +132,5 @@ def window_task(
         steps_per_epoch=len(runs) // batch_size,
         score="validation_mae",
         higher_is_better=False,
+        evaluation_samples=lambda params, model_state, data: samples_asked(judge, params),
     )

@@ -108,6 +108,19 @@ def test_all_pixels_at_the_boundary_give_the_first_order_method(defense):
     assert quality.relative_error < 0.01
 
 
+@pytest.mark.parametrize("name", ["deepzero", "fo_ds", "zo_ds", "zo_ae_ds", "zo_boundary"])
+def test_methods_say_what_a_probe_is_to_look_at(name, defense):
+    method = make_method(name, defense, start_of(defense), default_estimator(name, 1e-2, 7, 64))
+    if name == "fo_ds":
+        assert method.asked_at is None
+        return
+    fun, point = method.asked_at(jax.random.key(0))
+    probe = dz.probe_smoothing(fun, point, jax.random.key(1))
+    samples = BATCH if name == "deepzero" else 1
+    assert defense.box.num_samples == samples * probe.num_queries
+    assert 0 < probe.smoothing < 1
+
+
 def test_deepzero_is_the_first_order_method_from_queries_alone(defense):
     start = start_of(defense)
     # The zero convolution at the end lets no gradient through to the others: move it.

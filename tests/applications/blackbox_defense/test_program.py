@@ -16,6 +16,7 @@ from deepzero_jax.applications.blackbox_defense.config import (
 )
 from deepzero_jax.blackbox import onnx_model
 from deepzero_jax.training import StepFailedError
+from tests.problems import flatten
 
 TINY = DefenseConfig(
     classifier=Classifier(width=2, num_epochs=1),
@@ -36,9 +37,29 @@ def records_of(workdir):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def asked():
+    return []
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, asked):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    return run(workdir), records_of(workdir)
+
+    def open_counting(path, **options):
+        sound = onnx_model(path, **options)
+        return lambda images: (asked.append(len(images)), sound(images))[1]
+
+    return run(workdir, open_counting), records_of(workdir)
+
+
+def test_what_the_box_was_asked_is_told_apart(uninterrupted, asked):
+    told = uninterrupted[0]["box_samples"]
+    assert sum(flatten(told)) == sum(asked)
+    assert told["labels"] == 1437  # the training images of the digits
+    assert told["certification"] == 3 * (100 + 200)
+    assert told["denoiser_pretraining"]["training"] == 0
+    assert told["denoiser_pretraining"]["evaluation"] == 2 * 200
+    assert told["deepzero"]["training"] == 16 * uninterrupted[0]["num_queries"]["deepzero"]
 
 
 def crash(images):

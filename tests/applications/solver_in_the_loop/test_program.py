@@ -29,7 +29,6 @@ from tests.runs import correction_of
 
 pytest.importorskip("exponax")
 
-PROBLEM = ks.KuramotoSivashinsky()
 TINY = SolverConfig(
     simulation=Simulation(
         num_points=16,
@@ -43,55 +42,6 @@ TINY = SolverConfig(
     correction=Correction(width=3, depth=2, kernel=3),
     training=Training(num_seeds=1, num_steps=6, unroll=2, batch_size=4),
 )
-
-
-@pytest.fixture(scope="module")
-def states():
-    return ks.fine_frames(jax.random.key(0), PROBLEM, 64, 0, refinement=2, warm_up=50.0)[:, 0]
-
-
-# The solver.
-
-
-def test_numpy_solver_and_twin_make_the_same_step(states):
-    mine, theirs = ks.numpy_solver(PROBLEM)(states), np.asarray(ks.twin(PROBLEM)(states))
-    assert np.max(np.abs(mine - states)) > 0.05
-    assert np.max(np.abs(mine - theirs)) < 1e-5
-
-
-@pytest.mark.usefixtures("x64")
-def test_they_agree_to_rounding_in_float64(states):
-    states = states.astype(np.float64)
-    mine, theirs = ks.numpy_solver(PROBLEM)(states), np.asarray(ks.twin(PROBLEM)(states))
-    np.testing.assert_allclose(mine, theirs, atol=1e-12)
-
-
-def test_error_falls_with_the_square_of_the_time_step(states):
-    def at_time_one(dt):
-        solve, now = ks.numpy_solver(dataclasses.replace(PROBLEM, dt=dt)), states.astype(np.float64)
-        for _ in range(round(1 / dt)):
-            now = solve(now)
-        return now
-
-    exact = at_time_one(1 / 320)
-    errors = [np.abs(at_time_one(dt) - exact).max() for dt in (1 / 20, 1 / 40)]
-    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
-
-
-def test_the_mean_is_conserved(states):
-    solve, now = ks.numpy_solver(PROBLEM), states.astype(np.float64) + 0.3
-    for _ in range(50):
-        now = solve(now)
-    np.testing.assert_allclose(now.mean(1), states.mean(1, dtype=np.float64) + 0.3, atol=1e-6)
-
-
-def test_frames_are_one_coarse_step_apart():
-    frames = ks.fine_frames(jax.random.key(1), PROBLEM, 3, 2, refinement=1, warm_up=10.0)
-    assert frames.shape == (3, 3, 24, 1) and frames.dtype == np.float32
-    assert np.abs(frames[:, 1] - frames[:, 0]).max() > 0.01
-    for now, later in ((0, 1), (1, 2)):
-        found = ks.numpy_solver(PROBLEM)(frames[:, now])
-        np.testing.assert_allclose(found, frames[:, later], atol=1e-5)
 
 
 # Learning through it.
@@ -258,9 +208,53 @@ QUERIED = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def asked():
+    return []
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, asked):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    return run(workdir, QUERIED), losses_of(workdir)
+    sound = ks.numpy_solver(ks.KuramotoSivashinsky(num_points=16))
+    host = lambda states: (asked.append(len(states)), sound(states))[1]
+    return run(workdir, QUERIED, host), losses_of(workdir)
+
+
+def test_what_the_solver_was_asked_is_told_apart(uninterrupted, asked):
+    summary = uninterrupted[0]
+    told = summary["box_samples"]
+    assert sum(flatten(told)) == sum(asked)
+    # Of twelve frames after the first: six rollouts of two steps in each of two runs. Then the
+    # five frames of three test runs, and of the first of them again.
+    assert told["preparation"] == 2 * 6 * 2
+    assert told["test"] == 3 * 5 + 5
+    # Windows of a batch, steps of the rollout; the first of them does not move with any number.
+    assert told["zo_sol_0"]["training"] <= 4 * 2 * summary["num_queries"]["zo_sol"]
+    assert told["zo_sol_0"]["evaluation"] == 6 * 2 * 5
+
+
+def test_a_probed_smoothing_is_kept_and_asked_for_once(tmp_path):
+    auto = dataclasses.replace(QUERIED.training, smoothing="auto", num_steps=2)
+    config = dataclasses.replace(QUERIED, training=auto)
+    sound, sizes, lines = ks.numpy_solver(ks.KuramotoSivashinsky(num_points=16)), [], []
+
+    def host(states):
+        sizes.append(len(states))
+        if len(states) > 20 and not (tmp_path / "broken").exists():
+            (tmp_path / "broken").touch()
+            raise RuntimeError("gone")
+        return sound(states)
+
+    with pytest.raises(StepFailedError, match="step 1 failed"):
+        train_corrections(config, tmp_path, lines.append, host)
+    assert any("probing the smoothing, at most 60 queries, 480 samples" in line for line in lines)
+    assert any("smoothing     " in line and "probed: noise" in line for line in lines)
+    lines.clear()
+    summary = train_corrections(config, tmp_path, lines.append, host)
+    assert not any("probing" in line for line in lines)
+    told = summary["box_samples"]
+    assert 0 < told["zo_sol_0"]["probing"] <= 480
+    assert sum(flatten(told)) == sum(sizes)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""The smoothing of a run, probed once: asked for by ``"auto"``, kept in its checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+
+from deepzero_jax.blackbox import box_errors, boxes_asked, samples_sent
+from deepzero_jax.estimators import Estimator, Probe, check_smoothing, probe_smoothing, with_probe
+from deepzero_jax.estimators.probing import MOST_QUERIES
+from deepzero_jax.training.boxes import Boxes
+from deepzero_jax.training.checkpoint import Checkpointer
+from deepzero_jax.types import Key, Log, Params
+
+# The field of a record: a step, or to be probed.
+RecordSmoothing = float | Literal["auto"]
+
+
+def check_record_smoothing(smoothing: object) -> None:
+    """Raises ValueError unless it is ``"auto"`` or as ``check_smoothing`` wants it."""
+    if smoothing != "auto":
+        check_smoothing(smoothing)
+
+
+class Probing(NamedTuple):
+    """What was probed before the first step of a run.
+
+    Attributes:
+      probe: what was found.
+      num_samples: sent to black boxes for it.
+    """
+
+    probe: Probe
+    num_samples: int = 0
+
+    def estimator(self, make: Callable[[float], Estimator], central: bool = False) -> Estimator:
+        """The estimator at the probed smoothing.
+
+        Args:
+          make: ``(smoothing) -> estimator``.
+          central: whether it takes two-sided differences.
+        """
+        return with_probe(make(self.probe.step(central)), self.probe)
+
+
+def find_probe(
+    fun: Callable[[Params], jax.Array], params: Params, key: Key, folder: Path, log: Log = print
+) -> Probing:
+    """The probe in the newest checkpoint of a run; without one, a loss is probed.
+
+    Args:
+      fun: ``(params) -> loss``, a function of JAX.
+      params: to probe at.
+      key: consumed.
+      folder: of the run.
+      log: is told beforehand what is asked, and what was found.
+
+    Raises:
+      BlackBoxError: a box that gives no answer, or a budget that does not hold the probe.
+
+    **Cost**: at most 60 queries; none where a checkpoint holds the probe.
+    """
+    kept = kept_probe(folder, log)
+    if kept is not None:
+        return kept
+    boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(params).jaxpr.eqns))
+    boxes.check(MOST_QUERIES)
+    samples = MOST_QUERIES * sum(boxes.samples.values())
+    asked = f", {samples:,} samples of the black box" if samples else ""
+    log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
+    before = samples_sent()
+    with box_errors():
+        probe = probe_smoothing(jax.jit(fun), params, key)
+    log(str(probe))
+    return Probing(probe, samples_sent() - before)
+
+
+def kept_probe(folder: Path, log: Log = print) -> Probing | None:
+    """The probe in the newest checkpoint of a run, or None."""
+    if not (folder / "checkpoints").is_dir():
+        return None
+    checkpointer = Checkpointer(folder / "checkpoints", log)
+    progress = checkpointer.progress()
+    checkpointer.close()
+    if progress is None or progress.get("probe") is None:
+        return None
+    return Probing(Probe(**progress["probe"]), progress["samples"]["probing"])

@@ -1,0 +1,40 @@
+"""What a finished run leaves in ``summary.json``."""
+
+import jax
+
+from deepzero_jax.coordinates import num_coordinates
+from deepzero_jax.training.checkpoint import tree_digest
+from deepzero_jax.training.folder import Json
+from deepzero_jax.training.progress import Progress
+from deepzero_jax.training.step import TrainState
+from deepzero_jax.training.task import Task
+
+
+def summary(name: str, task: Task, progress: Progress, state: TrainState) -> Json:
+    """Final and best scores, queries, samples of black boxes by purpose, steps, seconds.
+
+    Args:
+      name: of the run.
+      task: what was trained.
+      progress: its counters.
+      state: its last one.
+    """
+    counted = progress.dump()
+    samples = counted["samples"]
+    return {
+        "name": name,
+        **counted["scores"],
+        f"best_{task.score}": progress.best.get("value"),
+        "best_step": progress.best.get("step"),
+        "num_queries": counted["num_queries"],
+        **({"box_samples": samples} if any(samples.values()) else {}),
+        **({"num_dropped": progress.num_dropped} if progress.may_drop else {}),
+        "num_steps": int(state.step),
+        "wall_seconds": round(counted["wall_seconds"], 3),
+        "seconds_per_step": round(counted["wall_seconds"] / max(int(state.step), 1), 6),
+        "parameters_sha256": tree_digest(state.params),
+        "num_parameters": num_coordinates(state.params),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "jax_version": jax.__version__,
+    }

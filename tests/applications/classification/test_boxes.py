@@ -1,0 +1,135 @@
+"""A network of one's own that asks a black box: what is asked when, and what is not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.applications.classification import build, find_ratios, prepare_run, train_prepared
+from deepzero_jax.applications.classification.config import (
+    Config,
+    Data,
+    Estimator,
+    Model,
+    Pruning,
+    Sampling,
+    Training,
+)
+from deepzero_jax.applications.classification.experiment import with_probed_smoothing
+from deepzero_jax.applications.classification.program import planned
+from deepzero_jax.training import StepFailedError, read_metrics
+
+BOXES = []
+
+
+class Pair(NamedTuple):
+    init: Callable
+    apply: Callable
+
+
+def make_model(num_classes):
+    """A linear map in front of a box that bends its outputs."""
+    box = dz.black_box(np.tanh, (num_classes,))
+    BOXES.append(box)
+    init = lambda key, x: {"w": 0.1 * jax.random.normal(key, (8, num_classes))}
+    return Pair(init, lambda params, x: box(jnp.mean(x, axis=(1, 3)) @ params["w"]))
+
+
+@pytest.fixture
+def boxes():
+    BOXES.clear()
+    return BOXES
+
+
+RECORD = Config(
+    model=Model(name=f"{__name__}:make_model"),
+    data=Data(name="tests.runs:tiny_dataset", batch_size=12, augment=False),
+    estimator=Estimator(smoothing=1e-2),
+    training=Training(num_steps=6, evaluation_epochs=0.6, checkpoint_seconds=0.0),
+)
+
+
+def test_prices_in_seconds_are_not_measured_on_a_box(boxes, tmp_path):
+    sampling = Sampling(name="price_aware", budget="0.5 s")
+    with pytest.raises(ValueError, match=r"budget '0\.5 s' would be measured .* the black box"):
+        prepare_run(build(replace(RECORD, sampling=sampling)), tmp_path)
+    assert boxes[0].num_samples == 0
+
+
+PRUNED = replace(RECORD, pruning=Pruning(sparsity=0.5, num_directions=3, samples_per_class=2))
+
+
+def test_samples_are_counted_apart_and_told_beforehand(boxes, tmp_path):
+    lines = []
+    with pytest.raises(ValueError, match=r"not there yet: scoring them takes 48 samples"):
+        prepare_run(build(PRUNED), tmp_path, lines.append, may_ask=False)
+    assert boxes.pop().num_samples == 0
+    prepared = prepare_run(build(PRUNED), tmp_path, lines.append)
+    (box,) = boxes
+    # Two estimates of three directions and their bases, on two images of each of three classes.
+    assert "48 samples of the black box" in lines[0]
+    assert box.num_samples == 2 * 4 * 6
+    told = str(planned(prepared))
+    assert box.num_samples == 48
+    # Of 24 weights 12 are drawn, on a batch of 12 images; 21 are for the test.
+    assert f"at most {13 * 12} samples a step, {6 * 13 * 12} for the whole run" in told
+    assert "48 already for pruning, 21 an evaluation × 2 = 42" in told
+    summary = train_prepared(prepared, tmp_path, "run", lines.append)
+    counted = {"training": 6 * 13 * 12, "evaluation": 42, "pruning": 48, "probing": 0}
+    assert summary["box_samples"] == counted
+    assert box.num_samples == sum(counted.values())
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["box_samples"] for r in records if "loss" in r] == [13 * 12] * 6
+    assert [r["box_samples"] for r in records if "test_loss" in r] == [21] * 2
+
+
+def test_samples_of_another_process_for_pruning_are_part_of_the_budget(boxes, tmp_path):
+    find_ratios(build(PRUNED), tmp_path)
+    prepared = prepare_run(build(PRUNED), tmp_path)
+    assert [box.num_samples for box in boxes] == [48, 48]
+    assert prepared.num_samples == {"pruning": 48}
+
+
+def test_a_probed_smoothing_is_told_kept_and_asked_for_once(boxes, tmp_path):
+    record = replace(RECORD, estimator=Estimator(smoothing="auto", reuse="none"))
+    lines = []
+    prepared = prepare_run(build(record), tmp_path, lines.append, may_ask=False)
+    assert "at most 60 queries more, 720 samples of the black box" in str(planned(prepared))
+    assert boxes.pop().num_samples == 0
+    prepared = prepare_run(build(record), tmp_path, lines.append)
+    (box,), probing = boxes, prepared.experiment.probing
+    assert "probing the smoothing, at most 60 queries, 720 samples of the black box" in lines[0]
+    probe = probing.probe
+    assert box.num_samples == probing.num_samples == 12 * probe.num_queries
+    assert prepared.experiment.estimator.probe == probe
+    box.budget = box.num_samples + 2 * 25 * 12
+    with pytest.raises(StepFailedError, match="step 3 failed: it sends 300 samples"):
+        train_prepared(prepared, tmp_path, "run", lines.append)
+    told = next(line for line in lines if "smoothing     " in line)
+    assert f"smoothing     {probe.smoothing:.2g}, probed" in told
+    assert f"err by {probe.error:.2g}" in told
+    assert f"+ {probe.num_queries} for probing" in told
+    again = prepare_run(build(record), tmp_path, lines.append)
+    assert again.experiment.probing == probing
+    assert boxes[1].num_samples == 0
+    summary = train_prepared(again, tmp_path, "run", lines.append)
+    counted = {"training": 6 * 25 * 12, "evaluation": 42, "pruning": 0}
+    assert summary["box_samples"] == {**counted, "probing": probing.num_samples}
+    assert summary["num_queries"] == 6 * 25 + probe.num_queries
+    assert boxes[1].num_samples == sum(counted.values()) + probing.num_samples
+
+
+def test_central_differences_take_their_own_and_what_has_no_noise_none(boxes, tmp_path):
+    central = Estimator(smoothing="auto", reuse="none", central=True)
+    found = with_probed_smoothing(build(replace(RECORD, estimator=central)), tmp_path / "a")
+    assert f"smoothing={found.probing.probe.central_smoothing}" in repr(found.estimator)
+    lines = []
+    propagated = replace(RECORD, estimator=Estimator(smoothing="auto"), model=Model("cnn1", 2))
+    found = with_probed_smoothing(build(propagated), tmp_path / "b", lines.append)
+    assert found.probing is None
+    assert "is not probed" in lines[0]
