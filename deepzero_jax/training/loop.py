@@ -88,15 +88,8 @@ def train(
         step = step.compile(state)
     state = step.step.place(state)
     interval = evaluation_interval or step.step.task.steps_per_epoch
-    settings = Settings(
-        num_steps,
-        interval,
-        checkpoint_seconds,
-        initial_queries,
-        initial_samples or {},
-        name,
-        probing,
-    )
+    spent = initial_queries, initial_samples or {}
+    settings = Settings(num_steps, interval, checkpoint_seconds, *spent, name, probing)
     checkpointer = Checkpointer(folder / "checkpoints", log)
     trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
     try:

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
 from deepzero_jax.estimators import Estimator
-from deepzero_jax.sampling import Spending
+from deepzero_jax.sampling import Selection, Spending
 from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
@@ -155,6 +155,15 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.1f} days"
 
 
+def _leaf_plans(step: TrainStep, state: TrainState, selection: Selection) -> list[LeafPlan]:
+    counts = coordinates_per_leaf(state.params, selection.coordinates)
+    spending = step.spending(state) or {}
+    return [
+        LeafPlan(path, np.shape(leaf), count, spending.get(path))
+        for leaf, (path, count) in zip(jax.tree.leaves(state.params), counts.items(), strict=True)
+    ]
+
+
 def plan(
     step: TrainStep | CompiledStep,
     state: TrainState,
@@ -192,17 +201,11 @@ def plan(
             step.step.estimator,
             step.loss(state),
         )
-    counts = coordinates_per_leaf(state.params, selection.coordinates)
-    spending = step.step.spending(state) or {}
-    leaves = [
-        LeafPlan(path, np.shape(leaf), count, spending.get(path))
-        for leaf, (path, count) in zip(jax.tree.leaves(state.params), counts.items(), strict=True)
-    ]
     task, interval = step.step.task, evaluation_interval or step.step.task.steps_per_epoch
     told = task.evaluation_samples
     probed = {} if probing is None else {"probing": probing.num_samples}
     return Plan(
-        leaves=leaves,
+        leaves=_leaf_plans(step.step, state, selection),
         num_parameters=num_coordinates(state.params),
         queries_per_step=step.num_queries,
         num_steps=num_steps,

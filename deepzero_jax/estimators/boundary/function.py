@@ -204,46 +204,34 @@ def differentiable(
 ) -> Differentiable:
     r"""Lets ``jax.grad`` flow through a function that can only be evaluated.
 
-    The derivative at the function's own inputs is estimated by queries, and JAX
-    differentiates the rest: $∇ = (∂\mathrm{net}/∂θ)^⊤ \hat J^⊤ v$. A backward pass moves
-    numbers of the inputs, asks again, subtracts from the kept answer and contracts with the
-    cotangents v. Through a black box all of that happens on the host, in the box's
-    precision (``dz.black_box(dtype="float64")``); other functions go through the
-    difference engine. Inputs of which no derivative is wanted are not moved.
+    A backward pass moves numbers of the inputs, asks again, subtracts from the kept answer
+    and contracts with the cotangents v; JAX differentiates the rest. Through a black box that
+    happens on the host, in the box's precision; other functions go through the difference
+    engine. Inputs of which no derivative is wanted are not moved.
 
     Args:
-      fun: a ``BlackBox`` or any traceable function of pytrees. What it closes over is not
-        differentiated: pass it as an input.
-      estimator: ``cge`` (each number of a sample in turn) or ``rge`` (random directions,
-        each sample its own).
-      samples: True: first axes are independent samples, and one call moves a number of each
-        of them. False: one function of all its inputs.
-      structure: which inputs reach which outputs: a boolean pattern [outputs, inputs] of one
-        sample, dense or ``scipy.sparse`` (see ``windows``), or ``"elementwise"``. Inputs
-        that share no output move together.
-      basis: [k, m], rows along which slopes are taken (see ``cosine_basis``); the gradient
-        is projected onto their span.
-      surrogate: a differentiable approximation, ``(*inputs) -> outputs``. Its derivative is
-        taken by autodiff and queries correct it: $\hat J^⊤ v = J_s^⊤ v + \frac1q \sum_j
-        [v·(f(x + μ u_j) - f(x))/μ - v·J_s u_j] u_j$, unbiased whatever it is.
-      num_coordinates: with ``cge``, so many coordinates are drawn for each sample, the
-        estimates scaled up: unbiased. None: all.
-      check: whether each backward pass checks ``structure``, by one random move more.
-      record: takes in what a black box with ``samples`` is asked, for ``fit_surrogate``.
+      fun: a ``BlackBox`` or any traceable function; what it closes over, pass as an input.
+      estimator: ``cge`` (each number in turn) or ``rge`` (each sample its own directions).
+      samples: whether first axes are independent samples, of which one call moves a number each.
+      structure: a boolean pattern [outputs, inputs] of one sample, dense or sparse (see
+        ``windows``), or ``"elementwise"``. Inputs that share no output move together.
+      basis: [k, m], rows onto whose span the gradient is projected (see ``cosine_basis``).
+      surrogate: ``(*inputs) -> outputs``, whose derivative queries correct, unbiased whatever it
+        is: $\hat J^⊤ v = J_s^⊤ v + \frac1q \sum_j [v·(f(x + μ u_j) - f(x))/μ - v·J_s u_j] u_j$.
+      num_coordinates: with ``cge``, so many are drawn for each sample, unbiased. None: all.
+      check: whether each backward pass checks ``structure``, by one call more.
+      record: takes in what a black box is asked, for ``fit_surrogate``.
 
     Returns:
-      A ``Differentiable``: ``f(*inputs, key=None) -> outputs`` under jit, vmap, scan,
-      checkpoint (which asks again) and shard_map. Integer inputs carry no gradient.
+      ``f(*inputs, key=None) -> outputs``, under jit, vmap, scan, shard_map and checkpoint (which
+      asks again). Integer inputs carry no gradient.
 
     Raises:
-      TypeError, ValueError: options that do not go together; at the call, inputs that do
-        not fit; second derivatives.
+      TypeError, ValueError: options or inputs that do not fit; second derivatives.
 
     **Cost**: forward one call of all samples; backward m (2m ``central``), or as many as
-    colours, rows, directions or drawn coordinates; ``dz.num_queries(f, x)`` counts both.
-    Live: moved inputs and answers of as many calls as 128 MB hold.
-    Source: Spall, 1992 (simultaneous perturbation); Curtis, Powell and Reid, 1974 (colours);
-    Maheswaran et al., 2019 (guided by a surrogate).
+    colours, rows, directions or drawn coordinates (``dz.num_queries``); live, 128 MB of them.
+    Source: Spall, 1992; Curtis, Powell and Reid, 1974 (colours).
 
     Example:
       >>> import deepzero_jax as dz, jax, jax.numpy as jnp, numpy as np
@@ -254,10 +242,8 @@ def differentiable(
       >>> print(grads.shape, grads[0, 0].round(3), box.num_samples)
       (5, 3) -2.176 16
     """
-    if (
-        not isinstance(estimator, CoordinateEstimator | DirectionEstimator)
-        or "smoothing" not in estimator.settings
-    ):
+    kinds = CoordinateEstimator | DirectionEstimator
+    if not isinstance(estimator, kinds) or "smoothing" not in estimator.settings:
         raise TypeError(f"differentiable takes an estimator from cge() or rge(), got {estimator!r}")
     rows = None if basis is None else np.asarray(basis, np.float64)
     return Differentiable(

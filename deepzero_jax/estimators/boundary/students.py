@@ -163,8 +163,7 @@ def fit_surrogate(
     it, so that a bad one costs accuracy and no bias. No query is asked.
 
     Args:
-      student: ``(params, *inputs) -> outputs``, like those of the box; for a Flax module
-        ``lambda params, x: module.apply({"params": params}, x)``.
+      student: ``(params, *inputs) -> outputs``, like those of the box.
       params: of the student.
       record: that was given to ``differentiable``.
       key: of the batches, consumed.
@@ -172,12 +171,6 @@ def fit_surrogate(
       opt_state: what an earlier call returned, or None.
       num_steps: of the optimiser.
       batch_size: differences a step.
-
-    Returns:
-      ``Fitted``: parameters, state of the optimiser and the last loss.
-
-    Raises:
-      ValueError: an empty record.
 
     Example:
       >>> import deepzero_jax as dz, jax, jax.numpy as jnp, numpy as np
@@ -195,8 +188,7 @@ def fit_surrogate(
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
     opt_state = optimizer.init(params) if opt_state is None else opt_state
     # Slopes, in units of those of the box.
-    lengths = np.sqrt(sum(_squares(leaf) for leaf in rows.moves))
-    lengths = np.where(lengths == 0, 1.0, lengths)
+    lengths = _lengths(rows.moves)
     sizes = [
         np.sqrt(np.sum(_squares(d) / lengths**2) / (count * d[0].size)) for d in rows.differences
     ]
@@ -210,9 +202,13 @@ def fit_surrogate(
         ],
     )
     run = _Run(student, optimizer, record.treedef, batch_size)
-    units = [jnp.float32(1 / max(size, 1e-30)) for size in sizes]
-    keys = jax.random.split(key, num_steps)
-    return _fit(run, params, opt_state, data, units, jnp.int32(count), keys)
+    known = [jnp.float32(1 / max(size, 1e-30)) for size in sizes], jnp.int32(count)
+    return _fit(run, params, opt_state, data, *known, jax.random.split(key, num_steps))
+
+
+def _lengths(moves: Sequence[Array]) -> np.ndarray:
+    lengths = np.sqrt(sum(_squares(leaf) for leaf in moves))
+    return np.where(lengths == 0, 1.0, lengths)
 
 
 def _squares(leaf: Array) -> np.ndarray:
