@@ -102,6 +102,7 @@ def test_a_shrunken_defense_trains_certifies_and_is_finished(tmp_path, capsys):
         "autoencoder.pretraining_steps": "2",
         "training.num_queries": "40",
         "training.num_directions": "16",
+        "training.boundary_directions": "16",
         "training.first_order_steps": "2",
         "certification.num_samples": "200",
         "certification.num_images": "3",
@@ -111,12 +112,13 @@ def test_a_shrunken_defense_trains_certifies_and_is_finished(tmp_path, capsys):
     command += [f"--config.{name}={value}" for name, value in small.items()]
     assert train.main(command) == 0
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert list(summary["certified_accuracy"]) == ["deepzero", "zo_ae_ds", "zo_ds", "fo_ds", "none"]
+    methods = ["deepzero", "zo_ae_ds", "zo_ds", "fo_ds", "none", "zo_boundary"]
+    assert list(summary["certified_accuracy"]) == methods
     for accuracies in summary["certified_accuracy"].values():
         assert set(accuracies) == {"0", "0.25"}
     queries = summary["num_queries"]
     assert queries["none"] == queries["fo_ds"] == 0
-    assert all(0 < queries[name] <= 40 for name in ("deepzero", "zo_ae_ds", "zo_ds"))
+    assert all(0 < queries[name] <= 40 for name in set(methods) - {"none", "fo_ds"})
     assert (tmp_path / "run/certified_accuracy.png").exists()
     assert len((tmp_path / "run/none/certificates.jsonl").read_text().splitlines()) == 3
     capsys.readouterr()

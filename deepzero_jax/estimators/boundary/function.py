@@ -242,8 +242,8 @@ def differentiable(
       >>> print(grads.shape, grads[0, 0].round(3), box.num_samples)
       (5, 3) -2.176 16
     """
-    kinds = CoordinateEstimator | DirectionEstimator
-    if not isinstance(estimator, kinds) or "smoothing" not in estimator.settings:
+    own = isinstance(estimator, CoordinateEstimator | DirectionEstimator)
+    if not own or "smoothing" not in estimator.settings:
         raise TypeError(f"differentiable takes an estimator from cge() or rge(), got {estimator!r}")
     rows = None if basis is None else np.asarray(basis, np.float64)
     return Differentiable(
