@@ -1,6 +1,6 @@
 """Where a gradient may be asked, and what a step asks there: a table for the plan."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 
@@ -12,7 +12,7 @@ class Place(NamedTuple):
       size: numbers that could be moved there.
       num_moved: coordinates or directions of a step; None for all numbers.
       kind: whether they are coordinates or random directions.
-      method: that asks there, in this run; "" where none does.
+      method: that asks there; "" where none does.
     """
 
     name: str
@@ -40,15 +40,17 @@ class Place(NamedTuple):
         return min(self.num_moved / self.size, 1.0) ** 0.5
 
 
-def where_to_ask(places: Sequence[Place], samples: int) -> str:
+def where_to_ask(places: Sequence[Place], samples: int, methods: Collection[str]) -> str:
     """The table of places: evaluations and samples of a step, expected cosine, who asks there.
 
     Args:
       places: to be compared.
       samples: that one evaluation sends to the box.
+      methods: of this run; others are not named.
 
     Example:
-      >>> print(where_to_ask([Place("parameters", 417), Place("boundary", 24, method="mine")], 128))
+      >>> places = [Place("parameters", 417, method="other"), Place("boundary", 24, method="mine")]
+      >>> print(where_to_ask(places, 128, ["mine"]))
       where to ask    numbers   moved   samples a step   expected cosine
       parameters          417     417           53,504              1.00
       boundary             24      24            3,200              1.00  mine
@@ -60,5 +62,5 @@ def where_to_ask(places: Sequence[Place], samples: int) -> str:
         moved = place.size if place.num_moved is None else place.num_moved
         line = f"{place.name:<{width}}{place.size:>9,}{moved:>8,}"
         line += f"{place.num_calls * samples:>17,}{place.cosine:>18.2f}"
-        lines.append(f"{line}  {place.method}".rstrip())
+        lines.append(f"{line}  {place.method}" if place.method in methods else line)
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -34,3 +35,8 @@ class Task(NamedTuple):
     score: str = "test_accuracy"
     higher_is_better: bool = True
     evaluation_samples: Callable[[Params, PyTree, PyTree], int] | None = None
+
+    def loss_on_a_batch(self, model_state: PyTree, key: Key) -> Callable[[Params], jax.Array]:
+        """The loss as a function of the parameters alone, on the first batch of a key."""
+        batch = self.batch(self.data, key, jnp.int32(0))
+        return lambda params: self.loss(params, model_state, *batch)[0]

@@ -35,6 +35,13 @@ class Defense(NamedTuple):
     batch_size: int
     num_cosines: int = 0
 
+    @property
+    def cosines(self) -> tuple[int, ...] | None:
+        """Of ``zo_boundary``, along the axes of an image; None: all pixels."""
+        *sides, channels = self.examples.images.shape[1:]
+        kept = (min(self.num_cosines, side) for side in sides)
+        return (*kept, channels) if self.num_cosines else None
+
 
 def denoise(
     denoiser: DnCNN, params: PyTree, model_state: PyTree, images: jax.Array, train: bool
@@ -51,8 +58,7 @@ def loss_of_parameters(task: Task, key: Key) -> tuple[Callable[[PyTree], jax.Arr
     """The loss on a batch, and the parameters to start from."""
     init_key, batch_key = jax.random.split(key)
     params, model_state = task.init(init_key)
-    batch = task.batch(task.data, batch_key, jnp.int32(0))
-    return lambda p: task.loss(p, model_state, *batch)[0], params
+    return task.loss_on_a_batch(model_state, batch_key), params
 
 
 def loss_of_an_image(

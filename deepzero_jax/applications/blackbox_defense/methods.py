@@ -209,10 +209,8 @@ def _zo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
 
 
 def _zo_boundary(defense: Defense, start: Start, estimator: Estimator) -> Method:
-    shape, keep = defense.examples.images.shape[1:], defense.num_cosines
-    basis = None
-    if keep:
-        basis = cosine_basis(shape, (min(keep, shape[0]), min(keep, shape[1]), shape[2]))
+    shape, cosines = defense.examples.images.shape[1:], defense.cosines
+    basis = None if cosines is None else cosine_basis(shape, cosines)
     behind = differentiable(defense.box, estimator, basis=basis)
 
     def objective(
@@ -221,7 +219,7 @@ def _zo_boundary(defense: Defense, start: Start, estimator: Estimator) -> Method
         del clean
         return cross_entropy(behind(cleaned, key=key), labels)
 
-    numbers = math.prod(shape) if basis is None else len(basis)
+    numbers = math.prod(cosines or shape)
     method = _at_image(defense, start, objective, counted_first_order(estimator, numbers))
     return method._replace(asked_at=lambda key: loss_at_the_box(defense, method.task, key))
 

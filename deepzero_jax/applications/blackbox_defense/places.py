@@ -18,17 +18,15 @@ def places_of(config: DefenseConfig, defense: Defense) -> str:
     params, pixels = variables["params"], math.prod(shape)
     pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
     kept = sum(kept_per_leaf(params, pruned).values())
-    cosines, directions = training.boundary_cosines, training.boundary_directions
-    numbers = shape[2] * min(cosines, shape[0]) * min(cosines, shape[1]) if cosines else pixels
-    boundary = Place("cosines of an image" if cosines else "pixels of an image", numbers)
-    if directions:
-        boundary = boundary._replace(num_moved=directions, kind="directions")
+    moved = "cosines of an image" if defense.cosines else "pixels of an image"
+    boundary = Place(moved, math.prod(defense.cosines or shape), method="zo_boundary")
+    if training.boundary_directions:
+        boundary = boundary._replace(num_moved=training.boundary_directions, kind="directions")
     rows = [
         Place("parameters", num_coordinates(params)),
         Place("parameters, drawn", num_coordinates(params), kept, method="deepzero"),
         Place("code of an image", config.autoencoder.latent, method="zo_ae_ds"),
         Place("pixels of an image", pixels, training.num_directions, "directions", "zo_ds"),
-        boundary._replace(method="zo_boundary"),
+        boundary,
     ]
-    asked = [row if row.method in training.methods else row._replace(method="") for row in rows]
-    return where_to_ask(asked, training.batch_size)
+    return where_to_ask(rows, training.batch_size, training.methods)

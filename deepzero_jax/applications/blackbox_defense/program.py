@@ -36,13 +36,7 @@ from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import Program, Run, cache_folder
 from deepzero_jax.registry import present
 from deepzero_jax.sampling import layer_ratio_sampler
-from deepzero_jax.training import (
-    Json,
-    Stages,
-    Task,
-    classification_task,
-    write_json,
-)
+from deepzero_jax.training import Json, Stages, Task, classification_task, write_json
 from deepzero_jax.types import Key, Log
 
 _STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)

@@ -136,9 +136,7 @@ def with_probed_smoothing(
     if chosen.smoothing != "auto" or experiment.probing or chosen.name == "first_order":
         return experiment
     batch_key, key = jax.random.split(experiment.key("probing"))
-    batch = task.batch(task.data, batch_key, jax.numpy.int32(0))
-    args = (experiment.model_state, *batch)
-    fun = lambda params: task.loss(params, *args)[0]
+    fun = task.loss_on_a_batch(experiment.model_state, batch_key)
     asks = asks_host(jax.make_jaxpr(fun)(experiment.params).eqns)
     if not asks and chosen.reuse == "difference":
         log("the smoothing is not probed: propagated differences do not cancel, and have no noise")

@@ -13,6 +13,7 @@ from deepzero_jax.applications.solver_in_the_loop.config import SolverConfig
 from deepzero_jax.applications.solver_in_the_loop.methods import (
     METHODS,
     Correction,
+    Method,
     corrected,
     make_correction,
 )
@@ -124,9 +125,15 @@ def _train_methods(
     params: dict[str, list[Params | None]] = {name: [None] for name in training.methods}
     runs: dict[str, list[Json]] = {}
     for name in training.methods:
-        if METHODS[name] is None:
+        way = METHODS[name]
+        if way is None:
             continue
-        found = [_train_method(name, seed, config, stages, correction) for seed in seeds]
+        smoothing = training.boundary_smoothing if way.at_boundary else training.smoothing
+        # One to be probed is replaced seed by seed.
+        estimator = way.estimator(1.0 if smoothing == "auto" else smoothing, training.chunk_size)
+        with stages.asking("preparation"):
+            method = way.make(correction, estimator)
+        found = [_train_method(name, seed, config, stages, method) for seed in seeds]
         params[name] = [of_seed.params for of_seed in found]
         runs[name] = [of_seed.summary for of_seed in found]
     return params, runs
@@ -140,27 +147,21 @@ def places_of(config: SolverConfig, correction: Correction) -> str:
         Place("inputs of the solver", moving, method="zo_sol_boundary"),
         Place("inputs, random directions", moving, 16, "directions"),
     ]
-    asked = [row if row.method in training.methods else row._replace(method="") for row in rows]
-    return where_to_ask(asked, training.batch_size * training.unroll)
+    return where_to_ask(rows, training.batch_size * training.unroll, training.methods)
 
 
 def _train_method(
-    name: str, seed: int, config: SolverConfig, stages: Stages, correction: Correction
+    name: str, seed: int, config: SolverConfig, stages: Stages, method: Method
 ) -> Trained:
     training, stage, probing = config.training, f"{name}_{seed}", None
     way = present(METHODS, name)
-    make = lambda smoothing: way.estimator(smoothing, training.chunk_size)
-    smoothing = training.boundary_smoothing if way.at_boundary else training.smoothing
-    automatic = smoothing == "auto"
-    with stages.asking("preparation"):
-        method = way.make(correction, make(1.0 if automatic else float(smoothing)))
-    if automatic and way.queries:
-        task = method.task
+    if training.smoothing == "auto" and way.queries:
         batch_key, init_key = jax.random.split(stages.key(stage))
-        params, model_state = task.init(init_key)
-        batch = task.batch(task.data, batch_key, jnp.int32(0))
-        probing = stages.probing(stage, lambda p: task.loss(p, model_state, *batch)[0], params)
-        method = way.make(correction, probing.estimator(make))
+        params, model_state = method.task.init(init_key)
+        loss = method.task.loss_on_a_batch(model_state, batch_key)
+        probing = stages.probing(stage, loss, params)
+        make = lambda smoothing: way.estimator(smoothing, training.chunk_size)
+        method = method._replace(estimator=probing.estimator(make))
     return stages.run(stage, *method, training.num_steps, training.learning_rate, probing=probing)
 
 

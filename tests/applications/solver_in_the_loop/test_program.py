@@ -202,6 +202,13 @@ def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys)
     assert "already finished" in capsys.readouterr().out
 
 
+def test_what_seeds_share_is_asked_once(tmp_path):
+    training = dataclasses.replace(TINY.training, methods=("non",), num_seeds=2, num_steps=1)
+    summary = run(tmp_path, dataclasses.replace(TINY, training=training))
+    # Two runs of 13 frames: six rollouts of two steps each, and twelve answers for the pairs.
+    assert summary["box_samples"]["preparation"] == 2 * (6 * 2 + 12)
+
+
 QUERIED = dataclasses.replace(
     TINY, training=dataclasses.replace(TINY.training, methods=("zo_sol",))
 )
