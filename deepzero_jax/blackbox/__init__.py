@@ -1,7 +1,13 @@
 """A host callable as a query-only JAX function, and adapters for what people have."""
 
 from deepzero_jax.blackbox.box import BlackBox, HostFunction, black_box
-from deepzero_jax.blackbox.call import HostCall
+from deepzero_jax.blackbox.call import (
+    HostCall,
+    answered,
+    from_two_parts,
+    widened,
+    without_derivative,
+)
 from deepzero_jax.blackbox.counters import samples_sent
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
 from deepzero_jax.blackbox.http import http_endpoint
@@ -15,15 +21,19 @@ __all__ = [
     "HostCall",
     "HostFunction",
     "RetryLaterError",
+    "answered",
     "asks_host",
     "black_box",
     "box_errors",
     "boxes_asked",
     "failure",
+    "from_two_parts",
     "host_call",
     "http_endpoint",
     "onnx_model",
     "samples_asked",
     "samples_sent",
     "subprocess_simulator",
+    "widened",
+    "without_derivative",
 ]

@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from deepzero_jax.blackbox.answers import Outputs
 from deepzero_jax.blackbox.asking import Asking
-from deepzero_jax.blackbox.call import HostCall, query
+from deepzero_jax.blackbox.call import HostCall, answered, query, widened
 from deepzero_jax.blackbox.counters import Counters
 from deepzero_jax.blackbox.engines import Engine, InPlace, Mapped, Threads
-from deepzero_jax.blackbox.errors import box_errors, pass_on_interrupt
+from deepzero_jax.blackbox.errors import pass_on_interrupt
 from deepzero_jax.blackbox.executors import Executed
 from deepzero_jax.blackbox.options import OnFailure, Options, Workers, check_count
 from deepzero_jax.types import PyTree
@@ -109,10 +108,7 @@ class BlackBox:
         leaves, treedef = jax.tree.flatten(inputs)
         leaves = [jnp.asarray(leaf) for leaf in leaves]
         call = self.host_call(leaves, treedef)
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            return call.outputs(query(call, leaves))
-        with box_errors():
-            return jax.block_until_ready(call.outputs(query(call, leaves)))
+        return answered(leaves, lambda: call.outputs(query(call, leaves)))
 
     def host_call(self, leaves: Sequence[Any], treedef: PyTree) -> HostCall:
         """One query at inputs of given shapes, as a callback can make it.
@@ -141,7 +137,7 @@ class BlackBox:
     def answer(self, treedef: PyTree, samples: list[np.ndarray], count: int) -> list[np.ndarray]:
         """The answers to ``count`` samples, flat leaves [count, …]; for callbacks."""
         if self.outputs.is_double:
-            samples = [_widened(leaf) for leaf in samples]
+            samples = [widened(leaf) for leaf in samples]
         single = not self.options.batched
 
         def arguments(rows: np.ndarray) -> tuple[PyTree, ...]:
@@ -177,10 +173,6 @@ _DEFAULTS = {"retries": 2, "backoff": 0.5, "on_failure": "raise", "batched": Tru
 def _described(outputs: Outputs) -> str:
     leaves = [f"{d}{list(s)}" for s, d in zip(outputs.shapes, outputs.dtypes, strict=True)]
     return str(outputs.treedef.unflatten(leaves)).replace("'", "")
-
-
-def _widened(leaf: np.ndarray) -> np.ndarray:
-    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def _engine(options: Options) -> Engine:

@@ -1,12 +1,15 @@
 """One query of a black box inside a JAX program: what its callback calls, and what comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from deepzero_jax.blackbox.errors import box_errors
 from deepzero_jax.types import PyTree
 
 if TYPE_CHECKING:
@@ -54,6 +57,10 @@ class HostCall:
             jax.ShapeDtypeStruct(s, d) for s, d in zip(self.sample_shapes, dtypes, strict=True)
         ]
         return shapes * 2 if self.splits else shapes
+
+    def asked(self, *leaves: jax.Array) -> list[jax.Array]:
+        """The results for input leaves, by a callback; differentiating raises JAX's own error."""
+        return jax.pure_callback(self, self.results(), *leaves, vmap_method="expand_dims")
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers to samples under any number of leading axes."""
@@ -105,19 +112,50 @@ def flat_samples(
     return leading, samples
 
 
+def from_two_parts(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The float64 answers that ``in_two_parts`` cut."""
+    half = len(parts) // 2
+    return [
+        np.asarray(high, np.float64) + np.asarray(low, np.float64)
+        for high, low in zip(parts[:half], parts[half:], strict=True)
+    ]
+
+
+def widened(leaf: np.ndarray) -> np.ndarray:
+    """Floating-point numbers in float64, others as they are."""
+    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
 def query(call: HostCall, leaves: list[jax.Array]) -> list[jax.Array]:
     """The results of ``call`` for its input leaves; differentiating raises one line."""
+    asked = without_derivative(
+        call.asked,
+        "a black box has no derivative (callbacks do not support JVP): wrap it in "
+        "dz.differentiable, or take dz.value_and_grad, which only queries it",
+    )
+    return asked(*leaves)
 
-    @jax.custom_jvp
-    def asked(*leaves: jax.Array) -> list[jax.Array]:
-        return jax.pure_callback(call, call.results(), *leaves, vmap_method="expand_dims")
 
-    @asked.defjvp
+def without_derivative(fun: Callable[..., PyTree], words: str) -> Callable[..., PyTree]:
+    """A function that raises a ValueError of these words where it is differentiated."""
+    marked = jax.custom_jvp(fun)
+
+    @marked.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
         del primals, tangents
-        raise ValueError(
-            "a black box has no derivative (callbacks do not support JVP): wrap it in "
-            "dz.differentiable, or take dz.value_and_grad, which only queries it"
-        )
+        raise ValueError(words)
 
-    return asked(*leaves)
+    return marked
+
+
+def answered(operands: Sequence[jax.Array], ask: Callable[[], PyTree]) -> PyTree:
+    """What is asked for of boxes; outside ``jit`` it is waited for, and their errors are plain.
+
+    Args:
+      operands: that it depends on; traced ones mean inside.
+      ask: asks for it.
+    """
+    if any(isinstance(operand, Tracer) for operand in operands):
+        return ask()
+    with box_errors():
+        return jax.block_until_ready(ask())

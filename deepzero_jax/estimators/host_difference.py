@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox import HostCall, host_call
+from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
 from deepzero_jax.difference.rules import rule
@@ -44,14 +44,12 @@ class _HostDifference:
         num_inputs, num_moving = len(self.call.ndims), len(self.moving)
         inputs = [np.asarray(array) for array in arrays[:num_inputs]]
         deltas = arrays[num_inputs : num_inputs + num_moving]
-        parts = [np.asarray(a, np.float64) for a in arrays[num_inputs + num_moving :]]
+        bases = from_two_parts(arrays[num_inputs + num_moving :])
         for number, delta in zip(self.moving, deltas, strict=True):
             inputs[number] = np.asarray(inputs[number], np.float64) + np.asarray(delta, np.float64)
         answers = self.call.in_full(*inputs)
-        half = len(parts) // 2
         return [
-            np.asarray(new - (high + low), np.float32)
-            for new, high, low in zip(answers, parts[:half], parts[half:], strict=True)
+            np.asarray(new - base, np.float32) for new, base in zip(answers, bases, strict=True)
         ]
 
 

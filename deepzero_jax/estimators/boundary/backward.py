@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
-from deepzero_jax.blackbox import BlackBox, box_errors
+from deepzero_jax.blackbox import BlackBox, answered, without_derivative
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.estimators.boundary.host import HostSlopes
-from deepzero_jax.estimators.boundary.layout import Layout
+from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Combined, Moves
 from deepzero_jax.estimators.boundary.propagated import Propagated, Traced
 from deepzero_jax.estimators.manual_axes import varying_like
@@ -95,8 +94,7 @@ class Backward:
             traced = Traced.of(self._fun, leaves)
             values = traced.values(leaves)
             return traced.outputs(values), values
-        ask = lambda: jax.pure_callback(host, host.results(), *leaves, vmap_method="expand_dims")
-        results = _asked(leaves, ask)
+        results = answered(leaves, lambda: host.asked(*leaves))
         return host.outputs(results), results
 
     def call(self, leaves: Sequence[jax.Array], key: Key | None) -> PyTree:
@@ -128,15 +126,16 @@ class Backward:
             if moving and not all(isinstance(weights[i], SymbolicZero) for i in self.floating):
                 chosen = [_materialised(weights[i]) for i in self.floating]
                 found = self.gradient(values, moving, key, kept, chosen, surrogate, constants)
-                gradients = self._placed(found, moving, values)
+                gradients = self.placed(found, moving, values)
             return gradients, None
 
         apply.defvjp(forward, backward, symbolic_zeros=True)
         return apply(list(leaves), (key, constants))
 
-    def _placed(
+    def placed(
         self, found: Combined, moving: tuple[int, ...], leaves: Sequence[jax.Array]
     ) -> list[jax.Array | None]:
+        """A gradient [u, m] leaf by leaf, None for those that do not move."""
         layout = self.moves(moving).layout
         gradients: list[jax.Array | None] = [None] * len(self.shapes)
         parts = layout.split(found.gradient)
@@ -180,38 +179,27 @@ class Backward:
         layout = moves.layout
         steps = self._steps(layout)
         drawn = moves.draw(key)
-        slopes = self._slopes(moves, leaves, steps, kept, cotangents, drawn)
+        slopes = self._slopes(moves, Start(leaves, steps, kept, cotangents, drawn))
         known = None
         if surrogate is not None:
             known = self._known(layout, surrogate, leaves, cotangents, constants)
         return moves.combine(slopes, drawn, layout.per_number(steps), known)  # pyright: ignore
 
-    def _slopes(
-        self,
-        moves: Moves,
-        leaves: Sequence[jax.Array],
-        steps: Sequence[jax.Array],
-        kept: Kept,
-        cotangents: Sequence[jax.Array],
-        drawn: jax.Array | None,
-    ) -> jax.Array:
+    def _slopes(self, moves: Moves, start: Start) -> jax.Array:
         settings = self.of.settings
-        central, layout = settings["central"], moves.layout
         if self.host is None:
             return Propagated(
-                Traced.of(self._fun, leaves),
-                layout,
+                Traced.of(self._fun, start.leaves),
                 moves,
-                central,
+                settings["central"],
                 self.floating,
                 settings["reuse"] == "none",
                 settings["delta_dtype"],
                 settings["batch_size"],
-            ).slopes(leaves, steps, kept, cotangents, drawn)
-        options = self.of.check, self.of.record
-        asks = HostSlopes(self.host, layout, moves, central, self.floating, *options)
-        operands = [*leaves, *cotangents]
-        return _asked(operands, lambda: asks.slopes(leaves, steps, kept, cotangents, drawn))
+            ).slopes(start)
+        options = settings["central"], self.floating, self.of.check, self.of.record
+        asks = HostSlopes(self.host, moves, *options)
+        return answered([*start.leaves, *start.cotangents], lambda: asks.slopes(start))
 
     def _steps(self, layout: Layout) -> list[jax.Array]:
         """Of each moving leaf, as it can be taken."""
@@ -264,14 +252,6 @@ class Backward:
         return jnp.asarray(layout.join(pull(weights)[0]))
 
 
-def _asked(operands: Sequence[jax.Array], ask: Any) -> Any:
-    """What a box answers; outside ``jit`` its errors are raised as they are."""
-    if any(isinstance(operand, Tracer) for operand in operands):
-        return ask()
-    with box_errors():
-        return jax.block_until_ready(ask())
-
-
 def _materialised(cotangent: Any) -> jax.Array:
     if isinstance(cotangent, SymbolicZero):
         like: Any = cotangent
@@ -283,15 +263,8 @@ def _is_primal(value: Any) -> bool:
     return hasattr(value, "perturbed")
 
 
-@jax.custom_jvp
-def _refusing(value: jax.Array) -> jax.Array:
-    return value
-
-
-@_refusing.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    del primals, tangents
-    raise ValueError(
-        "dz.differentiable has first derivatives only: a second derivative was asked for; take "
-        "differences of gradients"
-    )
+_refusing = without_derivative(
+    lambda value: value,
+    "dz.differentiable has first derivatives only: a second derivative was asked for; take "
+    "differences of gradients",
+)

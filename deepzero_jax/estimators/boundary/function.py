@@ -110,15 +110,11 @@ class Differentiable:
             assert_key(key)
         leaves, backward = self._prepared(inputs)
         outputs, kept = backward.forward(leaves)
-        moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
+        moving = tuple(i for i, leaf in enumerate(leaves) if _is_floating(leaf))
         weights = [jnp.asarray(c) for c in jax.tree.leaves(cotangents)]
         chosen = [weights[i] for i in backward.floating]
-        found = backward.gradient(leaves, tuple(moving), key, kept, chosen, *backward.surrogate())
-        gradients: list[jax.Array | None] = [None] * len(leaves)
-        layout = backward.layout(tuple(moving))
-        for position, part in zip(moving, layout.split(found.gradient), strict=True):
-            gradients[position] = jnp.asarray(part).astype(leaves[position].dtype)
-        tree = jax.tree.structure(inputs).unflatten(gradients)
+        found = backward.gradient(leaves, moving, key, kept, chosen, *backward.surrogate())
+        tree = backward.treedef.unflatten(backward.placed(found, moving, leaves))
         return Estimate(outputs, tree[0] if len(inputs) == 1 else tree, _spread(found))
 
     def num_queries(self, *inputs: PyTree) -> int:

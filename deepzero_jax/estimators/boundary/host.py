@@ -6,15 +6,15 @@ is subtracted, and the step that each number really took divides.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox import BlackBoxError, HostCall
-from deepzero_jax.estimators.boundary.layout import Layout
+from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widened
+from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
 
@@ -30,23 +30,19 @@ class HostSlopes:
 
     Attributes:
       call: the query at the base.
-      layout: of the numbers that move.
-      moves: which of them together.
+      moves: which numbers, and which of them together.
       central: whether both sides are asked.
       floating: which outputs are floating-point: those have cotangents.
       check: whether the pattern of ``moves`` is checked, by one call more.
       record: takes in the differences, or None.
-      counts: of the arrays of each kind that the callback is given.
     """
 
     call: HostCall
-    layout: Layout
     moves: Moves
     central: bool
     floating: tuple[int, ...]
     check: bool = False
     record: Record | None = None
-    counts: tuple[int, ...] = ()
 
     @property
     def box(self) -> object:
@@ -59,35 +55,20 @@ class HostSlopes:
         calls = (2 if self.central else 1) * self.moves.num_calls + self.check
         return self.call.num_samples * calls
 
-    def slopes(
-        self,
-        leaves: Sequence[jax.Array],
-        steps: Sequence[jax.Array],
-        answers: Sequence[jax.Array],
-        cotangents: Sequence[jax.Array],
-        drawn: jax.Array | None,
-    ) -> jax.Array:
-        """[u, k], or [u, m] of coloured moves; jit-able, one callback.
+    @property
+    def layout(self) -> Layout:
+        """Of the numbers that move."""
+        return self.moves.layout
 
-        Args:
-          leaves: of the inputs.
-          steps: of the moving leaves.
-          answers: what the base was answered, in two parts where they were split.
-          cotangents: of the floating-point outputs.
-          drawn: of ``moves``.
-        """
+    def slopes(self, start: Start) -> jax.Array:
+        """[u, k], or [u, m] of coloured moves; jit-able, one callback."""
         count = self.layout.size if isinstance(self.moves, Colours) else self.moves.num_calls
-        groups = (leaves, steps, answers, cotangents, [] if drawn is None else [drawn])
-        return jax.pure_callback(
-            replace(self, counts=tuple(len(group) for group in groups)),
-            jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.dtype),
-            *[array for group in groups for array in group],
-            vmap_method="expand_dims",
-        )
+        shape = jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.dtype)
+        return jax.pure_callback(self, shape, start, vmap_method="expand_dims")
 
-    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+    def __call__(self, start: Start) -> np.ndarray:
         """The slopes of any number of copies, whose axes ``vmap`` put in front."""
-        front, at = self._at(*_grouped(arrays, self.counts))
+        front, at = self._at(start)
         copies = math.prod(front)
         coloured = Coloured(self.moves, at) if isinstance(self.moves, Colours) else None
         found = []
@@ -111,43 +92,23 @@ class HostSlopes:
         whole = np.concatenate(found, axis=-1)
         return whole.reshape((*front, self.layout.num_units, -1)).astype(self.layout.dtype)
 
-    def _at(
-        self,
-        leaves: Sequence[np.ndarray],
-        steps: Sequence[np.ndarray],
-        answers: Sequence[np.ndarray],
-        cotangents: Sequence[np.ndarray],
-        drawn: Sequence[np.ndarray],
-    ) -> "tuple[tuple[int, ...], Base]":
+    def _at(self, start: Start) -> "tuple[tuple[int, ...], Base]":
         """Everything with one axis of copies in front, in the precision of the box."""
-        is_double = self.call.box.outputs.is_double
-        ndims = [len(shape) for shape in self.layout.shapes]
-        shapes = self.call.sample_shapes
-        chosen = [shapes[i] for i in self.floating]
-        known = [len(leaf) for leaf in (leaves, steps, answers, cotangents, drawn)]
-        cores = [*ndims, *[0] * known[1], *[len(s) for s in shapes] * (known[2] // len(shapes))]
-        cores += [*[len(s) for s in chosen], *[a.ndim for a in drawn]]
-        if drawn:  # [u, k] of coordinates, [u, k, d] of directions
-            cores[-1] = 2 if np.issubdtype(drawn[0].dtype, np.integer) else 3
-        arrays = [np.asarray(a) for a in (*leaves, *steps, *answers, *cotangents, *drawn)]
+        given, treedef = jax.tree.flatten(start)
+        arrays = [np.asarray(array) for array in given]
+        tails = [a.shape[a.ndim - n :] for a, n in zip(arrays, self._ndims(start), strict=True)]
         front = np.broadcast_shapes(
-            *[a.shape[: a.ndim - core] for a, core in zip(arrays, cores, strict=True)]
+            *[a.shape[: a.ndim - len(tail)] for a, tail in zip(arrays, tails, strict=True)]
         )
         flat = [
-            np.broadcast_to(a, front + a.shape[a.ndim - core :]).reshape(
-                (math.prod(front), *a.shape[a.ndim - core :])
-            )
-            for a, core in zip(arrays, cores, strict=True)
+            np.broadcast_to(a, front + tail).reshape((math.prod(front), *tail))
+            for a, tail in zip(arrays, tails, strict=True)
         ]
-        leaves, steps, answers, cotangents, drawn = _grouped(flat, known)
-        if is_double:
-            leaves = [_double(leaf) for leaf in leaves]
+        leaves, steps, answers, cotangents, drawn = treedef.unflatten(flat)
+        if self.call.box.outputs.is_double:
+            leaves = [widened(leaf) for leaf in leaves]
         if self.call.splits:
-            half = len(answers) // 2
-            answers = [
-                np.asarray(high, np.float64) + low
-                for high, low in zip(answers[:half], answers[half:], strict=True)
-            ]
+            answers = from_two_parts(answers)
         vectors = [self._flat(answers[i]) for i in self.floating]
         weights = [self._flat(cotangent) for cotangent in cotangents]
         return front, Base(
@@ -155,8 +116,19 @@ class HostSlopes:
             np.asarray(self.layout.per_number([step[0] for step in steps], np), np.float64),
             np.concatenate(vectors, axis=-1),
             np.concatenate(weights, axis=-1),
-            drawn[0] if drawn else None,
+            drawn,
         )
+
+    def _ndims(self, start: Start) -> list[int]:
+        """Axes of each array without those that ``vmap`` adds."""
+        shapes = self.call.sample_shapes
+        ndims = [len(shape) for shape in self.layout.shapes] + [0] * len(start.steps)
+        ndims += [len(shape) for shape in shapes] * (len(start.kept) // len(shapes))
+        ndims += [len(shapes[i]) for i in self.floating]
+        if start.drawn is None:
+            return ndims
+        # Coordinates [u, k], or directions [u, k, d].
+        return [*ndims, 2 if jnp.issubdtype(start.drawn.dtype, jnp.integer) else 3]
 
     def _flat(self, output: np.ndarray) -> np.ndarray:
         """An output [copies, …] as float64 [copies, u, …]."""
@@ -272,15 +244,3 @@ class Coloured:
                 f"{gap / whole:.0%} of what a random move of all inputs does; give a pattern "
                 "with every input that an output depends on"
             )
-
-
-def _double(leaf: np.ndarray) -> np.ndarray:
-    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-
-def _grouped(arrays: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[np.ndarray]]:
-    groups, start = [], 0
-    for count in counts:
-        groups.append([np.asarray(a) for a in arrays[start : start + count]])
-        start += count
-    return groups

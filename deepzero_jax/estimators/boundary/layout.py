@@ -8,11 +8,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from deepzero_jax.types import Array
+
+
+class Start(NamedTuple):
+    """Where a backward pass starts, as a pytree.
+
+    Attributes:
+      leaves: of the inputs.
+      steps: of the moving leaves.
+      kept: by the forward pass: the answers of a box, or the values of a traced function.
+      cotangents: of the floating-point outputs.
+      drawn: of ``Moves``, or None.
+    """
+
+    leaves: Sequence[jax.Array]
+    steps: Sequence[jax.Array]
+    kept: Any
+    cotangents: Sequence[jax.Array]
+    drawn: jax.Array | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +52,7 @@ class Layout:
 
     @property
     def num_units(self) -> int:
-        """U."""
+        """u, the number of units."""
         return self.shapes[0][0] if self.samples else 1
 
     @property
@@ -48,7 +67,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """M."""
+        """m, the moving numbers of a unit."""
         return sum(self.sizes)
 
     def unit_shape(self, position: int) -> tuple[int, ...]:

@@ -45,12 +45,12 @@ class Moves:
 
     @property
     def num_coordinates(self) -> int:
-        """D."""
+        """d, the number of coordinates."""
         return self.layout.size if self.basis is None else len(self.basis)
 
     @property
     def num_calls(self) -> int:
-        """K."""
+        """k, the calls of a backward pass."""
         return self.num_coordinates
 
     @property
@@ -88,7 +88,7 @@ class Moves:
         """The gradient [u, m] from slopes [u, k].
 
         Args:
-          slopes: along the directions, divided as ``divisor`` says.
+          slopes: along the directions, divided as ``divisor`` says; [u, m] of colours.
           drawn: what ``draw`` gave.
           steps: [m].
           surrogate: a gradient [u, m] that the slopes correct, or None.
@@ -121,7 +121,7 @@ class Moves:
     @cached_property
     def _dual(self) -> np.ndarray:
         """[d, m]: slopes along the rows of a basis times this are the projected gradient."""
-        return np.linalg.pinv(self.basis).T if self.basis is not None else np.eye(0)
+        return np.linalg.pinv(np.asarray(self.basis)).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ class Drawn(Moves):
 
     @property
     def num_calls(self) -> int:
-        """K."""
+        """See ``Moves``."""
         return self.count
 
     def draw(self, key: Key | None) -> jax.Array:
@@ -188,7 +188,7 @@ class Directions(Moves):
 
     @property
     def num_calls(self) -> int:
-        """K."""
+        """See ``Moves``."""
         return self.count
 
     @property
@@ -253,23 +253,12 @@ class Colours(Moves):
 
     @property
     def num_calls(self) -> int:
-        """K."""
+        """See ``Moves``."""
         return int(self._colours.max(initial=-1)) + 1
 
     def _coefficients(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
         del drawn
         return calls[:, None] == xp.asarray(self._colours)
-
-    def combine(
-        self,
-        slopes: jax.Array,
-        drawn: jax.Array | None,
-        steps: jax.Array,
-        surrogate: jax.Array | None,
-    ) -> Combined:
-        """Of slopes [u, m], one for each number."""
-        del drawn, steps, surrogate
-        return Combined(slopes, jnp.zeros(()))
 
 
 def _variance(squares: jax.Array, mean: jax.Array, count: int) -> jax.Array:

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from deepzero_jax.blackbox import asks_host
 from deepzero_jax.difference import ZERO, Delta, dense, evaluate, propagate, read, trace
 from deepzero_jax.difference.program import Program, Values, without_dead_equations
-from deepzero_jax.estimators.boundary.layout import Layout
+from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.chunks import BatchSize, chunk_size
 from deepzero_jax.types import PyTree
@@ -49,8 +49,7 @@ class Propagated(NamedTuple):
 
     Attributes:
       traced: the function.
-      layout: of the numbers that move.
-      moves: which of them together.
+      moves: which numbers, and which of them together.
       central: whether both sides are evaluated.
       floating: which outputs are floating-point: those have cotangents.
       subtracts: whether whole evaluations are subtracted in place of propagated differences.
@@ -59,7 +58,6 @@ class Propagated(NamedTuple):
     """
 
     traced: Traced
-    layout: Layout
     moves: Moves
     central: bool
     floating: tuple[int, ...]
@@ -67,23 +65,14 @@ class Propagated(NamedTuple):
     delta_dtype: DTypeLike | None
     batch_size: BatchSize
 
-    def slopes(
-        self,
-        leaves: Sequence[jax.Array],
-        steps: Sequence[jax.Array],
-        values: Values,
-        cotangents: Sequence[jax.Array],
-        drawn: jax.Array | None,
-    ) -> jax.Array:
-        """[u, k], or [u, m] of coloured moves.
+    @property
+    def layout(self) -> Layout:
+        """Of the numbers that move."""
+        return self.moves.layout
 
-        Args:
-          leaves: of the inputs.
-          steps: of the moving leaves.
-          values: of the traced function at the base.
-          cotangents: of the floating-point outputs.
-          drawn: of ``moves``.
-        """
+    def slopes(self, start: Start) -> jax.Array:
+        """[u, k], or [u, m] of coloured moves."""
+        leaves, steps, values, cotangents, drawn = start
         step = jnp.asarray(self.layout.per_number(steps))
         weights = self._flat(cotangents)
 
@@ -103,15 +92,11 @@ class Propagated(NamedTuple):
         sides = 2 if self.central else 1
         if isinstance(self.moves, Colours):
             return jnp.sum(found, axis=0) / (sides * step)
-        if self.moves.divisor == "none":
-            return found.T / sides
-        one_step = step if self.moves.divisor == "moved" else jnp.broadcast_to(step[0], step.shape)
-        return found.T / (sides * self._step_of_calls(one_step, drawn))
-
-    def _step_of_calls(self, step: jax.Array, drawn: jax.Array | None) -> jax.Array:
-        if drawn is not None:
-            return step[jnp.where(drawn < step.shape[0], drawn, 0)]
-        return step if self.moves.divisor == "moved" else step[0]
+        if self.moves.divisor == "moved":
+            step = step if drawn is None else step[jnp.asarray(drawn)]
+        else:
+            step = step[0] if self.moves.divisor == "step" else 1
+        return found.T / (sides * step)
 
     def _chunk(self, one: Callable[[jax.Array], jax.Array]) -> int:
         return min(chunk_size(self.batch_size, one, jnp.int32(0)), self.moves.num_calls)
