@@ -45,12 +45,12 @@ def forward_error(fun, params, exact, smoothing):
     return np.linalg.norm(np.asarray(slopes) - exact)
 
 
-def test_the_probed_smoothing_is_nearly_the_best_of_a_ladder():
-    good = trials = 0
-    for fun, gradient, params in losses().values():
+def errors(chosen, error_of, seeds_of, smoothing_of):
+    """At the probed smoothing and the best of the ladder, over losses, noises and seeds."""
+    for fun, gradient, params in chosen.values():
         exact = gradient(params)
         for level in ("float32", 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
-            for seed in range(8 if level == "float32" else 7):
+            for seed in range(seeds_of(level)):
                 rng = np.random.default_rng(seed)
                 noisy = (
                     (lambda w, fun=fun: float(np.float32(fun(w))))
@@ -59,11 +59,15 @@ def test_the_probed_smoothing_is_nearly_the_best_of_a_ladder():
                 )
                 probe = dz.probe_smoothing(noisy, params, jax.random.key(seed))
                 assert probe.num_queries <= 60
-                best = min(forward_error(noisy, params, exact, step) for step in LADDER)
-                error = forward_error(noisy, params, exact, probe.smoothing)
-                good += error <= 3 * best
-                trials += 1
-    assert trials == 100
+                best = min(error_of(noisy, params, exact, step) for step in LADDER)
+                yield error_of(noisy, params, exact, smoothing_of(probe)), best
+
+
+def test_the_probed_smoothing_is_nearly_the_best_of_a_ladder():
+    seeds_of = lambda level: 8 if level == "float32" else 7
+    found = list(errors(losses(), forward_error, seeds_of, lambda probe: probe.smoothing))
+    good = sum(error <= 3 * best for error, best in found)
+    assert len(found) == 100
     assert good >= 90, good
 
 
@@ -85,24 +89,10 @@ def central_error(fun, params, exact, smoothing):
 
 
 def test_the_probed_central_smoothing_is_nearly_the_best_of_a_ladder():
-    good = trials = 0
-    for fun, gradient, params in central_losses().values():
-        exact = gradient(params)
-        for level in ("float32", 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
-            for seed in range(2):
-                rng = np.random.default_rng(seed)
-                noisy = (
-                    (lambda w, fun=fun: float(np.float32(fun(w))))
-                    if level == "float32"
-                    else (lambda w, fun=fun, rng=rng, s=level: fun(w) + s * rng.normal())
-                )
-                probe = dz.probe_smoothing(noisy, params, jax.random.key(seed))
-                assert probe.num_queries <= 60
-                best = min(central_error(noisy, params, exact, step) for step in LADDER)
-                error = central_error(noisy, params, exact, probe.central_smoothing)
-                good += error <= 3 * best
-                trials += 1
-    assert good >= 0.9 * trials, (good, trials)
+    central_of = lambda probe: probe.central_smoothing
+    found = list(errors(central_losses(), central_error, lambda level: 2, central_of))
+    good = sum(error <= 3 * best for error, best in found)
+    assert good >= 0.9 * len(found), (good, len(found))
 
 
 @pytest.mark.parametrize("level", [1e-2, 1e-4, 1e-6])
