@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from deepzero_jax.training.folder import Json, free_name
+from deepzero_jax.training.folder import Json, RunFolderError, free_name
 from deepzero_jax.types import Log, PyTree
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class Checkpointer:
       folder: where the checkpoints lie, a subfolder for each step.
       log: takes a line when a damaged checkpoint is passed over.
       max_to_keep: older ones are deleted.
+
+    Raises:
+      RunFolderError: a file stands in the place of the folder. Orbax would notice when it
+        saves, hours later, and leave threads behind that wait for ten minutes.
     """
 
     def __init__(self, folder: Path, log: Log, max_to_keep: int = 3) -> None:
@@ -83,6 +87,10 @@ class Checkpointer:
         # Here, as it takes a second: who only imports the package need not wait for it.
         import orbax.checkpoint as ocp
 
+        if self._folder.exists() and not self._folder.is_dir():
+            raise RunFolderError(
+                f"{self._folder} is a file where checkpoints are to lie; move it away"
+            )
         options = ocp.CheckpointManagerOptions(max_to_keep=self._max_to_keep, create=True)
         _speak_alone()
         return ocp.CheckpointManager(self._folder, options=options)
