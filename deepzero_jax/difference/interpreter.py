@@ -1,6 +1,6 @@
 """The finite-difference transform: one pass of deltas beside a pass of base values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import jax
@@ -16,6 +16,7 @@ from deepzero_jax.difference.program import (
     Program,
     Values,
     evaluate,
+    last_uses,
     read,
     trace,
     without_dead_equations,
@@ -56,13 +57,11 @@ def propagate(
     Returns:
       Deltas; those of float16 and bfloat16 values are float32.
     """
-    moved, stand_ins = propagate_beside(program, values, deltas, stand_ins or {}, delta_dtype)
-    found = []
-    for item, delta in zip(program.outputs, moved, strict=True):
-        if not isinstance(item, Constant) and item in stand_ins:
-            delta = _from_base(read(values, item), stand_ins[item], delta)
-        found.append(delta)
-    return found
+    passing = Passing(program, values, stand_ins or {}, delta_dtype)
+    passing.start(dict(zip(program.inputs, deltas, strict=True)))
+    for place in range(len(program.equations)):
+        passing.advance(place)
+    return [passing.result(item) for item in program.outputs]
 
 
 def propagate_beside(
@@ -84,37 +83,84 @@ def propagate_beside(
     Returns:
       Deltas of the outputs, and every stand-in.
     """
-    moving: dict[int, Delta] = {
-        number: _wide(delta)
-        for number, delta in zip(program.inputs, deltas, strict=True)
-        if not isinstance(delta, Zero)
-    }
-    stand_ins = dict(stand_ins)
-    signs = Signs(program)
+    passing = Passing(program, values, stand_ins, delta_dtype)
+    passing.start(dict(zip(program.inputs, deltas, strict=True)))
+    for place in range(len(program.equations)):
+        passing.advance(place)
+    return [passing.delta_of(item) for item in program.outputs], passing.stand_ins
 
-    def delta_of(item: Operand) -> Delta:
-        return ZERO if isinstance(item, Constant) else moving.get(item, ZERO)
 
-    def stand_in_of(item: Operand) -> jax.Array:
-        if not isinstance(item, Constant) and item in stand_ins:
-            return stand_ins[item]
-        return read(values, item)
+class Passing:
+    """A pass of deltas under way, equation by equation.
 
-    for eqn in program.equations:
-        inputs = [delta_of(item) for item in eqn.inputs]
+    Args:
+      program: flat equations.
+      values: every base value.
+      stand_ins: of the inputs that have some.
+      delta_dtype: type of the operands of products of deltas, or None.
+      signs: of the program, where they are known already.
+
+    Attributes:
+      moving: deltas that are still to be read, by variable number.
+      stand_ins: by variable number.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        values: Values,
+        stand_ins: Values,
+        delta_dtype: jax.typing.DTypeLike | None,
+        signs: Signs | None = None,
+    ) -> None:
+        self._program, self._values, self._delta_dtype = program, values, delta_dtype
+        self._signs = Signs(program) if signs is None else signs
+        self._last_use = last_uses(program)
+        self.moving: dict[int, Delta] = {}
+        self.stand_ins = dict(stand_ins)
+
+    def start(self, deltas: Mapping[int, Delta]) -> None:
+        """Sets the deltas of variables."""
+        for number, delta in deltas.items():
+            if not isinstance(delta, Zero) and number in self._last_use:
+                self.moving[number] = _wide(delta)
+
+    def delta_of(self, item: Operand) -> Delta:
+        """The delta of an operand that is still to be read."""
+        return ZERO if isinstance(item, Constant) else self.moving.get(item, ZERO)
+
+    def advance(self, place: int) -> bool:
+        """Propagates through the equation at a place; whether any of its operands moves."""
+        eqn = self._program.equations[place]
+        inputs = [self.delta_of(item) for item in eqn.inputs]
         if all(isinstance(delta, Zero) for delta in inputs):
-            continue
-        operands = [read(values, item) for item in eqn.inputs]
-        results = [values[number] for number in eqn.outputs]
-        bases = [stand_in_of(item) for item in eqn.inputs]
-        at = Application(eqn, bases, results, delta_dtype, operands, results)
-        moved, others = propagate_equation(at, inputs, signs)
+            return False
+        operands = [read(self._values, item) for item in eqn.inputs]
+        results = [self._values[number] for number in eqn.outputs]
+        bases = [self._stand_in_of(item) for item in eqn.inputs]
+        at = Application(eqn, bases, results, self._delta_dtype, operands, results)
+        moved, others = propagate_equation(at, inputs, self._signs)
         for number, delta, other in zip(eqn.outputs, moved, others, strict=True):
-            if not isinstance(delta, Zero):
-                moving[number] = delta
-                if other is not values[number]:
-                    stand_ins[number] = other
-    return [delta_of(item) for item in program.outputs], stand_ins
+            if not isinstance(delta, Zero) and number in self._last_use:
+                self.moving[number] = delta
+                if other is not self._values[number]:
+                    self.stand_ins[number] = other
+        for item in eqn.inputs:
+            if isinstance(item, int) and self._last_use[item] == place:
+                self.moving.pop(item, None)
+        return True
+
+    def result(self, item: Operand) -> Delta:
+        """The delta of an output from its base value, whatever may stand in for that."""
+        delta = self.delta_of(item)
+        if isinstance(item, Constant) or item not in self.stand_ins:
+            return delta
+        return _from_base(read(self._values, item), self.stand_ins[item], delta)
+
+    def _stand_in_of(self, item: Operand) -> jax.Array:
+        if not isinstance(item, Constant) and item in self.stand_ins:
+            return self.stand_ins[item]
+        return read(self._values, item)
 
 
 def _wide(delta: Delta) -> Delta:

@@ -137,6 +137,15 @@ def without_dead_equations(program: Program, outputs: Sequence[Operand]) -> Prog
     return Program(kept[::-1], program.inputs, tuple(outputs))
 
 
+def last_uses(program: Program) -> dict[int, int]:
+    """At which equation each variable is read last; outputs are read after all of them."""
+    found: dict[int, int] = {}
+    for place, eqn in enumerate(program.equations):
+        found.update((item, place) for item in eqn.inputs if isinstance(item, int))
+    end = len(program.equations)
+    return found | {item: end for item in program.outputs if isinstance(item, int)}
+
+
 def read(values: Values, operand: Operand) -> jax.Array:
     """The value of an operand."""
     return cast(jax.Array, operand.value) if isinstance(operand, Constant) else values[operand]
@@ -177,6 +186,7 @@ class Hoisted:
 
     def __init__(self, fun: Callable[..., PyTree], *args: PyTree) -> None:
         program, self._treedef = trace(fun, *args)
+        self._input_bytes = [size_bytes(value) for value in jax.tree.leaves(args)]
         self._rest = hoist(program)
 
     def __call__(self, *inputs: PyTree) -> PyTree:
@@ -184,9 +194,11 @@ class Hoisted:
         values = evaluate(self._rest, jax.tree.leaves(inputs))
         return self._treedef.unflatten([read(values, item) for item in self._rest.outputs])
 
-    def live_bytes(self) -> int:
+    def live_bytes(self, with_inputs: bool = False) -> int:
         """Bytes that one call keeps alive at its worst moment, as ``cost.live_bytes``."""
-        operations = [
+        inputs = dict(zip(self._rest.inputs, self._input_bytes, strict=True))
+        operations = [Operation((), inputs)] if with_inputs else []
+        operations += [
             Operation(
                 [item for item in eqn.inputs if isinstance(item, int)],
                 dict(zip(eqn.outputs, eqn.output_bytes, strict=True)),

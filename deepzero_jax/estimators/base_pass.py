@@ -11,7 +11,14 @@ from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.difference.interpreter import propagate
-from deepzero_jax.difference.program import evaluate, read, trace, without_dead_equations
+from deepzero_jax.difference.program import (
+    Program,
+    Values,
+    evaluate,
+    read,
+    trace,
+    without_dead_equations,
+)
 from deepzero_jax.difference.values import Delta, dense
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
@@ -80,12 +87,28 @@ class BasePass(NamedTuple):
       delta: ``(deltas of the parameters' leaves) -> f(params + deltas) − f(params)``; where
         differences are propagated, each is any ``difference.values.Delta``.
       host_use: what the loss asks of the host.
+      course: what the differences are propagated through, if they are.
     """
 
     value: jax.Array
     aux: PyTree
     delta: Callable[[Sequence[PyTree]], jax.Array]
     host_use: HostUse = HostUse()
+    course: "Course | None" = None
+
+
+class Course(NamedTuple):
+    """A loss as a program, at its base.
+
+    Attributes:
+      program: from the parameters' leaves to the loss.
+      values: every base value.
+      delta_dtype: of the operands of products of deltas, or None.
+    """
+
+    program: Program
+    values: Values
+    delta_dtype: DTypeLike | None
 
 
 def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
@@ -98,7 +121,8 @@ def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
     def delta(deltas: Sequence[Delta]) -> jax.Array:
         return dense(propagate(to_loss, values, deltas, delta_dtype)[0], value)
 
-    return BasePass(value, aux, delta, HostUse.of(to_loss.equations))
+    course = Course(to_loss, values, delta_dtype)
+    return BasePass(value, aux, delta, HostUse.of(to_loss.equations), course)
 
 
 def check_delta_dtype(delta_dtype: DTypeLike | None, reuse: str) -> None:

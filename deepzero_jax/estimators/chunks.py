@@ -35,18 +35,26 @@ def check_batch_size(batch_size: BatchSize) -> None:
 
 
 def chunk_size(batch_size: BatchSize, fun: Callable[..., PyTree], *args: PyTree) -> int:
+    """Number of perturbed passes ``fun(*args)`` to run side by side, as ``chunk_of``.
+
+    A pass that is ``Hoisted`` already is not traced again.
+    """
+    if isinstance(fun, Hoisted):
+        return chunk_of(batch_size, fun.live_bytes)
+    return chunk_of(batch_size, lambda: live_bytes(fun, *args))
+
+
+def chunk_of(batch_size: BatchSize, alive: Callable[[], int]) -> int:
     """Number of perturbed passes to run side by side.
 
-    ``"auto"`` fits what one pass ``fun(*args)`` keeps alive into
-    ``cost.memory_budget``, ``"auto/2"`` into half of it; both depend on shapes and device
-    alone. A pass that is ``Hoisted`` already is not traced again.
+    ``"auto"`` fits what one pass keeps ``alive``, in bytes, into ``cost.memory_budget``,
+    ``"auto/2"`` into half of it; both depend on shapes and device alone.
     """
     if isinstance(batch_size, int):
         return batch_size
     found = _AUTO.fullmatch(batch_size)
     budget = memory_budget() // int(found[1] or 1) if found else 0
-    alive = fun.live_bytes() if isinstance(fun, Hoisted) else live_bytes(fun, *args)
-    return max(1, min(_LARGEST_CHUNK, budget // max(alive, 1)))
+    return max(1, min(_LARGEST_CHUNK, budget // max(alive(), 1)))
 
 
 def map_valid(
@@ -101,6 +109,55 @@ def map_valid(
     return lax.fori_loop(
         0, (length + chunk - 1) // chunk, lambda i, found: run_chunk(i * chunk, found), results
     )[:count]
+
+
+def map_joined(
+    fun: Callable[[jax.Array, jax.Array], jax.Array],
+    indices: Sequence[Array],
+    leaves: Sequence[Array],
+    chunk: int,
+    dtype: DTypeLike,
+) -> list[jax.Array]:
+    """Maps a function over the valid indices of several leaves, all in one loop.
+
+    Args:
+      fun: ``(number of the leaf, int32 [chunk]) -> [chunk] of dtype``.
+      indices: int32 [n] into each leaf, padding at the end.
+      leaves: arrays whose scalars they are.
+      chunk: indices side by side, of one leaf.
+      dtype: of the results.
+
+    Returns:
+      [n] for each leaf, as ``map_valid`` does.
+    """
+    counts = [part.shape[0] for part in indices]
+    padded = [-(-count // chunk) * chunk for count in counts]
+    sizes = [np.size(leaf) for leaf in leaves]
+    filled = [
+        jnp.full(length, size, jnp.int32).at[:count].set(part.astype(jnp.int32))
+        for part, count, length, size in zip(indices, counts, padded, sizes, strict=True)
+    ]
+    every = jnp.concatenate(filled)
+    offsets = np.cumsum([0, *padded], dtype=np.int32)[:-1]
+    lengths = jnp.stack(
+        [
+            jnp.asarray(valid_length(leaf, part), jnp.int32)
+            for leaf, part in zip(leaves, filled, strict=True)
+        ]
+    )
+    # Batched, the choice of a leaf would become the evaluation of all of them.
+    numbers = _unbatched((lengths + chunk - 1) // chunk)
+    ends = jnp.cumsum(numbers)
+
+    def run_chunk(place: jax.Array, results: jax.Array) -> jax.Array:
+        leaf = jnp.sum(place >= ends, dtype=jnp.int32)
+        start = jnp.asarray(offsets)[leaf] + (place - (ends - numbers)[leaf]) * chunk
+        part = lax.dynamic_slice(every, (start,), (chunk,))
+        found = fun(leaf, part).astype(dtype)
+        return lax.dynamic_update_slice(results, found, (start,))
+
+    results = lax.fori_loop(0, ends[-1], run_chunk, jnp.zeros(every.shape, dtype))
+    return [results[start : start + n] for start, n in zip(offsets, counts, strict=True)]
 
 
 def varying_like_chunks(run_chunk: RunChunk[Carry], start: Carry) -> Carry:
@@ -175,4 +232,4 @@ def _largest(
 ) -> tuple[jax.Array, bool]:
     """Loops and branches over a batched count would run for every member of the batch."""
     del axis_size
-    return _unbatched(jnp.max(count) if in_batched[0] else count), False
+    return _unbatched(jnp.max(count, axis=0) if in_batched[0] else count), False

@@ -1,9 +1,8 @@
 """Coordinate-wise gradient estimation: one finite difference per coordinate."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +11,16 @@ from jax.typing import DTypeLike
 
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss, check_choice, check_delta_dtype
-from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, map_valid
+from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size
 from deepzero_jax.estimators.contract import CoordinateEstimator
+from deepzero_jax.estimators.leaf_loops import LeafLoop, OneLeaf, joined_loops
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.manual_axes import varying_like
+from deepzero_jax.estimators.manual_axes import varying_axes, varying_like
 from deepzero_jax.estimators.pass_difference import propagated_passes
+from deepzero_jax.estimators.pass_joined import JoinedPasses
 from deepzero_jax.estimators.pass_suffix import suffix_passes
 from deepzero_jax.estimators.pass_whole import whole_passes
-from deepzero_jax.estimators.passes import Passes, Slope, WayOfPassing
+from deepzero_jax.estimators.passes import Passes, WayOfPassing
 from deepzero_jax.estimators.probing import Probe, chosen_step
 from deepzero_jax.estimators.smoothing import Smoothing
 from deepzero_jax.types import Array, Params, PyTree
@@ -82,16 +83,6 @@ def cge(
     return _Coordinatewise(step, central, reuse, delta_dtype, batch_size, probe).estimator()
 
 
-class _LeafWork(NamedTuple):
-    """The coordinates of one leaf, and how many of their slopes are found side by side."""
-
-    slope: Callable[[jax.Array], jax.Array]
-    leaf: jax.Array
-    indices: Array
-    chunk: int
-    hoist: bool
-
-
 @dataclass(frozen=True)
 class _Coordinatewise:
     smoothing: Smoothing
@@ -122,47 +113,56 @@ class _Coordinatewise:
     def values(self, loss: Loss, params: Params, coordinates: PyTree) -> tuple[ValueAndAux, PyTree]:
         """Base pass, and the slope along each coordinate."""
         at = FlatLoss.at(loss, params)
-        passes, work = self._plan(at, coordinates)
-        value, asks = passes.head[0], passes.host_use.asks
-        found = [
-            map_valid(
-                w.slope, w.indices, w.leaf, w.chunk, value.dtype, passes.hoist and w.hoist, asks
-            )
-            for w in work
-        ]
+        passes, loops = self._plan(at, coordinates)
+        value = passes.head[0]
+        of_leaf: dict[int, jax.Array] = {}
+        for loop in loops:
+            of_leaf.update(zip(loop.positions, loop.slopes(value.dtype), strict=True))
+        found = [of_leaf[position] for position in range(len(at.leaves))]
         passes.host_use.tell_lost(found, value)
         found = [passes.host_use.kept(slopes, value) for slopes in found]
         return passes.head, at.treedef.unflatten(found)
 
     def chunk_sizes(self, loss: Loss, params: Params, coordinates: PyTree) -> list[int]:
         """Coordinates side by side, leaf by leaf; nothing is run."""
-        sizes: list[int] = []
+        sizes: dict[int, int] = {}
 
         def trace(params: Params, arrays: list[Array]) -> jax.Array:
             at = FlatLoss.at(loss.with_arrays(arrays), params)
-            sizes.extend(work.chunk for work in self._plan(at, coordinates)[1])
+            for loop in self._plan(at, coordinates)[1]:
+                sizes.update(dict.fromkeys(loop.positions, loop.chunk))
             return jnp.zeros(())
 
         jax.eval_shape(trace, params, loss.arrays())
-        return sizes
+        return [sizes[position] for position in sorted(sizes)]
 
-    def _plan(self, at: FlatLoss, coordinates: PyTree) -> tuple[Passes, list[_LeafWork]]:
+    def _plan(self, at: FlatLoss, coordinates: PyTree) -> tuple[Passes, list[LeafLoop]]:
         ways: dict[Reuse, WayOfPassing] = {
             "difference": partial(propagated_passes, delta_dtype=self.delta_dtype),
             "none": whole_passes,
             "split": suffix_passes,
         }
-        passes = ways[self.reuse](at, at.steps(self.smoothing), self.central)
+        steps = at.steps(self.smoothing)
+        passes = ways[self.reuse](at, steps, self.central)
         chosen = at.treedef.flatten_up_to(coordinates)
         early = passes.hoist and not passes.host_use.asks
-        work = [
-            self._leaf_work(slope, leaf, indices, early)
-            for slope, leaf, indices in zip(passes.slopes, at.leaves, chosen, strict=True)
+        loops: list[LeafLoop] = []
+        if early and passes.course is not None and not varying_axes(chosen):
+            joined = JoinedPasses(passes.course, at.leaves, steps, chosen)
+            loops += joined_loops(joined, at.leaves, chosen, steps, self.central, self.batch_size)
+        shared = {position for loop in loops for position in loop.positions}
+        loops += [
+            self._own_loop(position, passes, leaf, indices, early)
+            for position, (leaf, indices) in enumerate(zip(at.leaves, chosen, strict=True))
+            if position not in shared
         ]
-        return passes, work
+        return passes, loops
 
-    def _leaf_work(self, slope: Slope, leaf: jax.Array, indices: Array, early: bool) -> _LeafWork:
+    def _own_loop(
+        self, position: int, passes: Passes, leaf: jax.Array, indices: Array, early: bool
+    ) -> OneLeaf:
         """With ``early``, what does not depend on the index is evaluated while it is traced."""
+        slope = passes.slopes[position]
         example, count = varying_like(jnp.int32(0), indices), np.shape(indices)[0]
         one = Hoisted(slope, example) if early and count else slope
         chunk = 1
@@ -170,5 +170,6 @@ class _Coordinatewise:
             chunk = min(chunk_size(self.batch_size, one, example), count)
         is_hoisted = early and chunk == 1
         # All of the one pass of a scalar could be hoisted, and so asked where it is padding.
-        later = not is_hoisted and (early or leaf.ndim > 0)
-        return _LeafWork(one if is_hoisted else slope, leaf, indices, chunk, later)
+        later = passes.hoist and not is_hoisted and (early or leaf.ndim > 0)
+        run, exact = one if is_hoisted else slope, passes.host_use.asks
+        return OneLeaf([position], chunk, run, leaf, indices, later, exact)

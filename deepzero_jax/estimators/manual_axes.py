@@ -80,6 +80,11 @@ def varying_like(array: PyTree, result: PyTree) -> PyTree:
     return jax.tree.map(lambda start, stop: _vary(start, _varying(stop)), array, result)
 
 
+def varying_axes(tree: PyTree) -> frozenset[str]:
+    """Mesh axes over which any leaf of a tree is known to vary."""
+    return frozenset().union(*map(_varying, jax.tree.leaves(tree)))
+
+
 def _varying(value: Array | jax.ShapeDtypeStruct) -> frozenset[str]:
     aval = value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
     kind = getattr(aval, "manual_axis_type", None)

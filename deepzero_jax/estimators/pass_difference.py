@@ -39,7 +39,8 @@ def propagated_passes(
         return slope
 
     slopes = [along(position, step) for position, step in enumerate(steps)]
-    return Passes((base.value, base.aux), slopes, hoist=True, host_use=base.host_use)
+    head = (base.value, base.aux)
+    return Passes(head, slopes, hoist=True, host_use=base.host_use, course=base.course)
 
 
 def unravel(index: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, ...]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.estimators.base_pass import FlatLoss
+from deepzero_jax.estimators.base_pass import Course, FlatLoss
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import ValueAndAux
 from deepzero_jax.estimators.smoothing import Step, check_resolution
@@ -25,12 +25,14 @@ class Passes(NamedTuple):
       slopes: for each leaf, ``(flat index) -> slope``.
       hoist: whether slopes hold work that is the same for every index.
       host_use: what the loss asks of the host.
+      course: what differences are propagated through, if they are.
     """
 
     head: ValueAndAux
     slopes: Sequence[Slope]
     hoist: bool = False
     host_use: HostUse = HostUse()
+    course: Course | None = None
 
 
 # ``(flat loss, step of each leaf, central) -> passes``.

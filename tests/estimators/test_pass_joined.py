@@ -1,0 +1,133 @@
+"""Leaves whose passes meet share a loop: the numbers stay, the program shrinks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from deepzero_jax.estimators import coordinatewise
+from tests.estimators.test_pass_difference import (
+    FOREIGN,
+    Depthwise,
+    GroupNormNet,
+    foreign_problem,
+)
+from tests.problems import network_loss, relative_error, some_coordinates
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """``apart(function, *args)`` evaluates with a loop for every leaf."""
+
+    def run(function, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(coordinatewise, "joined_loops", lambda *_: [])
+            return function(*args, **kwargs)
+
+    return run
+
+
+def gradient(fun, params, args, coordinates=None, has_aux=False, **options):
+    vg = dz.value_and_grad(fun, dz.cge(smoothing=1e-4, **options), has_aux=has_aux)
+    # Made anew at every call, so that nothing traced before is taken.
+    return jax.jit(lambda p, c: vg(p, *args, coordinates=c)[1])(params, coordinates)
+
+
+def equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            yield from equations(inner)
+
+
+def count(name, function, *args):
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return sum(eqn.primitive.name == name for eqn in equations(jaxpr))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "module", [m if m is GroupNormNet else pytest.param(m, marks=pytest.mark.slow) for m in FOREIGN]
+)
+def test_networks_of_other_people_keep_their_numbers(module, apart):
+    loss, params, images, labels = foreign_problem(module)
+    coordinates = some_coordinates(params, per_leaf=3)
+    options = {"coordinates": coordinates, "batch_size": 2}
+    together = gradient(loss, params, (images, labels), **options)
+    alone = apart(gradient, loss, params, (images, labels), **options)
+    assert relative_error(together, alone) < 1e-11
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch_size", [1, 4, "auto"])
+@pytest.mark.parametrize("central", [False, True])
+def test_chunks_signs_and_padding_keep_their_numbers(central, batch_size, apart):
+    loss, params, images, labels = foreign_problem(Depthwise)
+    coordinates = jax.tree.map(
+        lambda leaf, chosen: jnp.concatenate([chosen, jnp.full(3, leaf.size, jnp.int32)]),
+        params,
+        some_coordinates(params, per_leaf=5),
+    )
+    steps = {path: 1e-4 * (1 + n) for n, path in enumerate(dz.leaf_paths(params))}
+    vg = dz.value_and_grad(loss, dz.cge(smoothing=steps, central=central, batch_size=batch_size))
+    run = lambda: jax.jit(lambda p: vg(p, images, labels, coordinates=coordinates))(params)[1]
+    assert relative_error(run(), apart(run)) < 1e-11
+
+
+def test_the_program_grows_with_the_depth_not_with_its_square():
+    def convolutions(name):
+        fun, params, args = network_loss(name, batch=2)
+        vg = dz.value_and_grad(fun, dz.cge(batch_size=1), has_aux=True)
+        return count("conv_general_dilated", vg, params, *args)
+
+    # In the base pass, where its own kernel enters, and for what comes from before it.
+    assert convolutions("resnet8") <= 3 * 7
+    assert convolutions("resnet20") <= 3 * 19
+
+
+def test_an_ordinary_network_of_another_library_shares_its_loops(apart):
+    loss, params, images, labels = foreign_problem(GroupNormNet)
+    run = lambda: count(
+        "while", dz.value_and_grad(loss, dz.cge(batch_size=1)), params, images, labels
+    )
+    assert apart(run) == len(jax.tree.leaves(params))
+    assert run() < len(jax.tree.leaves(params)) // 2
+
+
+def test_under_vmap_a_chunk_still_runs_its_own_branch_alone(apart):
+    loss, params, images, labels = foreign_problem(GroupNormNet)
+    vg = dz.value_and_grad(loss, dz.cge(batch_size=1))
+    drawn = jax.tree.map(
+        lambda leaf: jnp.asarray(
+            np.random.default_rng(0).integers(leaf.size, size=(3, min(leaf.size, 2))), jnp.int32
+        ).sort(1),
+        params,
+    )
+    many = jax.vmap(lambda c: vg(params, images, labels, coordinates=c)[1])
+    assert count("cond", many, drawn) == count("cond", vg, params, images, labels)
+    run = lambda: jax.jit(lambda c: many(c))(drawn)
+    np.testing.assert_allclose(
+        *(jnp.concatenate([g.ravel() for g in jax.tree.leaves(t)]) for t in (run(), apart(run))),
+        rtol=2e-3,
+        atol=1e-5,
+    )
+
+
+def test_values_that_may_be_infinite_are_not_handed_on():
+    """Where a base value has a stand-in, a pass goes on alone."""
+
+    def loss(params, x):
+        hidden = jnp.log(jnp.abs(x @ params["w"] + params["b"]))
+        return jnp.sum(jnp.tanh(jnp.where(jnp.isfinite(hidden), hidden, 0) @ params["v"]))
+
+    params = {"w": jnp.eye(3), "b": jnp.zeros(3), "v": jnp.ones((3, 2))}
+    x = jnp.array([[0.0, 1.0, 2.0], [3.0, 0.0, -1.0]])
+    together = gradient(loss, params, (x,))
+    expected = gradient(loss, params, (x,), reuse="none")
+    np.testing.assert_allclose(
+        jnp.concatenate([g.ravel() for g in jax.tree.leaves(together)]),
+        jnp.concatenate([g.ravel() for g in jax.tree.leaves(expected)]),
+        rtol=5e-2,
+        atol=5e-2,
+    )
