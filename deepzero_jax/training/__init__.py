@@ -24,7 +24,7 @@ from deepzero_jax.training.folder import (
     write_json,
     write_text,
 )
-from deepzero_jax.training.forecast import Forecast, Seconds, forecast
+from deepzero_jax.training.forecasting import Forecast, Seconds, forecast
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.metrics import MetricsLog, read_lines, read_metrics
 from deepzero_jax.training.optimizer import (

@@ -12,7 +12,7 @@ from deepzero_jax.coordinates import coordinates_per_leaf, leaf_paths, num_coord
 from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Spending
 from deepzero_jax.training.boxes import Boxes
-from deepzero_jax.training.forecast import Forecast
+from deepzero_jax.training.forecasting import Forecast
 from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
@@ -144,7 +144,8 @@ class Plan(NamedTuple):
                 f"time          {step} a step (measured), {compiled}",
                 f"ETA           {whole} for the whole run, evaluation not counted",
             ]
-        range_of = lambda count: " to ".join(format_seconds(count * end) for end in self.spread)
+        least, most = self.spread
+        range_of = lambda n: f"{format_seconds(n * least)} to {format_seconds(n * most)}"
         return [
             f"time          {step} a step (estimated: {range_of(1)}), {compiled}",
             *([f"              {self.estimated}"] if self.estimated else []),

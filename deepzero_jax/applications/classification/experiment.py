@@ -149,9 +149,8 @@ def with_probed_smoothing(experiment: Experiment, folder: Path, log: Log = print
     if not needs_probe(experiment):
         chosen = experiment.config.estimator
         if chosen.smoothing == "auto" and chosen.name != "first_order" and not experiment.probing:
-            log(
-                "the smoothing is not probed: propagated differences do not cancel, and have no noise"
-            )
+            why = "propagated differences do not cancel, and have no noise"
+            log(f"the smoothing is not probed: {why}")
         return experiment
     batch_key, key = jax.random.split(experiment.key("probing"))
     fun = experiment.task.loss_on_a_batch(experiment.model_state, batch_key)
