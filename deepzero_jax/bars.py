@@ -48,12 +48,15 @@ class Bar:
     def __init__(self, name: str, total: int | None = None, unit: str = "") -> None:
         self.name, self.total, self.unit = name, total, unit
         self._done, self._started = 0, time.time()
+        # When the first units were done, and how many: before them a program is compiled.
+        self._first: tuple[float, int] | None = None
         self._lock = threading.Lock()
 
     def advance(self, count: int = 1) -> None:
         """Adds to what is done; from any thread."""
         with self._lock:
             self._done += int(count)
+            self._first = self._first or (time.time(), self._done)
 
     @property
     def done(self) -> int:
@@ -70,15 +73,24 @@ class Bar:
         """When the work began, in seconds since 1970."""
         return self._started
 
+    @property
+    def rate(self) -> float | None:
+        """Units a second since the first were done; None while nobody knows."""
+        if self._first is None or self._done <= self._first[1]:
+            return None
+        started, before = self._first
+        return (self._done - before) / max(time.time() - started, 1e-9)
+
     def line(self) -> str:
         """How far it is."""
-        done, seconds = self.done, self.seconds
-        if not (done and self.total):
-            return f"{self.name}: {format_seconds(seconds)} so far"
-        left, percent = (self.total - done) * seconds / done, 100 * done // self.total
+        done, rate = self.done, self.rate
+        counted = f" {done:,} of {self.total:,} {self.unit}," if self.total else ""
+        if rate is None or not self.total:
+            return f"{self.name}:{counted} {format_seconds(self.seconds)} so far"
+        left, percent = format_seconds((self.total - done) / rate), 100 * done // self.total
         return (
             f"{self.name}: {done:,} of {self.total:,} {self.unit} ({percent} %), "
-            f"{done / seconds:.3g} a second, {format_seconds(left)} to go"
+            f"{rate:.3g} a second, {left} to go"
         )
 
     def last_line(self) -> str:

@@ -24,8 +24,8 @@ def test_a_log_is_told_line_by_line_how_far_it_is_and_how_long_it_will_take(monk
             shown.advance()
         time.sleep(0.05)
         assert 3 <= len(lines) <= 6
-        assert lines[0].startswith("scoring: ")
-        assert lines[0].endswith("so far")
+        assert lines[0].startswith("scoring: 0 of 8 queries, ")
+        assert lines[0].endswith(" ms so far")
         assert "scoring: 2 of 8 queries (25 %), " in lines[2]
         assert lines[2].endswith("ms to go") or lines[2].endswith(" s to go")
         shown.advance(6)
