@@ -13,7 +13,7 @@ from deepzero_jax.estimators.boundary import (
     fit_surrogate,
     windows,
 )
-from deepzero_jax.estimators.chunks import BatchSize, check_batch_size
+from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, counting_passes
 from deepzero_jax.estimators.contract import (
     CoordinateEstimator,
     DirectionEstimator,
@@ -63,6 +63,7 @@ __all__ = [
     "check_smoothing",
     "coordinate_costs",
     "cosine_basis",
+    "counting_passes",
     "differentiable",
     "first_order",
     "fit_surrogate",

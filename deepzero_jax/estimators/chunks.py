@@ -1,7 +1,9 @@
 """Perturbed passes in chunks: how many go side by side, and the loop over them."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import jax
@@ -23,6 +25,32 @@ Carry = TypeVar("Carry", bound=PyTree)
 RunChunk = Callable[[jax.Array, Carry], Carry]
 _LARGEST_CHUNK = 1024
 _AUTO = re.compile(r"auto(?:/([1-9]\d*))?")
+
+
+_advance: ContextVar[Callable[[int], None] | None] = ContextVar("advance", default=None)
+
+
+@contextmanager
+def counting_passes(advance: Callable[[int], None] | None) -> Iterator[None]:
+    """Estimates along random directions that are traced inside tell how far they are.
+
+    Args:
+      advance: is told, whenever the compiled estimate is run, how many evaluations of the loss
+        more are done; called from where it runs, once for a base pass and once for a chunk. A
+        program that calls it is not kept in the compilation cache. None: nobody is told.
+    """
+    token = _advance.set(advance)
+    try:
+        yield
+    finally:
+        _advance.reset(token)
+
+
+def tell_passes(count: jax.Array | int) -> None:
+    """In a trace: tells of so many evaluations, where ``counting_passes`` asks for it."""
+    advance = _advance.get()
+    if advance is not None:
+        jax.debug.callback(lambda count: advance(int(count)), jnp.int32(count))
 
 
 def check_batch_size(batch_size: BatchSize) -> None:

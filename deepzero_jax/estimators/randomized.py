@@ -24,6 +24,7 @@ from deepzero_jax.estimators.chunks import (
     check_batch_size,
     chunk_size,
     run_exactly,
+    tell_passes,
     varying_like_chunks,
 )
 from deepzero_jax.estimators.contract import DirectionEstimator
@@ -115,7 +116,7 @@ class _Randomized:
 
     def estimator(self) -> DirectionEstimator:
         """The estimator with these settings."""
-        queries = 1 + (2 if self.central else 1) * self.num_directions
+        queries = 1 + self._passes * self.num_directions
         settings = {name: value for name, value in vars(self).items() if name != "probe"}
         return DirectionEstimator(
             name="rge",
@@ -124,6 +125,10 @@ class _Randomized:
             settings=settings,
             probe=self.probe,
         )
+
+    @property
+    def _passes(self) -> int:
+        return 2 if self.central else 1
 
     def summand(
         self,
@@ -158,7 +163,8 @@ class _Randomized:
         chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
         # The last parts may have one direction less; a box is not asked for it.
         own = (self.num_directions - part + num_parts - 1) // num_parts if asks else None
-        total, lost = _sum_terms(term, (params, jnp.int32(0)), count, chunk, own)
+        tell_passes(1)
+        total, lost = _sum_terms(term, (params, jnp.int32(0)), count, chunk, own, self._passes)
         base.host_use.tell(lost)
         grads = jax.tree.map(lambda g: g / self.num_directions, total)
         return (base.value, base.aux), grads
@@ -206,11 +212,16 @@ def _sum_terms(
     num_directions: int,
     chunk: int,
     exactly: jax.Array | int | None,
+    passes: int,
 ) -> PyTree:
-    """The sum of terms, in chunks; the last is filled up with zeros, unless ``exactly`` many."""
+    """The sum of terms, in chunks; the last is filled up with zeros, unless ``exactly`` many.
+
+    Each takes so many ``passes``.
+    """
 
     def chunks_of(size: int) -> RunChunk[PyTree]:
         def add_chunk(start: jax.Array, total: PyTree) -> PyTree:
+            tell_passes(passes * jnp.minimum(size, num_directions - start))
             if size == 1:
                 return jax.tree.map(jnp.add, total, term(start))
             terms = jax.vmap(term)(start + jnp.arange(size))

@@ -1,5 +1,6 @@
 """The training loop: task, step, plan, checkpoints, exact resume; several stages and processes."""
 
+from deepzero_jax.bars import format_seconds
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.classification import (
@@ -23,6 +24,7 @@ from deepzero_jax.training.folder import (
     write_json,
     write_text,
 )
+from deepzero_jax.training.forecasting import Forecast, Seconds, forecast
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.metrics import MetricsLog, read_lines, read_metrics
 from deepzero_jax.training.optimizer import (
@@ -34,7 +36,7 @@ from deepzero_jax.training.optimizer import (
     make_optimizer,
 )
 from deepzero_jax.training.places import Place, where_to_ask
-from deepzero_jax.training.planning import Plan, format_seconds, plan
+from deepzero_jax.training.planning import About, Plan, expected_counts, expected_plan, plan
 from deepzero_jax.training.probing import (
     Probing,
     RecordSmoothing,
@@ -55,9 +57,11 @@ __all__ = [
     "OPTIMIZERS",
     "PURPOSES",
     "SCHEDULES",
+    "About",
     "Boxes",
     "Checkpointer",
     "CompiledStep",
+    "Forecast",
     "InterruptedRunError",
     "Json",
     "Mask",
@@ -73,6 +77,7 @@ __all__ = [
     "RunFolderError",
     "Samples",
     "Schedule",
+    "Seconds",
     "Stages",
     "StepFailedError",
     "Task",
@@ -86,7 +91,10 @@ __all__ = [
     "cross_entropy",
     "differences",
     "exit_now",
+    "expected_counts",
+    "expected_plan",
     "find_probe",
+    "forecast",
     "format_seconds",
     "kept_probe",
     "learning_rate_schedule",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from deepzero_jax.bars import tell
 from deepzero_jax.blackbox import samples_asked
 from deepzero_jax.data import (
     Dataset,
@@ -109,7 +110,11 @@ def _evaluation(
         return jnp.sum(jnp.where(valid, losses, 0)), jnp.sum(correct & valid)
 
     def evaluate(params: Params, model_state: PyTree, data: PyTree) -> dict[str, float]:
-        parts = [evaluate_chunk(params, model_state, data, jnp.int32(start)) for start in starts]
+        parts = []
+        for start in starts:
+            parts.append(evaluate_chunk(params, model_state, data, jnp.int32(start)))
+            jax.block_until_ready(parts[-1])
+            tell(1, len(starts), "parts")
         return {
             "test_loss": float(sum(float(part[0]) for part in parts) / num_test),
             "test_accuracy": sum(int(part[1]) for part in parts) / num_test,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 
+from deepzero_jax.bars import bar
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.errors import (
@@ -85,7 +86,8 @@ def train(
     **Cost**: the queries of its steps and of its evaluations.
     """
     if isinstance(step, TrainStep):
-        step = step.compile(state)
+        with bar(f"compiling the step of {name}", log):
+            step = step.compile(state)
     state = step.step.place(state)
     interval = evaluation_interval or step.step.task.steps_per_epoch
     spent = initial_queries, initial_samples or {}
@@ -128,15 +130,16 @@ class _Trainer:
         """The state of the newest checkpoint; without one the state given, its plan printed."""
         restored, settings = self.checkpointer.restore(state), self.settings
         if restored is None:
-            planned = plan(
-                self.compiled,
-                state,
-                num_steps=settings.num_steps,
-                initial_queries=settings.initial_queries,
-                evaluation_interval=settings.evaluation_interval,
-                initial_samples=settings.initial_samples,
-                probing=settings.probing,
-            )
+            with bar("timing a part of a step", self.log):
+                planned = plan(
+                    self.compiled,
+                    state,
+                    num_steps=settings.num_steps,
+                    initial_queries=settings.initial_queries,
+                    evaluation_interval=settings.evaluation_interval,
+                    initial_samples=settings.initial_samples,
+                    probing=settings.probing,
+                )
             self.log(str(planned))
             if settings.probing is not None:  # so that it is not asked for again
                 self._save(state)
@@ -229,7 +232,8 @@ class _Trainer:
         if not due or done <= self.progress.evaluated:
             return False
         counts, evaluation = self.progress.of_host(), self.progress.samples.of("evaluation")
-        with self._asking(f"the evaluation after step {done}", state), evaluation:
+        asking = self._asking(f"the evaluation after step {done}", state)
+        with asking, evaluation, bar(f"evaluating after step {done:,}", self.log):
             scores = self.task.evaluate(state.params, state.model_state, self.compiled.data)
         recorder.evaluation(done, scores, self.progress.of_host(counts))
         return True

@@ -1,18 +1,22 @@
 """The plan of a run, printed before it starts: what a step costs, measured on a few chunks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
+from deepzero_jax.bars import format_seconds
+from deepzero_jax.coordinates import coordinates_per_leaf, leaf_paths, num_coordinates
 from deepzero_jax.estimators import Estimator
-from deepzero_jax.sampling import Selection, Spending
+from deepzero_jax.sampling import Spending
+from deepzero_jax.training.boxes import Boxes
+from deepzero_jax.training.forecasting import Forecast
 from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
+from deepzero_jax.types import PyTree
 
 
 class LeafPlan(NamedTuple):
@@ -40,9 +44,9 @@ class Plan(NamedTuple):
       queries_per_step: evaluations of the loss on a batch.
       num_steps: of the whole run.
       extra_queries: spent once, before the first step.
-      seconds_per_step: measured on a sample of its chunks and extrapolated; None where that
-        would ask a black box.
-      compile_seconds: spent on compiling the step.
+      seconds_per_step: measured on a sample of its chunks and extrapolated, or estimated from
+        some leaves; None where that would ask a black box.
+      compile_seconds: spent on compiling the step; None where it was not compiled.
       samples_per_step: that a step sends to black boxes, at most: a coordinate that does not move
         the inputs of a box asks nothing of it.
       samples_per_evaluation: likewise of an evaluation; None where nobody knows.
@@ -50,6 +54,9 @@ class Plan(NamedTuple):
       initial_samples: that black boxes were sent before the first step, by purpose.
       probe_queries: spent on the smoothing, before the first step.
       smoothing: in words, with the error that is expected of a slope where it was probed.
+      estimated: in words, how the time was estimated; "" where it was measured.
+      spread: seconds of a step, least and most, where they are estimated.
+      pruning: in words, what scoring is still to take, and where the ratios come from.
     """
 
     leaves: list[LeafPlan]
@@ -58,13 +65,16 @@ class Plan(NamedTuple):
     num_steps: int
     extra_queries: int
     seconds_per_step: float | None
-    compile_seconds: float
+    compile_seconds: float | None
     samples_per_step: int = 0
     samples_per_evaluation: int | None = 0
     num_evaluations: int = 0
     initial_samples: Mapping[str, int] = MappingProxyType({})
     probe_queries: int = 0
     smoothing: str = ""
+    estimated: str = ""
+    spread: tuple[float, float] | None = None
+    pruning: Sequence[str] = ()
 
     def __str__(self) -> str:
         """The plan as a table and a few lines."""
@@ -90,6 +100,7 @@ class Plan(NamedTuple):
             + (f" + {self.extra_queries:,} for pruning" if self.extra_queries else "")
             + (f" + {self.probe_queries:,} for probing" if self.probe_queries else "")
             + f" = {total:,}",
+            *(f"pruning       {line}" for line in self.pruning),
             *([f"smoothing     {self.smoothing}"] if self.smoothing else []),
             *self._box_lines(),
             *self._times(),
@@ -116,14 +127,30 @@ class Plan(NamedTuple):
             f"              {', '.join(told)}",
         ]
 
+    @property
+    def seconds(self) -> float | None:
+        """Of all steps."""
+        return None if self.seconds_per_step is None else self.seconds_per_step * self.num_steps
+
     def _times(self) -> list[str]:
-        compiled = f"compiled in {format_seconds(self.compile_seconds)}"
-        if self.seconds_per_step is None:
+        compiled = "not compiled for it"
+        if self.compile_seconds is not None:
+            compiled = f"compiled in {format_seconds(self.compile_seconds)}"
+        if self.seconds_per_step is None or self.seconds is None:
             return [f"time          not measured, as this plan asks no black box; {compiled}"]
+        step, whole = format_seconds(self.seconds_per_step), format_seconds(self.seconds)
+        if self.spread is None:
+            return [
+                f"time          {step} a step (measured), {compiled}",
+                f"ETA           {whole} for the whole run, evaluation not counted",
+            ]
+        least, most = self.spread
+        range_of = lambda n: f"{format_seconds(n * least)} to {format_seconds(n * most)}"
         return [
-            f"time          {format_seconds(self.seconds_per_step)} a step (measured), {compiled}",
-            f"ETA           {format_seconds(self.seconds_per_step * self.num_steps)} for the "
-            "whole run, evaluation not counted",
+            f"time          {step} a step (estimated: {range_of(1)}), {compiled}",
+            *([f"              {self.estimated}"] if self.estimated else []),
+            f"ETA           {whole} ({range_of(self.num_steps)}) for the whole run, "
+            "evaluation not counted",
         ]
 
 
@@ -139,29 +166,62 @@ def _smoothing_in_words(estimator: Estimator, probing: Probing | None) -> str:
     return f"{step:g}" if isinstance(step, float) else ""
 
 
-def format_seconds(seconds: float) -> str:
-    """Seconds in the unit a person would say: ``"320 ms"``, ``"41.0 s"``, ``"1 h 40 min"``."""
-    if seconds < 1:
-        return f"{1e3 * seconds:.3g} ms"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    if seconds < 600:
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes} min {rest} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.1f} days"
+class About(NamedTuple):
+    """What a plan is told of its run.
+
+    Attributes:
+      num_steps: of the whole run.
+      initial_queries: spent before the first step.
+      evaluation_interval: steps between evaluations, None: an epoch.
+      initial_samples: of black boxes, spent before the first step.
+      probing: of the smoothing; its queries and samples come to those.
+    """
+
+    num_steps: int
+    initial_queries: int = 0
+    evaluation_interval: int | None = None
+    initial_samples: Mapping[str, int] | None = None
+    probing: Probing | None = None
 
 
-def _leaf_plans(step: TrainStep, state: TrainState, selection: Selection) -> list[LeafPlan]:
-    counts = coordinates_per_leaf(state.params, selection.coordinates)
+def _leaf_plans(step: TrainStep, state: TrainState, counts: Mapping[str, int]) -> list[LeafPlan]:
     spending = step.spending(state) or {}
     return [
         LeafPlan(path, np.shape(leaf), count, spending.get(path))
         for leaf, (path, count) in zip(jax.tree.leaves(state.params), counts.items(), strict=True)
     ]
+
+
+def _outline(
+    step: TrainStep,
+    state: TrainState,
+    data: PyTree,
+    counts: Mapping[str, int],
+    boxes: Boxes,
+    about: About,
+) -> Plan:
+    """The plan without times."""
+    told, probing = step.task.evaluation_samples, about.probing
+    interval = about.evaluation_interval or step.task.steps_per_epoch
+    probed = {} if probing is None else {"probing": probing.num_samples}
+    queries = step.estimator.num_queries(sum(counts.values()))
+    return Plan(
+        leaves=_leaf_plans(step, state, counts),
+        num_parameters=num_coordinates(state.params),
+        queries_per_step=queries,
+        num_steps=about.num_steps,
+        extra_queries=about.initial_queries,
+        seconds_per_step=None,
+        compile_seconds=None,
+        samples_per_step=sum(boxes.samples.values()) * queries,
+        samples_per_evaluation=None
+        if told is None
+        else told(state.params, state.model_state, data),
+        num_evaluations=-(-about.num_steps // max(interval, 1)),
+        initial_samples={**(about.initial_samples or {}), **probed},
+        probe_queries=0 if probing is None else probing.probe.num_queries,
+        smoothing=_smoothing_in_words(step.estimator, probing),
+    )
 
 
 def plan(
@@ -191,9 +251,8 @@ def plan(
         step = step.compile(state)
     state = step.step.place(state)
     selection, place = step.select(state), step.step.place
-    boxes = step.boxes.samples
     seconds = None
-    if not boxes:
+    if not step.boxes.samples:
         seconds = step_seconds(
             lambda part: step.run(state, selection._replace(coordinates=place(part))),
             state.params,
@@ -201,23 +260,37 @@ def plan(
             step.step.estimator,
             step.loss(state),
         )
-    task, interval = step.step.task, evaluation_interval or step.step.task.steps_per_epoch
-    told = task.evaluation_samples
-    probed = {} if probing is None else {"probing": probing.num_samples}
-    return Plan(
-        leaves=_leaf_plans(step.step, state, selection),
-        num_parameters=num_coordinates(state.params),
-        queries_per_step=step.num_queries,
-        num_steps=num_steps,
-        extra_queries=initial_queries,
-        seconds_per_step=seconds,
-        compile_seconds=step.seconds,
-        samples_per_step=sum(boxes.values()) * step.num_queries,
-        samples_per_evaluation=None
-        if told is None
-        else told(state.params, state.model_state, step.data),
-        num_evaluations=-(-num_steps // max(interval, 1)),
-        initial_samples={**(initial_samples or {}), **probed},
-        probe_queries=0 if probing is None else probing.probe.num_queries,
-        smoothing=_smoothing_in_words(step.step.estimator, probing),
-    )
+    counts = coordinates_per_leaf(state.params, selection.coordinates)
+    about = About(num_steps, initial_queries, evaluation_interval, initial_samples, probing)
+    found = _outline(step.step, state, step.data, counts, step.boxes, about)
+    return found._replace(seconds_per_step=seconds, compile_seconds=step.seconds)
+
+
+def expected_counts(step: TrainStep, state: TrainState) -> dict[str, int]:
+    """``{leaf path: coordinates of the coming step}``, on average where that is known."""
+    spending = step.spending(state)
+    if spending is None:
+        return coordinates_per_leaf(state.params, jax.jit(step.select)(state).coordinates)
+    leaves = zip(leaf_paths(state.params), jax.tree.leaves(state.params), strict=True)
+    return {path: round(np.size(leaf) * spending[path].rate) for path, leaf in leaves}
+
+
+def expected_plan(step: TrainStep, state: TrainState, about: About, found: Forecast | None) -> Plan:
+    """Sums up a run whose step is neither compiled nor run.
+
+    Args:
+      step: the training step.
+      state: of the run, placed.
+      about: the run.
+      found: from ``forecast``; None where a black box would be asked.
+    """
+    data = step.place(step.task.data)
+    counts, boxes = expected_counts(step, state), Boxes.of(step.loss(state, data), state.params)
+    outline = _outline(step, state, data, counts, boxes, about)
+    if found is None:
+        return outline
+    seconds, words = found.step(counts), ""
+    if found.num_timed:
+        words = f"by {found.num_timed} of {len(counts)} leaves, timed, the others by their price"
+    spread = (seconds.least, seconds.most)
+    return outline._replace(seconds_per_step=seconds.likely, spread=spread, estimated=words)

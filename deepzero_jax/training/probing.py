@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
+from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import box_errors, boxes_asked, samples_sent
 from deepzero_jax.estimators import Estimator, Probe, check_smoothing, probe_smoothing, with_probe
 from deepzero_jax.estimators.probing import MOST_QUERIES
@@ -70,7 +71,7 @@ def find_probe(
     asked = f", {samples:,} samples of the black box" if samples else ""
     log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
     before = samples_sent()
-    with box_errors():
+    with box_errors(), bar("probing the smoothing", log):
         probe = probe_smoothing(jax.jit(fun), params, key)
     log(str(probe))
     return Probing(probe, samples_sent() - before)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from deepzero_jax.bars import tell
 from deepzero_jax.coordinates import coordinates_per_leaf, first_coordinates
 from deepzero_jax.estimators import Estimator, Loss
 from deepzero_jax.sharding import agree
@@ -39,7 +40,7 @@ def sampled_seconds(
             wanted = fraction * -(-num_valid // chunk) + carried
             carried = wanted - int(wanted + 1e-9)
             counts.append(min(int(wanted + 1e-9) * chunk, num_valid))
-        return _seconds(run, first_coordinates(params, coordinates, counts))
+        return timed(run, first_coordinates(params, coordinates, counts))
 
     measure(0.0)
     empty = float(np.median([measure(0.0) for _ in range(3)]))
@@ -64,13 +65,14 @@ def coordinate_seconds(
 
     Returns:
       Seconds of a step without coordinates, and ``{leaf path: seconds of a coordinate}``.
-      A leaf is run with more and more coordinates until it stands out from the noise.
+      A leaf is run with more and more coordinates until it stands out from the noise; a bar
+      around the call is told of each.
     """
     valid = coordinates_per_leaf(params, coordinates)
 
     def measure(position: int, count: int) -> float:
         counts = [count if i == position else 0 for i in range(len(valid))]
-        return _seconds(run, first_coordinates(params, coordinates, counts))
+        return timed(run, first_coordinates(params, coordinates, counts))
 
     def added_seconds(position: int, count: int, repeats: int) -> float:
         pairs = [(measure(0, 0), measure(position, count)) for _ in range(repeats)]
@@ -89,6 +91,7 @@ def coordinate_seconds(
         if added < 2 * empty:  # it hardly stands out: look more often
             added = added_seconds(position, count, repeats=9)
         seconds[path] = max(added, 1e-9) / count
+        tell(1, len(valid), "leaves")
     return empty, seconds
 
 
@@ -109,13 +112,14 @@ def step_seconds(
       loss: on the step's batch, of which the shapes are enough.
     """
     if estimator.chunk_sizes is None:
-        _seconds(run, coordinates)
-        return _seconds(run, coordinates)
+        timed(run, coordinates)
+        return timed(run, coordinates)
     chunk_sizes = estimator.chunk_sizes(loss, params, coordinates)
     return sampled_seconds(run, params, coordinates, chunk_sizes)
 
 
-def _seconds(run: RunAt, coordinates: PyTree) -> float:
+def timed(run: RunAt, coordinates: PyTree) -> float:
+    """Seconds of one step at some coordinates, the same number in every process."""
     start = time.perf_counter()
     jax.block_until_ready(run(coordinates))
     # Decisions that follow from it must be the same in every process.

@@ -134,17 +134,6 @@ def test_ratios_of_another_model_and_of_another_config_are_refused(capsys, tmp_p
     assert (tmp_path / "ratios.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("budget", ["layer ratios", "1 s"])
-def test_price_aware_plan_shows_prices_and_rates(budget, capsys, tmp_path):
-    arguments = ["--plan", "--config.sampling.name=price_aware", f"--workdir={tmp_path}/run"]
-    assert call(train.main, *arguments, f"--config.sampling.budget={budget}") == 0
-    lines = capsys.readouterr().out.splitlines()
-    head = next(i for i, line in enumerate(lines) if line.startswith("leaf"))
-    assert lines[head].split()[-3:] == ["price", "rate", "share"]
-    shares = [float(line.split()[-2]) for line in lines[head + 1 :] if line.endswith(" %")]
-    assert sum(shares) == pytest.approx(100, abs=1)
-
-
 def test_a_budget_below_the_base_pass_is_refused(capsys, tmp_path):
     arguments = ["--config.sampling.name=price_aware", "--config.sampling.budget=0.000001 s"]
     assert call(train.main, *arguments, f"--workdir={tmp_path}/run") == 2
@@ -154,15 +143,6 @@ def test_a_budget_below_the_base_pass_is_refused(capsys, tmp_path):
 def test_prune_without_sparsity_says_what_to_give(capsys, tmp_path):
     assert call(prune.main, f"--workdir={tmp_path}", "--config.pruning.sparsity=0") == 2
     assert "--config.pruning.sparsity=0.9" in capsys.readouterr().err
-
-
-def test_plan_stops_there(capsys, tmp_path):
-    assert call(train.main, f"--workdir={tmp_path}", "--plan") == 0
-    output = capsys.readouterr().out
-    assert "queries a" not in output
-    assert "a step × 400 steps + 10 for pruning" in output
-    assert not (tmp_path / "checkpoints").exists()
-    assert not (tmp_path / "summary.json").exists()
 
 
 def test_a_finished_run_says_so_and_another_config_is_refused(capsys, tmp_path):

@@ -1,15 +1,14 @@
 """Certifies a classifier image by image, and goes on where it was stopped."""
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from deepzero_jax.applications.blackbox_defense.bounds import certify_counts, check_radii
+from deepzero_jax.bars import tell
 from deepzero_jax.fields import Range, setting
 from deepzero_jax.pictures import pyplot, save_figure
 from deepzero_jax.training import Json, read_lines, write_text
@@ -70,7 +69,7 @@ def certify_images(
     """Certifies images one after the other; a line of JSON each.
 
     The noise of an image follows from ``seed`` and its index alone, so what a stopped call
-    left in the file is kept and only the rest is done.
+    left in the file is kept and only the rest is done; a bar around the call is told of each.
 
     Args:
       predict: the classifier, defended or not.
@@ -96,7 +95,7 @@ def certify_images(
     write_text(path, "".join(json.dumps(record) + "\n" for record in records.values()))
     todo = [index for index in range(len(images)) if index not in records]
     with path.open("a") as file:
-        for index in tqdm(todo, desc=path.stem, disable=not sys.stderr.isatty(), unit="image"):
+        for index in todo:
             rng = np.random.default_rng([seed, index])
             selected, estimated = (
                 count_answers(predict, images[index], rng, count, chosen, num_classes)
@@ -113,6 +112,7 @@ def certify_images(
             }
             file.write(json.dumps(records[index]) + "\n")
             file.flush()
+            tell(1, len(todo), "images")
     return [records[index] for index in range(len(images))]
 
 

@@ -27,6 +27,7 @@ from deepzero_jax.applications.blackbox_defense.methods import (
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
 from deepzero_jax.applications.blackbox_defense.places import places_of
 from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
+from deepzero_jax.bars import bar, tell
 from deepzero_jax.blackbox import BlackBox, HostFunction, black_box, onnx_model
 from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import Dataset
@@ -135,7 +136,10 @@ def train_defenses(
 
 def _answers(box: BlackBox, images: np.ndarray) -> np.ndarray:
     parts = np.array_split(images, max(1, len(images) // 1000))
-    answers = [np.asarray(box((part / 255.0).astype(np.float32))).argmax(-1) for part in parts]
+    answers = []
+    for part in parts:
+        answers.append(np.asarray(box((part / 255.0).astype(np.float32))).argmax(-1))
+        tell(len(part), len(images), "images")
     return np.concatenate(answers).astype(np.int32)
 
 
@@ -152,7 +156,7 @@ def prepare_defense(
     held = config.training.held_out
     images = np.asarray(dataset.train_images)
     height, width, channels = images.shape[1:]
-    with stages.asking("labels"):
+    with stages.asking("labels"), bar("asking the box for labels", stages.log):
         answers = _answers(box, images)
     defense = Defense(
         Examples(images[held:], answers[held:], images[:held], answers[:held]),
@@ -239,7 +243,7 @@ def _certify(
     stages.log("method      " + "".join(f"{f'r = {r:g}':>10}" for r in certification.radii))
     for name, respond in responses.items():
         answer = jax.jit(lambda x, respond=respond: jnp.argmax(respond(x), -1))
-        with stages.asking("certification"):
+        with stages.asking("certification"), bar(f"certifying {name}", stages.log):
             records[name] = certify_images(
                 lambda x, answer=answer: np.asarray(answer(x)),
                 images,

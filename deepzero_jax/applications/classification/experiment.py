@@ -23,7 +23,6 @@ from deepzero_jax.training import (
     Task,
     classification_task,
     find_probe,
-    kept_probe,
     learning_rate_schedule,
     make_optimizer,
 )
@@ -62,6 +61,12 @@ class Experiment(NamedTuple):
         if training.num_steps is not None:
             return training.num_steps
         return max(1, round(training.num_epochs * self.task.steps_per_epoch))
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Steps between evaluations."""
+        epochs = self.config.training.evaluation_epochs
+        return max(1, round(epochs * self.task.steps_per_epoch))
 
     def key(self, purpose: str) -> Key:
         """The key of one purpose of the run: "init", "pruning", "run" or "probing"."""
@@ -115,34 +120,40 @@ def build(config: Config) -> Experiment:
     return Experiment(config, model, dataset, task, estimator, mesh, params, model_state)
 
 
-def with_probed_smoothing(
-    experiment: Experiment, folder: Path, log: Log = print, may_ask: bool = True
-) -> Experiment:
-    """The same experiment; where its smoothing is "auto", at a probed one.
+def needs_probe(experiment: Experiment) -> bool:
+    """Whether the smoothing of a run is to be probed.
 
     Propagated differences of a loss that asks no host have no noise: they need no probe, and
     keep the default.
+    """
+    chosen, task = experiment.config.estimator, experiment.task
+    if chosen.smoothing != "auto" or experiment.probing or chosen.name == "first_order":
+        return False
+    if chosen.reuse != "difference":
+        return True
+    fun = task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
+    return asks_host(jax.make_jaxpr(fun)(experiment.params).eqns)
+
+
+def with_probed_smoothing(experiment: Experiment, folder: Path, log: Log = print) -> Experiment:
+    """The same experiment; where its smoothing is "auto" and needs a probe, at a probed one.
 
     Args:
       experiment: of the run.
       folder: of the run, whose checkpoints keep what was probed.
       log: takes a line.
-      may_ask: whether a black box may be asked; if not, the smoothing is left open.
 
     Raises:
       BlackBoxError: from ``find_probe``.
     """
-    chosen, task = experiment.config.estimator, experiment.task
-    if chosen.smoothing != "auto" or experiment.probing or chosen.name == "first_order":
+    if not needs_probe(experiment):
+        chosen = experiment.config.estimator
+        if chosen.smoothing == "auto" and chosen.name != "first_order" and not experiment.probing:
+            why = "propagated differences do not cancel, and have no noise"
+            log(f"the smoothing is not probed: {why}")
         return experiment
     batch_key, key = jax.random.split(experiment.key("probing"))
-    fun = task.loss_on_a_batch(experiment.model_state, batch_key)
-    asks = asks_host(jax.make_jaxpr(fun)(experiment.params).eqns)
-    if not asks and chosen.reuse == "difference":
-        log("the smoothing is not probed: propagated differences do not cancel, and have no noise")
-        return experiment
-    if asks and not may_ask and kept_probe(folder) is None:
-        return experiment
+    fun = experiment.task.loss_on_a_batch(experiment.model_state, batch_key)
     return at_probe(experiment, find_probe(fun, experiment.params, key, folder, log))
 
 

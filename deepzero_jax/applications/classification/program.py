@@ -17,19 +17,18 @@ from deepzero_jax.applications.classification.experiment import (
     optimizer_and_schedule,
     with_probed_smoothing,
 )
+from deepzero_jax.applications.classification.outlook import plan_run
 from deepzero_jax.applications.classification.ratios import describe_ratios, find_ratios
 from deepzero_jax.applications.classification.sampling import choose_sampler, measure_prices
+from deepzero_jax.bars import bar
 from deepzero_jax.estimators import sharded
-from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.programs import Program, Run
 from deepzero_jax.training import (
     CompiledStep,
     Json,
-    Plan,
     Schedule,
     TrainState,
     TrainStep,
-    plan,
     train,
 )
 from deepzero_jax.types import Log
@@ -54,34 +53,26 @@ class Prepared(NamedTuple):
     num_queries: int
     num_samples: Mapping[str, int] = MappingProxyType({})
 
-    @property
-    def evaluation_interval(self) -> int:
-        """Steps between evaluations."""
-        epochs = self.experiment.config.training.evaluation_epochs
-        return max(1, round(epochs * self.experiment.task.steps_per_epoch))
 
-
-def prepare_run(
-    experiment: Experiment, workdir: Path, log: Log = print, may_ask: bool = True
-) -> Prepared:
+def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prepared:
     """Chooses coordinates (scoring if need be), compiles the step, measures prices.
 
     Args:
       experiment: of the run.
       workdir: the run folder.
       log: takes a line.
-      may_ask: whether a black box may be asked.
 
     Raises:
       ValueError: from ``find_ratios`` and ``measure_prices``.
       BlackBoxError: a box that gives no answer.
     """
-    experiment = with_probed_smoothing(experiment, workdir, log, may_ask)
-    sampler, params, queries, samples = choose_sampler(experiment, workdir, log, may_ask)
+    experiment = with_probed_smoothing(experiment, workdir, log)
+    sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
     optimizer, schedule = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
-    compiled = step.compile(state)
+    with bar("compiling the step", log):
+        compiled = step.compile(state)
     state = step.place(measure_prices(experiment, compiled, state, log))
     return Prepared(experiment, compiled, schedule, state, queries, {"pruning": samples})
 
@@ -95,7 +86,7 @@ def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print
         folder=folder,
         num_steps=experiment.num_steps,
         schedule=prepared.schedule,
-        evaluation_interval=prepared.evaluation_interval,
+        evaluation_interval=experiment.evaluation_interval,
         checkpoint_seconds=training.checkpoint_seconds,
         initial_queries=prepared.num_queries,
         initial_samples=prepared.num_samples,
@@ -105,40 +96,17 @@ def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print
     )
 
 
-def planned(prepared: Prepared) -> Plan:
-    """What a run will cost; no black box is asked."""
-    probing = prepared.experiment.probing
-    found = plan(
-        prepared.step,
-        prepared.state,
-        num_steps=prepared.experiment.num_steps,
-        initial_queries=prepared.num_queries,
-        evaluation_interval=prepared.evaluation_interval,
-        initial_samples=prepared.num_samples,
-        probing=probing,
-    )
-    estimator = prepared.experiment.config.estimator
-    if estimator.smoothing == "auto" and probing is None and found.seconds_per_step is None:
-        samples = MOST_QUERIES * sum(prepared.step.boxes.samples.values())
-        words = (
-            f"to be probed before the first step, by at most {MOST_QUERIES} queries more, "
-            f"{samples:,} samples of the black box"
-        )
-        return found._replace(smoothing=words)
-    return found
-
-
 def train_classifier(config: Config, run: Run) -> Json | None:
     """Trains a record, or goes on training it; prints the plan alone where that is asked for.
 
     Out of device memory it halves the chunks, says so, and goes on.
     """
     experiment = build(config)
-    run.hold()
-    prepared = prepare_run(experiment, run.workdir, run.log, may_ask=not run.plan_only)
     if run.plan_only:
-        run.log(str(planned(prepared)))
+        run.log(str(plan_run(experiment, run.workdir, run.log)))
         return None
+    run.hold()
+    prepared = prepare_run(experiment, run.workdir, run.log)
     run.claim()
     divisor = 1
     while True:

@@ -1,5 +1,6 @@
 """Layer ratios of an experiment: found in its run folder, or computed and written there."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +9,10 @@ import numpy as np
 
 from deepzero_jax.applications.classification.config import Config
 from deepzero_jax.applications.classification.experiment import Experiment
+from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import box_errors
 from deepzero_jax.coordinates import check_ratios, leaf_paths
-from deepzero_jax.estimators import Loss
+from deepzero_jax.estimators import Loss, counting_passes
 from deepzero_jax.programs import identity
 from deepzero_jax.pruning import (
     SCORES,
@@ -20,6 +22,7 @@ from deepzero_jax.pruning import (
     load_ratios,
     plot_ratios,
     prune_mask,
+    random_scores,
     ratios_table,
     save_mask,
 )
@@ -69,8 +72,11 @@ class Scoring(NamedTuple):
         """That scoring sends to the boxes, attempts after failures aside."""
         return self.num_queries * sum(self.boxes.samples.values())
 
-    def scores(self) -> PyTree:
+    def scores(self, advance: Callable[[int], None] | None = None) -> PyTree:
         """Scores of the parameters.
+
+        Args:
+          advance: is told how many queries more are done, where scores count them.
 
         Raises:
           BlackBoxError: no answer, or a budget that does not hold the samples.
@@ -85,7 +91,7 @@ class Scoring(NamedTuple):
             given = {"fun": loss, "params": params, "args": args, "key": self.score_key}
             return call_with(SCORES[pruning.scores].scores, {**vars(pruning), **given})
 
-        with box_errors():
+        with box_errors(), counting_passes(advance):
             return jax.block_until_ready(jax.jit(scores)(self.experiment.params, *self.args))
 
 
@@ -107,56 +113,97 @@ def _origin(config: Config) -> Json:
     return {"seed": config.seed, "model": content["model"], "data": data, "pruning": pruning}
 
 
-def find_ratios(
-    experiment: Experiment, workdir: Path, log: Log = print, may_ask: bool = True
-) -> LayerRatios:
+def kept_ratios(experiment: Experiment, workdir: Path, boxes: Boxes) -> LayerRatios | None:
+    """The ratios file of a run folder, or None; its boxes count what was asked for it.
+
+    Raises:
+      RunFolderError: a file of another model or of other settings.
+    """
+    path, origin = workdir / "ratios.json", _origin(experiment.config)
+    if not agree(path.exists()):
+        return None
+    found = load_ratios(path)
+    try:
+        check_ratios(experiment.params, found.ratios)
+    except ValueError as error:
+        raise RunFolderError(f"{path}: {error}; choose another folder") from error
+    differing = differences(found.origin, origin)
+    if differing:
+        raise RunFolderError(
+            f"{path} was made by another config: {'; '.join(differing)}. Choose another folder"
+        )
+    # They were asked perhaps in another process, and are part of the budget.
+    boxes.load(found.boxes)
+    return found
+
+
+def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> LayerRatios:
     """The ratios file of a run folder; computed and written, with picture, when missing.
 
     Args:
       experiment: of the run.
       workdir: the run folder.
       log: takes a line.
-      may_ask: whether scores that are missing may ask a black box.
 
     Raises:
-      ValueError: the file there belongs to another model or to other settings; or it is missing,
-        and a box may not be asked.
+      ValueError: the file there belongs to another model or to other settings.
       BlackBoxError: a box that gives no answer.
     """
     scoring = Scoring.of(experiment)
-    path = workdir / "ratios.json"
-    origin = _origin(experiment.config)
-    if agree(path.exists()):
-        found = load_ratios(path)
-        try:
-            check_ratios(experiment.params, found.ratios)
-        except ValueError as error:
-            raise RunFolderError(f"{path}: {error}; choose another folder") from error
-        differing = differences(found.origin, origin)
-        if differing:
-            raise RunFolderError(
-                f"{path} was made by another config: {'; '.join(differing)}. Choose another folder"
-            )
-        # They were asked perhaps in another process, and are part of the budget.
-        scoring.boxes.load(found.boxes)
-        return found
+    kept = kept_ratios(experiment, workdir, scoring.boxes)
+    if kept is not None:
+        return kept
     pruning = experiment.config.pruning
     asked = f", {scoring.num_samples:,} samples of the black box" if scoring.num_samples else ""
-    if asked and not may_ask:
-        raise ValueError(
-            f"a plan asks no black box, and the layer ratios are not there yet: scoring them takes"
-            f"{asked[1:]}. prune.py does it for the same folder"
-        )
     log(f"scoring {pruning.scores}, sparsity {pruning.sparsity:g}{asked} …")
-    scores, queries = scoring.scores(), scoring.num_queries
+    with bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries") as shown:
+        scores, queries = scoring.scores(shown.advance), scoring.num_queries
     ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
     # Flax makes layers in the order in which a network runs them.
     counts = [box.counts() for box in scoring.boxes.samples] if asked else []
-    found = LayerRatios(in_layer_order(ratios, experiment.params), queries, origin, counts)
+    ordered = in_layer_order(ratios, experiment.params)
+    found = LayerRatios(ordered, queries, _origin(experiment.config), counts)
     if is_lead():
         _write(experiment, found, scores, workdir)
     wait_for_all("ratios")
     return found
+
+
+class ExpectedPruning(NamedTuple):
+    """What a plan knows of the pruning of a run.
+
+    Attributes:
+      ratios: ``{leaf path: pruned fraction}``.
+      mask: boolean pytree, true = kept; None where there is a file of them.
+      num_queries: that scoring has taken or will take.
+      num_samples: of black boxes, likewise.
+      num_images: that it scores on.
+      is_done: whether the ratios are those of a finished scoring; otherwise they are those of
+        random scores.
+    """
+
+    ratios: Mapping[str, float]
+    mask: PyTree | None
+    num_queries: int
+    num_samples: int
+    num_images: int
+    is_done: bool
+
+
+def expected_pruning(experiment: Experiment, workdir: Path) -> ExpectedPruning:
+    """What is known of the pruning of a run before it is scored; nothing is asked or written."""
+    scoring = Scoring.of(experiment)
+    images = len(jax.tree.leaves(scoring.args[1:])[0])
+    kept = kept_ratios(experiment, workdir, scoring.boxes)
+    if kept is not None:
+        samples = sum(counts["num_samples"] for counts in kept.boxes)
+        return ExpectedPruning(kept.ratios, None, kept.num_queries, samples, images, True)
+    pruning = experiment.config.pruning
+    scores = random_scores(scoring.score_key, experiment.params)
+    mask = prune_mask(scores, pruning.sparsity)
+    ratios = layer_ratios(scores, pruning.sparsity)
+    samples = scoring.num_samples
+    return ExpectedPruning(ratios, mask, scoring.num_queries, samples, images, False)
 
 
 def _write(experiment: Experiment, found: LayerRatios, scores: PyTree, workdir: Path) -> None:

@@ -1,7 +1,7 @@
 """From a record to the sampler of a run, priced where its rates follow from prices."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,12 @@ import jax
 
 from deepzero_jax.applications.classification.config import interval_steps, parse_budget
 from deepzero_jax.applications.classification.experiment import Experiment
-from deepzero_jax.applications.classification.ratios import find_ratios
+from deepzero_jax.applications.classification.ratios import (
+    ExpectedPruning,
+    expected_pruning,
+    find_ratios,
+)
+from deepzero_jax.bars import bar
 from deepzero_jax.coordinates import (
     all_coordinates,
     coordinates_per_leaf,
@@ -35,6 +40,8 @@ from deepzero_jax.training import (
 )
 from deepzero_jax.types import Log, Params, PyTree
 
+Ratios = LayerRatios | ExpectedPruning
+
 
 class Chosen(NamedTuple):
     """What ``choose_sampler`` finds.
@@ -53,21 +60,24 @@ class Chosen(NamedTuple):
 
 
 class Given:
-    """What a maker of samplers may ask for, by the names of its arguments; found when asked for."""
+    """What a maker of samplers may ask for, by the names of its arguments; found when asked for.
 
-    def __init__(self, experiment: Experiment, workdir: Path, log: Log, may_ask: bool) -> None:
-        self._experiment, self._workdir, self._log = experiment, workdir, log
-        self._may_ask = may_ask
+    Args:
+      experiment: of the run.
+      find: gives the layer ratios.
+    """
+
+    def __init__(self, experiment: Experiment, find: Callable[[], Ratios]) -> None:
+        self._experiment, self._find = experiment, find
         self.params = experiment.params
-        self.num_queries = self.num_samples = 0
+        self.found: Ratios | None = None
 
-    @cached_property
-    def file(self) -> LayerRatios:
-        """The ratios file of the run, made when it is missing."""
-        found = find_ratios(self._experiment, self._workdir, self._log, self._may_ask)
-        self.num_queries = found.num_queries
-        self.num_samples = sum(counts["num_samples"] for counts in found.boxes)
-        return found
+    @property
+    def file(self) -> Ratios:
+        """The layer ratios, and what they cost."""
+        if self.found is None:
+            self.found = self._find()
+        return self.found
 
     @property
     def ratios(self) -> Mapping[str, float]:
@@ -84,6 +94,11 @@ class Given:
     def costs(self) -> dict[str, float]:
         """Multiply-adds of one coordinate of each leaf."""
         return experiment_costs(self._experiment)
+
+    @property
+    def known_costs(self) -> dict[str, float] | None:
+        """``costs``, if they were asked for."""
+        return vars(self).get("costs")
 
     @property
     def budget(self) -> float:
@@ -106,22 +121,39 @@ class Given:
         return found
 
 
-def choose_sampler(
-    experiment: Experiment, workdir: Path, log: Log = print, may_ask: bool = True
-) -> Chosen:
+def choose_sampler(experiment: Experiment, workdir: Path, log: Log = print) -> Chosen:
     """The sampler that a record names; scores the parameters if it needs layer ratios.
 
     Args, Raises: as of ``find_ratios``.
     """
-    config, given = experiment.config, Given(experiment, workdir, log, may_ask)
-    params = experiment.params
+    given = Given(experiment, lambda: find_ratios(experiment, workdir, log))
+    sampler, params = _sampler_and_params(experiment, given, workdir)
+    if not isinstance(given.found, LayerRatios):
+        return Chosen(sampler, params)
+    samples = sum(counts["num_samples"] for counts in given.found.boxes)
+    return Chosen(sampler, params, given.found.num_queries, samples)
+
+
+def expected_sampler(experiment: Experiment, workdir: Path) -> tuple[Sampler, Params, Given]:
+    """The sampler that a record names, at the ratios of ``expected_pruning`` if it needs any.
+
+    Nothing is scored, asked or written. What it was made from comes with it.
+    """
+    given = Given(experiment, lambda: expected_pruning(experiment, workdir))
+    return *_sampler_and_params(experiment, given, workdir), given
+
+
+def _sampler_and_params(
+    experiment: Experiment, given: Given, workdir: Path
+) -> tuple[Sampler, Params]:
+    config, params = experiment.config, experiment.params
     if config.sampling.name == "layer_ratios" and config.pruning.sparsity == 0:
-        return Chosen(dense_sampler(params), params)
+        return dense_sampler(params), params
     if config.pruning.mask == "weights":
-        given.ratios  # noqa: B018 - the mask is written with them
-        mask = load_mask(workdir / "mask.npz", params)
-        sampler, params = fixed_sampler(masked_coordinates(mask)), prune_params(params, mask)
-        return Chosen(sampler, params, given.num_queries, given.num_samples)
+        # The mask is written with the ratios.
+        mask = getattr(given.file, "mask", None)
+        mask = load_mask(workdir / "mask.npz", params) if mask is None else mask
+        return fixed_sampler(masked_coordinates(mask)), prune_params(params, mask)
     maker = SAMPLERS[config.sampling.name]
     sampler = maker(**given.arguments(inspect.signature(maker).parameters))
     if not isinstance(sampler, Sampler):
@@ -129,7 +161,7 @@ def choose_sampler(
             f"sampler {config.sampling.name!r} must make a deepzero_jax.sampling.Sampler, "
             f"got {type(sampler).__name__}"
         )
-    return Chosen(sampler, params, given.num_queries, given.num_samples)
+    return sampler, params
 
 
 def experiment_costs(experiment: Experiment) -> dict[str, float]:
@@ -138,6 +170,22 @@ def experiment_costs(experiment: Experiment) -> dict[str, float]:
     batch = jax.eval_shape(task.batch, task.data, jax.random.key(0), jax.numpy.int32(0))
     args = (experiment.model_state, *batch)
     return coordinate_costs(task.loss, experiment.params, *args, has_aux=True)
+
+
+def seconds_budget(experiment: Experiment, state: TrainState) -> float | None:
+    """Seconds that a price-aware step may take; None where its budget is another."""
+    budget, unit = parse_budget(experiment.config.sampling.budget)
+    is_priced = isinstance(state.sampler_state, PriceAwareState) and unit == "seconds"
+    return budget if is_priced else None
+
+
+def check_seconds(experiment: Experiment, budget: float, empty: float) -> None:
+    """Raises ValueError unless the budget is longer than a step without coordinates."""
+    if budget <= empty:
+        raise ValueError(
+            f"sampling.budget {experiment.config.sampling.budget!r} is used up by the base pass, "
+            f"which takes {format_seconds(empty)} on this machine; give more"
+        )
 
 
 def measure_prices(
@@ -155,16 +203,14 @@ def measure_prices(
       ValueError: a step without any coordinate already takes longer than the budget, or the
         loss asks a black box, which nobody has counted these steps for.
     """
-    sampling = experiment.config.sampling
-    budget, unit = parse_budget(sampling.budget)
-    if not isinstance(state.sampler_state, PriceAwareState) or unit != "seconds":
+    sampling, budget = experiment.config.sampling, seconds_budget(experiment, state)
+    if budget is None:
         return state
     if step.boxes.samples:
         raise ValueError(
             f"sampling.budget {sampling.budget!r} would be measured by steps that ask the black "
             'box in the loss beyond the plan; give a share of the dense price, as "10 %"'
         )
-    log("measuring the price of a coordinate, leaf by leaf …")
     selection = step.select(state)
 
     def run(part: PyTree) -> PyTree:
@@ -172,13 +218,11 @@ def measure_prices(
         moved = selection._replace(coordinates=step.step.place(part))
         return step.select(state), step.run(state, moved)
 
-    empty, seconds = coordinate_seconds(run, state.params, all_coordinates(state.params))
-    if budget <= empty:
-        raise ValueError(
-            f"sampling.budget {sampling.budget!r} is used up by the base pass, which takes "
-            f"{format_seconds(empty)} on this machine; give more"
-        )
-    priced = _with_prices(state, seconds, budget - empty)
+    log("measuring the price of a coordinate, leaf by leaf …")
+    with bar("measuring prices", log):
+        empty, seconds = coordinate_seconds(run, state.params, all_coordinates(state.params))
+    check_seconds(experiment, budget, empty)
+    priced = with_prices(state, seconds, budget - empty)
     # A step is not the sum of its leaves measured one by one: one step of that plan corrects it.
     chosen = step.select(priced).coordinates
     counts = coordinates_per_leaf(state.params, chosen)
@@ -187,11 +231,11 @@ def measure_prices(
     measured = step_seconds(run, state.params, chosen, estimator, loss)
     factor = (measured - empty) / planned
     if factor > 0:
-        priced = _with_prices(state, {k: factor * v for k, v in seconds.items()}, budget - empty)
+        priced = with_prices(state, {k: factor * v for k, v in seconds.items()}, budget - empty)
     return priced
 
 
-def _with_prices(state: TrainState, seconds: Mapping[str, float], budget: float) -> TrainState:
+def with_prices(state: TrainState, seconds: Mapping[str, float], budget: float) -> TrainState:
     """The state of a price-aware run with seconds for prices and budget."""
     prices = state.sampler_state._replace(
         costs=jax.numpy.asarray(list(seconds.values()), jax.numpy.float32),

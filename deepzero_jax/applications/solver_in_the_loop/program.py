@@ -19,6 +19,7 @@ from deepzero_jax.applications.solver_in_the_loop.methods import (
 )
 from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
 from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
+from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import HostFunction
 from deepzero_jax.programs import Program, Run
 from deepzero_jax.registry import present
@@ -70,9 +71,10 @@ def train_corrections(
     started = time.perf_counter()
     training = config.training
     log(f"{config.case}: the fine solutions, and the coarse solver's answers to them …")
-    case = CASES[config.case](config, workdir)
+    with bar("fine solutions", log):
+        case = CASES[config.case](config, workdir)
     stages = stages_of(config, workdir, log)
-    with stages.asking("preparation"):
+    with stages.asking("preparation"), bar("the coarse solver's answers", log):
         correction = build_correction(config, case, host)
     log(
         f"the solver alone: error {correction.step_error**0.5:.3g} after a step, "
@@ -80,7 +82,7 @@ def train_corrections(
     )
     log(f"\n{places_of(config, correction)}")
     params, runs = _train_methods(config, stages, correction)
-    with stages.asking("test"):
+    with stages.asking("test"), bar("judging by the test runs", log):
         errors = {name: _test_errors(correction, params[name]) for name in params}
         first = _first_test_run(correction, params)
     plot_errors(errors, case.dt, workdir / "error_against_time.png")
@@ -131,7 +133,7 @@ def _train_methods(
         smoothing = training.boundary_smoothing if way.at_boundary else training.smoothing
         # One to be probed is replaced seed by seed.
         estimator = way.estimator(1.0 if smoothing == "auto" else smoothing, training.chunk_size)
-        with stages.asking("preparation"):
+        with stages.asking("preparation"), bar(f"preparing {name}", stages.log):
             method = way.make(correction, estimator)
         found = [_train_method(name, seed, config, stages, method) for seed in seeds]
         params[name] = [of_seed.params for of_seed in found]

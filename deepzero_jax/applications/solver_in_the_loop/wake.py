@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.applications.solver_in_the_loop.transport import Advection, advected, diffused
+from deepzero_jax.bars import tell
 from deepzero_jax.fields import Range, check_fields, setting
 from deepzero_jax.types import Array
 
@@ -263,6 +264,8 @@ def fine_frames(
 ) -> np.ndarray:
     """Solutions on a finer grid with the same steps, as the coarse grid sees them.
 
+    A bar around the call is told of each step.
+
     Args:
       problem: the coarse one.
       reynolds: a solution for each number.
@@ -284,9 +287,11 @@ def fine_frames(
     solve, states = numpy_solver(fine, float(reynolds.min())), resting_start(fine, reynolds)
     for _ in range(warm_up):
         states = solve(states)
+        tell(1, warm_up + num_frames, "steps")
     mask = np.concatenate([open_mask(problem), np.ones((*problem.shape, 1), np.float32)], axis=-1)
     frames = [coarsened(states, refinement) * mask]
     for _ in range(num_frames):
         states = solve(states)
+        tell(1, warm_up + num_frames, "steps")
         frames.append(coarsened(states, refinement) * mask)
     return np.stack(frames, axis=1)

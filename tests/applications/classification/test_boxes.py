@@ -21,7 +21,7 @@ from deepzero_jax.applications.classification.config import (
     Training,
 )
 from deepzero_jax.applications.classification.experiment import with_probed_smoothing
-from deepzero_jax.applications.classification.program import planned
+from deepzero_jax.applications.classification.outlook import plan_run
 from deepzero_jax.training import StepFailedError, read_metrics
 
 BOXES = []
@@ -66,16 +66,17 @@ PRUNED = replace(RECORD, pruning=Pruning(sparsity=0.5, num_directions=3, samples
 
 def test_samples_are_counted_apart_and_told_beforehand(boxes, tmp_path):
     lines = []
-    with pytest.raises(ValueError, match=r"not there yet: scoring them takes 48 samples"):
-        prepare_run(build(PRUNED), tmp_path, lines.append, may_ask=False)
+    told = str(plan_run(build(PRUNED), tmp_path))
+    assert "zo_grasp is scored before the first step: 8 queries, 48 samples" in told
+    assert "not measured, as this plan asks no black box" in told
     assert boxes.pop().num_samples == 0
     prepared = prepare_run(build(PRUNED), tmp_path, lines.append)
     (box,) = boxes
     # Two estimates of three directions and their bases, on two images of each of three classes.
     assert "48 samples of the black box" in lines[0]
     assert box.num_samples == 2 * 4 * 6
-    told = str(planned(prepared))
-    assert box.num_samples == 48
+    told = str(plan_run(build(PRUNED), tmp_path))
+    assert boxes.pop().num_samples == box.num_samples == 48
     # Of 24 weights 12 are drawn, on a batch of 12 images; 21 are for the test.
     assert f"at most {13 * 12} samples a step, {6 * 13 * 12} for the whole run" in told
     assert "48 already for pruning, 21 an evaluation × 2 = 42" in told
@@ -98,8 +99,8 @@ def test_samples_of_another_process_for_pruning_are_part_of_the_budget(boxes, tm
 def test_a_probed_smoothing_is_told_kept_and_asked_for_once(boxes, tmp_path):
     record = replace(RECORD, estimator=Estimator(smoothing="auto", reuse="none"))
     lines = []
-    prepared = prepare_run(build(record), tmp_path, lines.append, may_ask=False)
-    assert "at most 60 queries more, 720 samples of the black box" in str(planned(prepared))
+    told = str(plan_run(build(record), tmp_path))
+    assert "at most 60 queries more, 720 samples of the black box" in told
     assert boxes.pop().num_samples == 0
     prepared = prepare_run(build(record), tmp_path, lines.append)
     (box,), probing = boxes, prepared.experiment.probing

@@ -1,0 +1,192 @@
+"""What a run would take, told without running it: nothing is scored, asked, written or compiled.
+
+A step is priced by multiply-adds and a few timed leaves; ratios that are not there yet are those
+of random scores.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from deepzero_jax.applications.classification.experiment import (
+    Experiment,
+    at_probe,
+    needs_probe,
+    optimizer_and_schedule,
+)
+from deepzero_jax.applications.classification.ratios import ExpectedPruning
+from deepzero_jax.applications.classification.sampling import (
+    check_seconds,
+    expected_sampler,
+    seconds_budget,
+    with_prices,
+)
+from deepzero_jax.bars import bar, format_seconds
+from deepzero_jax.cost import multiply_adds
+from deepzero_jax.estimators import coordinate_costs
+from deepzero_jax.estimators.probing import MOST_QUERIES
+from deepzero_jax.training import (
+    About,
+    Boxes,
+    Forecast,
+    Plan,
+    TrainState,
+    TrainStep,
+    expected_counts,
+    expected_plan,
+    forecast,
+    kept_probe,
+)
+from deepzero_jax.types import Log
+
+DAY = 24 * 3600.0
+# Records that finish on a CPU, and what their docstrings say of it.
+SHORT_RECORDS = {
+    "configs/quickstart.py": "18 s on two CPU cores",
+    "configs/cnn_cifar10.py": "51 min on one core",
+}
+
+
+class Outlook(NamedTuple):
+    """A plan, and what its numbers mean.
+
+    Attributes:
+      plan: of the run.
+      multiply_adds: of a step; None where nobody has counted them.
+    """
+
+    plan: Plan
+    multiply_adds: float | None
+
+    def __str__(self) -> str:
+        """The plan, and a few lines where it is longer than anybody waits."""
+        return "\n".join([str(self.plan), *self._meaning()])
+
+    def _meaning(self) -> list[str]:
+        seconds, steps = self.plan.seconds, self.plan.num_steps
+        if seconds is None or seconds < DAY:
+            return []
+        device = jax.devices()[0].device_kind
+        lines = [
+            f"this means    {format_seconds(seconds)} of this machine ({device}), day and night"
+        ]
+        if self.multiply_adds is not None:
+            whole = self.multiply_adds * steps
+            lines += [
+                f"              {whole:.2g} multiply-adds ({self.multiply_adds:.2g} a step), at "
+                f"{whole / seconds:.2g} a second here;",
+                f"              a device that sustains {whole / DAY:.2g} a second, "
+                f"{seconds / DAY:.0f} times as many, takes a day",
+                "              (no GPU or TPU has been measured)",
+            ]
+        short = [f"{name} ({words})" for name, words in SHORT_RECORDS.items()]
+        return [*lines, f"finish here   {', '.join(short)}"]
+
+
+def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook:
+    """Says what a run will take.
+
+    Args:
+      experiment: of the run.
+      workdir: the run folder, whose ratios and probe count where they are there.
+      log: takes a line.
+
+    Raises:
+      ValueError: settings that the run would refuse too, where that is seen without running it.
+
+    **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
+    """
+    probing = kept_probe(workdir)
+    experiment = experiment if probing is None else at_probe(experiment, probing)
+    sampler, params, given = expected_sampler(experiment, workdir)
+    optimizer, _ = optimizer_and_schedule(experiment)
+    step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
+    state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
+    boxes = Boxes.of(step.loss(state, step.task.data), state.params)
+    found, costs = None, _costs(step, state, given.known_costs)
+    if not boxes.samples:
+        with bar("timing a few leaves of a step", log):
+            found = forecast(step, state, expected_counts(step, state), costs)
+        state = _priced_in_seconds(experiment, state, found)
+    pruning = given.found if isinstance(given.found, ExpectedPruning) else None
+    samples = {"pruning": pruning.num_samples} if pruning and pruning.is_done else {}
+    queries = pruning.num_queries if pruning else 0
+    about = About(experiment.num_steps, queries, experiment.evaluation_interval, samples, probing)
+    plan = expected_plan(step, state, about, found)
+    if pruning:
+        plan = plan._replace(pruning=_pruning_in_words(experiment, pruning, found))
+    if probing is None and needs_probe(experiment):
+        plan = plan._replace(smoothing=_probe_in_words(boxes))
+    counts = {leaf.path: leaf.num_coordinates for leaf in plan.leaves}
+    return Outlook(plan, _multiply_adds(step, state, counts, costs))
+
+
+def _costs(
+    step: TrainStep, state: TrainState, known: Mapping[str, float] | None
+) -> Mapping[str, float]:
+    """Prices of coordinates in multiply-adds; nothing is run."""
+    if step.estimator.chunk_sizes is None:
+        return {}
+    if getattr(step.estimator, "settings", {}).get("reuse") == "none":
+        whole = _loss_multiply_adds(step, state)
+        return dict.fromkeys(expected_counts(step, state), whole)
+    if known is not None:
+        return known
+    loss = step.loss(state, step.task.data)
+    return coordinate_costs(loss.fun, state.params, *loss.args, has_aux=True)
+
+
+def _loss_multiply_adds(step: TrainStep, state: TrainState) -> float:
+    loss = step.loss(state, step.task.data)
+    call = lambda params, arrays: loss.with_arrays(arrays)(params)
+    return float(multiply_adds(call, state.params, loss.arrays()))
+
+
+def _multiply_adds(
+    step: TrainStep, state: TrainState, counts: Mapping[str, int], costs: Mapping[str, float]
+) -> float | None:
+    base = _loss_multiply_adds(step, state)
+    if costs:
+        return base + sum(count * costs[path] for path, count in counts.items())
+    settings = getattr(step.estimator, "settings", {})
+    return base * step.estimator.num_queries(0) if "num_directions" in settings else None
+
+
+def _priced_in_seconds(experiment: Experiment, state: TrainState, found: Forecast) -> TrainState:
+    """The state with estimated seconds for prices, if the budget is one of seconds."""
+    budget = seconds_budget(experiment, state)
+    if budget is None:
+        return state
+    check_seconds(experiment, budget, found.base.likely)
+    prices = {path: max(seconds.likely, 1e-9) for path, seconds in found.leaves.items()}
+    return with_prices(state, prices, budget - found.base.likely)
+
+
+def _pruning_in_words(
+    experiment: Experiment, pruning: ExpectedPruning, found: Forecast | None
+) -> list[str]:
+    scores = experiment.config.pruning.scores
+    if pruning.is_done:
+        return ["layer ratios of the run folder"]
+    told = f"{scores} is scored before the first step"
+    if pruning.num_queries:
+        told += f": {pruning.num_queries:,} queries"
+        told += f", {pruning.num_samples:,} samples of the black box" if pruning.num_samples else ""
+        if found is not None:
+            share = pruning.num_images / experiment.config.data.batch_size
+            told += f", about {format_seconds(pruning.num_queries * found.query * share)}"
+    if scores == "random":
+        return [told]
+    return [
+        told,
+        "until then the ratios here are those of random scores, the same for every layer;",
+        "scores that keep more of the first, dearer layers make a step longer",
+    ]
+
+
+def _probe_in_words(boxes: Boxes) -> str:
+    samples = MOST_QUERIES * sum(boxes.samples.values())
+    asked = f", {samples:,} samples of the black box" if samples else ""
+    return f"to be probed before the first step, by at most {MOST_QUERIES} queries more{asked}"

@@ -1,0 +1,110 @@
+"""What ``--plan`` says, and what it leaves alone."""
+
+import json
+
+import jax
+import pytest
+
+import prune
+import train
+from deepzero_jax.applications.classification import build, outlook
+from deepzero_jax.applications.classification.ratios import Scoring
+from deepzero_jax.training import tree_digest
+from tests.conftest import ROOT
+from tests.records.tiny import get_config
+from tests.runs import TINY
+from tests.runs import call as call_program
+
+
+def call(main, *arguments):
+    """Runs a program with the tiny record; its exit status."""
+    return call_program(main, *TINY, *arguments)
+
+
+@pytest.mark.parametrize("budget", ["layer ratios", "1 s"])
+def test_price_aware_plan_shows_prices_and_rates(budget, capsys, tmp_path):
+    arguments = ["--plan", "--config.sampling.name=price_aware", f"--workdir={tmp_path}/run"]
+    assert call(train.main, *arguments, f"--config.sampling.budget={budget}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("leaf"))
+    assert lines[head].split()[-3:] == ["price", "rate", "share"]
+    shares = [float(line.split()[-2]) for line in lines[head + 1 :] if line.endswith(" %")]
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_plan_stops_there(capsys, tmp_path):
+    assert call(train.main, f"--workdir={tmp_path}", "--plan") == 0
+    output = capsys.readouterr().out
+    assert "queries a" not in output
+    assert "a step × 400 steps + 10 for pruning" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_scores_nothing_and_takes_the_ratios_that_are_there(capsys, tmp_path, monkeypatch):
+    from deepzero_jax.applications.classification import ratios
+
+    def never(*arguments):
+        raise AssertionError("a plan scores nothing")
+
+    with monkeypatch.context() as forbidding:
+        forbidding.setattr(ratios.Scoring, "scores", never)
+        for mask in ("gradient", "weights"):
+            arguments = ["--plan", f"--workdir={tmp_path}", f"--config.pruning.mask={mask}"]
+            assert call(train.main, *arguments) == 0
+            output = capsys.readouterr().out
+            assert "zo_grasp is scored before the first step: 10 queries, about " in output
+            assert "random scores" in output
+            assert "(estimated: " in output
+    assert call(prune.main, f"--workdir={tmp_path}") == 0
+    kept = json.loads((tmp_path / "ratios.json").read_text())["ratios"]["block1_conv/kernel"]
+    capsys.readouterr()
+    assert call(train.main, f"--workdir={tmp_path}", "--plan") == 0
+    output = capsys.readouterr().out
+    assert "layer ratios of the run folder" in output
+    assert f"{round(18 * (1 - kept))} of 18" in output
+
+
+def test_a_plan_of_many_days_says_what_that_means(capsys, tmp_path):
+    arguments = [f"--workdir={tmp_path}", "--plan", "--config.training.num_steps=2000000000"]
+    assert call(train.main, *arguments) == 0
+    output = capsys.readouterr().out
+    assert "this means" in output
+    assert "a second, " in output
+    for name, words in outlook.SHORT_RECORDS.items():
+        assert f"{name} ({words})" in output
+        # Said once more where it was measured.
+        assert words.removesuffix(" on two CPU cores") in (ROOT / name).read_text()
+
+
+def test_scoring_tells_how_many_queries_are_done_and_gives_the_same_scores(tmp_path):
+    experiment = build(get_config())
+    told = []
+    scoring = Scoring.of(experiment)
+    watched = scoring.scores(told.append)
+    jax.effects_barrier()
+    assert sum(told) == scoring.num_queries == 10
+    silent = scoring.scores()
+    assert sum(told) == 10
+    assert tree_digest(watched) == tree_digest(silent)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"estimator.name": "rge", "estimator.num_directions": 5},
+        {"estimator.name": "first_order"},
+        {"estimator.reuse": "none"},
+        {"estimator.reuse": "split"},
+        {"estimator.smoothing": "auto", "estimator.reuse": "none"},
+        {"pruning.sparsity": 0.0},
+    ],
+    ids=str,
+)
+def test_every_estimator_has_a_plan_with_a_time(changes, capsys, tmp_path):
+    arguments = [f"--config.{name}={value}" for name, value in changes.items()]
+    assert call(train.main, f"--workdir={tmp_path}/run", "--plan", *arguments) == 0
+    output = capsys.readouterr().out
+    assert "a step (estimated: " in output
+    assert ("zo_grasp is scored" in output) == ("pruning.sparsity" not in changes)
+    assert ("to be probed before the first step" in output) == ("auto" in changes.values())
+    assert not list(tmp_path.iterdir())
