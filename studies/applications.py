@@ -1,11 +1,11 @@
 """The two applications, seed by seed: certified accuracy of defenses, errors of corrections.
 
-python -m studies.applications --parts defense_digits,sol_ks,sol_wake --seeds 0,1,2
+python -m studies.applications --parts defense_digits,sol_ks,sol_ks_large,sol_wake --seeds 0,1,2
 
-A run of ``sol_ks`` trains from three seeds itself. ``code_of_2``, ``code_of_1``,
-``as_pretrained``, ``more_queries`` and ``as_many_steps`` are variations of ``defense_digits``:
-codes too narrow for the digits, next to no training, four times the queries, and the white box in
-DeepZero's number of steps.
+Runs of ``sol_ks`` and ``sol_ks_large`` train from three seeds themselves. ``code_of_2``,
+``code_of_1``, ``as_pretrained``, ``more_queries`` and ``as_many_steps`` are variations of
+``defense_digits``: codes too narrow for the digits, next to no training, four times the queries,
+and the white box in DeepZero's number of steps.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from studies.runner import Cell, main
 
 STUDY = "applications"
 DEFENSES = ("defense_digits", "defense_cifar10")
-SOLVERS = ("sol_ks", "sol_wake")
+SOLVERS = ("sol_ks", "sol_ks_large", "sol_wake")
 # Of ``defense_digits``, each of one method: part, and the fields in which it differs.
 VARIATIONS: dict[str, Json] = {
     "code_of_2": {"training.methods": "zo_ae_ds", "autoencoder.latent": 2},
@@ -24,7 +24,7 @@ VARIATIONS: dict[str, Json] = {
     "more_queries": {"training.methods": "deepzero", "training.num_queries": 2_000_000},
     "as_many_steps": {"training.methods": "fo_ds", "training.first_order_steps": 638},
 }
-_TRAINS_SEVERAL = ("sol_ks",)
+_TRAINS_SEVERAL = ("sol_ks", "sol_ks_large")
 
 
 def cells(

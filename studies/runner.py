@@ -167,7 +167,8 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path, results: Path | Non
         summary = json.loads((workdir / "summary.json").read_text())
         command = " ".join(["python train.py", *map(_quoted, cell.arguments())])
         curve = learning_curve(workdir / "metrics.jsonl")
-        keep_result(study, cell.name, cell.labels, command, summary, curve, results)
+        curves = {"learning_curve": curve, "stages": stage_curves(workdir)}
+        keep_result(study, cell.name, cell.labels, command, summary, curves, results)
 
 
 def learning_curve(metrics: Path) -> list[dict[str, float]]:
@@ -182,6 +183,26 @@ def learning_curve(metrics: Path) -> list[dict[str, float]]:
             point = {"epoch": line["epoch"], "seconds": seconds, "accuracy": line["test_accuracy"]}
             curve.append({name: round(value, 4) for name, value in point.items()})
     return curve
+
+
+def stage_curves(workdir: Path) -> dict[str, list[dict[str, float]]]:
+    """Scores of each training of a run of several, by the samples that its box was sent for steps.
+
+    Empty for a run of one training.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for metrics in sorted(workdir.glob("*/metrics.jsonl")):
+        samples, curve = 0.0, []
+        for line in read_metrics(metrics):
+            scores = {name: value for name, value in line.items() if name.startswith("validation")}
+            if scores:
+                rounded = {name: float(f"{value:.5g}") for name, value in scores.items()}
+                curve.append({"step": line["step"], "samples": samples, **rounded})
+            else:
+                samples += line.get("box_samples", 0)
+        if curve:
+            found[metrics.parent.name] = curve
+    return found
 
 
 def run_and_forward_signals(call: list[str]) -> int:
@@ -225,10 +246,10 @@ def keep_result(
     labels: Json,
     command: str,
     summary: Json,
-    curve: list[dict[str, float]] | None = None,
+    curves: Json | None = None,
     results: Path | None = None,
 ) -> None:
-    """Writes the result file of a finished cell, its ``learning_curve`` beside the summary."""
+    """Writes the result file of a finished cell, its curves beside the summary."""
     content = {
         "labels": labels,
         "command": command,
@@ -237,8 +258,7 @@ def keep_result(
         f"{num_cores()} {'core' if num_cores() == 1 else 'cores'}, {platform.machine()}",
         "summary": summary,
     }
-    if curve:
-        content["learning_curve"] = curve
+    content |= {name: curve for name, curve in (curves or {}).items() if curve}
     path = result_path(study, name, results)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")

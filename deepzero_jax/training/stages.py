@@ -85,8 +85,11 @@ class Stages:
         learning_rate: float,
         sampler: Sampler | None = None,
         probing: Probing | None = None,
+        num_evaluations: int = 4,
     ) -> Trained:
         """Trains a stage, or reads it back; arguments as of ``TrainStep`` and ``train``.
+
+        ``num_evaluations`` are spread evenly over its steps.
 
         Raises:
           ValueError: a finished stage whose checkpoint is gone.
@@ -108,7 +111,7 @@ class Stages:
                 folder=folder,
                 num_steps=num_steps,
                 schedule=schedule,
-                evaluation_interval=max(1, num_steps // 4),
+                evaluation_interval=max(1, num_steps // num_evaluations),
                 checkpoint_seconds=self._checkpoint_seconds,
                 probing=probing,
                 name=name,

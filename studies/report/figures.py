@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
 from studies import (
+    applications,
     cge_vs_rge,
     defense_gradients,
     gradient_quality,
@@ -217,7 +218,39 @@ def _mean_percent(found: list[Result]) -> float:
     return 100 * sum(values) / len(values) if values else float("nan")
 
 
+def plot_samples_asked(found: list[Result], picture: Path) -> None:
+    """Validation error of the solver's corrections against samples asked, a panel for each size."""
+    plt = pyplot()
+    parts = {part: chosen(found, part=part) for part in ("sol_ks", "sol_ks_large")}
+    parts = {part: runs for part, runs in parts.items() if runs and "stages" in runs[0]}
+    figure, axes = plt.subplots(
+        1, max(1, len(parts)), figsize=(9, 4), layout="constrained", squeeze=False, sharey=True
+    )
+    titles = {"zo_sol": "at the parameters", "zo_sol_boundary": "at the solver's inputs"}
+    for axis, runs in zip(axes[0], parts.values(), strict=False):
+        summary = runs[0]["summary"]
+        for number, (method, title) in enumerate(titles.items()):
+            curves = [c for stage, c in runs[0]["stages"].items() if stage[:-2] == method]
+            for curve in curves:
+                label = f"asked {title}" if curve is curves[0] else None
+                samples = [point["samples"] for point in curve]
+                errors = [point["validation_mae"] for point in curve]
+                axis.plot(samples, errors, "o-", color=f"C{number}", markersize=3, label=label)
+        last = [c[-1]["validation_mae"] for s, c in runs[0]["stages"].items() if s[:-2] == "fo_sol"]
+        for error in last:
+            label = "differentiated, at its end" if error == last[0] else None
+            axis.axhline(error, color="black", linestyle=":", linewidth=1, label=label)
+        axis.set_title(f"{summary['num_parameters']:,} parameters")
+        axis.set(xscale="log", yscale="log", xlabel="samples asked of the solver")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel("validation error")
+    figure.suptitle("Solver in the loop, Kuramoto–Sivashinsky: error against samples, 3 seeds")
+    save_figure(figure, picture)
+
+
 FIGURES: dict[str, Callable[[list[Result], Path], None]] = {
+    applications.STUDY: plot_samples_asked,
     price_aware.STUDY: plot_price_aware,
     cge_vs_rge.STUDY: plot_cge_vs_rge,
     defense_gradients.STUDY: plot_defense_gradients,

@@ -22,6 +22,7 @@ from studies.runner import (
     run_and_forward_signals,
     run_measurements,
     run_study,
+    stage_curves,
 )
 from tests.conftest import ROOT
 
@@ -194,3 +195,22 @@ def test_a_result_names_its_commit_and_says_where_code_differs(tmp_path, monkeyp
     assert commit_of_a_result("two") == named
     (tmp_path / "train.py").write_text("2")
     assert commit_of_a_result("two") == f"{named}-dirty"
+
+
+def test_a_run_of_several_trainings_keeps_their_errors_by_samples_asked(tmp_path):
+    lines = [
+        {"step": 1, "epoch": 1.0, "loss": 2.0, "box_samples": 30},
+        {"step": 2, "epoch": 2.0, "loss": 1.5, "box_samples": 34},
+        {"step": 2, "epoch": 2.0, "validation_mae": 0.1234567, "box_samples": 480},
+        {"step": 3, "epoch": 3.0, "loss": 1.0, "box_samples": 30},
+        {"step": 3, "epoch": 3.0, "validation_mae": 0.1, "box_samples": 480},
+    ]
+    (tmp_path / "zo_0").mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "zo_0/metrics.jsonl").write_text(text)
+    assert stage_curves(tmp_path) == {
+        "zo_0": [
+            {"step": 2, "samples": 64, "validation_mae": 0.12346},
+            {"step": 3, "samples": 94, "validation_mae": 0.1},
+        ]
+    }

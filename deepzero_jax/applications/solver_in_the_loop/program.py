@@ -26,6 +26,9 @@ from deepzero_jax.registry import present
 from deepzero_jax.training import Json, Place, Stages, Trained, where_to_ask, write_json
 from deepzero_jax.types import Log, Params
 
+# Of each training: as many points has its curve of error against samples.
+_NUM_EVALUATIONS = 12
+
 
 def build_correction(
     config: SolverConfig, case: Case, host: HostFunction | None = None
@@ -95,6 +98,7 @@ def train_corrections(
         "mae_of_seeds": {name: values.tolist() for name, values in of_seeds.items()},
         "mae_of_test_runs": {name: values.tolist() for name, values in of_runs.items()},
         "num_queries": {name: runs[name][0]["num_queries"] for name in runs},
+        "num_samples": {name: _samples_of_a_training(runs[name]) for name in runs},
         "box_samples": stages.box_samples,
         "training_seconds": {
             name: round(float(np.mean([run["wall_seconds"] for run in runs[name]])), 1)
@@ -164,7 +168,20 @@ def _train_method(
         probing = stages.probing(stage, loss, params)
         make = lambda smoothing: way.estimator(smoothing, training.chunk_size)
         method = method._replace(estimator=probing.estimator(make))
-    return stages.run(stage, *method, training.num_steps, training.learning_rate, probing=probing)
+    return stages.run(
+        stage,
+        *method,
+        training.num_steps,
+        training.learning_rate,
+        probing=probing,
+        num_evaluations=_NUM_EVALUATIONS,
+    )
+
+
+def _samples_of_a_training(runs: list[Json]) -> int:
+    """Sent to the solver for its steps, in the mean over seeds."""
+    asked = [run.get("box_samples", {}).get("training", 0) for run in runs]
+    return round(sum(asked) / len(asked))
 
 
 def num_parameters(correction: Correction) -> int:

@@ -238,6 +238,7 @@ def test_what_the_solver_was_asked_is_told_apart(uninterrupted, asked):
     # Windows of a batch, steps of the rollout; the first of them does not move with any number.
     assert told["zo_sol_0"]["training"] <= 4 * 2 * summary["num_queries"]["zo_sol"]
     assert told["zo_sol_0"]["evaluation"] == 6 * 2 * 5
+    assert summary["num_samples"] == {"zo_sol": told["zo_sol_0"]["training"]}
 
 
 def test_a_probed_smoothing_is_kept_and_asked_for_once(tmp_path):
