@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 
 from deepzero_jax.blackbox import BlackBox, BlackBoxError, boxes_asked
-from deepzero_jax.estimators import Loss, num_queries
+from deepzero_jax.estimators import AutodiffEstimator, Estimator, Loss, num_queries
 from deepzero_jax.sampling import Selection
-from deepzero_jax.types import Params
+from deepzero_jax.types import Array, Params, PyTree
 
 if TYPE_CHECKING:
     from deepzero_jax.training.step import CompiledStep, TrainState
@@ -19,17 +19,35 @@ class Boxes(NamedTuple):
 
     Attributes:
       samples: ``{box: samples that one evaluation of the loss sends}``, in the order in which
-        the loss asks them.
+        the loss asks them; with ``of_step``, that a step sends.
+      of_step: a step is one estimate, whatever it is charged with: autodiff, through
+        ``differentiable`` or an estimate inside the loss.
     """
 
     samples: Mapping[BlackBox, int]
+    of_step: bool = False
 
     @classmethod
-    def of(cls, loss: Loss, params: Params) -> "Boxes":
-        """Found in the trace of a loss. **Cost**: one trace, no query."""
-        call = lambda params, arrays: loss.with_arrays(arrays).output(params)
+    def of(cls, loss: Loss, params: Params, estimator: Estimator | None = None) -> "Boxes":
+        """Found in the trace of a loss, or of its estimate where that is by autodiff.
+
+        **Cost**: one trace, no query.
+        """
+        autodiff = estimator if isinstance(estimator, AutodiffEstimator) else None
+
+        def call(params: Params, arrays: list[Array]) -> PyTree:
+            at = loss.with_arrays(arrays)
+            return autodiff.estimate(at, params, None, None) if autodiff else at.output(params)
+
         traced = jax.make_jaxpr(call)(params, loss.arrays())
-        return cls(boxes_asked(traced.jaxpr.eqns))
+        return cls(boxes_asked(traced.jaxpr.eqns), autodiff is not None)
+
+    def num_samples(self, num_queries: int) -> int:
+        """That a step sends which is charged with so many queries."""
+        return sum(self._sent(samples, num_queries) for samples in self.samples.values())
+
+    def _sent(self, samples: int, num_queries: int) -> int:
+        return samples if self.of_step else samples * num_queries
 
     def affordable(self, step: "CompiledStep", state: "TrainState") -> Selection | None:
         """The coordinates of the coming step; None, for the step's own, where no box has a budget.
@@ -46,7 +64,7 @@ class Boxes(NamedTuple):
     def check(self, num_queries: int) -> None:
         """Raises BlackBoxError unless every budget holds so many evaluations of the loss."""
         for box, samples in self.samples.items():
-            wanted, budget = samples * num_queries, box.budget
+            wanted, budget = self._sent(samples, num_queries), box.budget
             if budget is not None and box.num_samples + wanted > budget:
                 raise BlackBoxError(
                     f"it sends {wanted:,} samples to the black box, and of the budget of "

@@ -213,7 +213,7 @@ def _outline(
         extra_queries=about.initial_queries,
         seconds_per_step=None,
         compile_seconds=None,
-        samples_per_step=sum(boxes.samples.values()) * queries,
+        samples_per_step=boxes.num_samples(queries),
         samples_per_evaluation=None
         if told is None
         else told(state.params, state.model_state, data),
@@ -285,7 +285,8 @@ def expected_plan(step: TrainStep, state: TrainState, about: About, found: Forec
       found: from ``forecast``; None where a black box would be asked.
     """
     data = step.place(step.task.data)
-    counts, boxes = expected_counts(step, state), Boxes.of(step.loss(state, data), state.params)
+    counts = expected_counts(step, state)
+    boxes = Boxes.of(step.loss(state, data), state.params, step.estimator)
     outline = _outline(step, state, data, counts, boxes, about)
     if found is None:
         return outline

@@ -67,7 +67,7 @@ def find_probe(
         return kept
     boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(params).jaxpr.eqns))
     boxes.check(MOST_QUERIES)
-    samples = MOST_QUERIES * sum(boxes.samples.values())
+    samples = boxes.num_samples(MOST_QUERIES)
     asked = f", {samples:,} samples of the black box" if samples else ""
     log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
     before = samples_sent()

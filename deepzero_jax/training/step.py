@@ -133,7 +133,7 @@ class TrainStep:
         selection = select(state)
         advance = jax.jit(self.advance).lower(state, selection, data).compile()
         queries = num_queries(self.estimator, state.params, selection.coordinates)
-        boxes = Boxes.of(self.loss(state, data), state.params)
+        boxes = Boxes.of(self.loss(state, data), state.params, self.estimator)
         seconds = time.perf_counter() - started
         return CompiledStep(self, data, select, advance, queries, boxes, seconds)
 

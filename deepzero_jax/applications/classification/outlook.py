@@ -104,7 +104,7 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     optimizer, _ = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
-    boxes = Boxes.of(step.loss(state, step.task.data), state.params)
+    boxes = Boxes.of(step.loss(state, step.task.data), state.params, step.estimator)
     found, costs = None, _costs(step, state, given.known_costs)
     if not boxes.samples:
         with bar("timing a few leaves of a step", log):
