@@ -194,7 +194,10 @@ def _of_coordinate(
     while count < size and seconds < 0.7 * wanted:
         count = min(size, math.ceil(count * min(max(wanted / seconds, 2), 16)))
         seconds = added(count)
-    return _between(seconds / count, added(count) / count)
+    found = sorted([seconds, added(count)])
+    if found[1] > 1.2 * found[0]:  # something else was running
+        found = sorted([*found, added(count), added(count)])
+    return _between(found[0] / count, found[1] / count)
 
 
 def _of_directions(step: TrainStep, state: TrainState, estimator: DirectionEstimator) -> Forecast:

@@ -275,17 +275,23 @@ def expected_counts(step: TrainStep, state: TrainState) -> dict[str, int]:
     return {path: round(np.size(leaf) * spending[path].rate) for path, leaf in leaves}
 
 
-def expected_plan(step: TrainStep, state: TrainState, about: About, found: Forecast | None) -> Plan:
+def expected_plan(
+    step: TrainStep,
+    state: TrainState,
+    counts: Mapping[str, int],
+    about: About,
+    found: Forecast | None,
+) -> Plan:
     """Sums up a run whose step is neither compiled nor run.
 
     Args:
       step: the training step.
       state: of the run, placed.
+      counts: ``{leaf path: coordinates of a step}``.
       about: the run.
       found: from ``forecast``; None where a black box would be asked.
     """
     data = step.place(step.task.data)
-    counts = expected_counts(step, state)
     boxes = Boxes.of(step.loss(state, data), state.params, step.estimator)
     outline = _outline(step, state, data, counts, boxes, about)
     if found is None:

@@ -18,12 +18,14 @@ from deepzero_jax.applications.classification.experiment import (
 )
 from deepzero_jax.applications.classification.ratios import ExpectedPruning
 from deepzero_jax.applications.classification.sampling import (
+    Ratios,
     check_seconds,
     expected_sampler,
     seconds_budget,
     with_prices,
 )
 from deepzero_jax.bars import bar, format_seconds
+from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.cost import multiply_adds
 from deepzero_jax.estimators import coordinate_costs
 from deepzero_jax.estimators.probing import MOST_QUERIES
@@ -98,7 +100,7 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
 
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
-    probing = kept_probe(workdir)
+    probing = kept_probe(workdir) if experiment.config.estimator.smoothing == "auto" else None
     experiment = experiment if probing is None else at_probe(experiment, probing)
     sampler, params, given = expected_sampler(experiment, workdir)
     optimizer, _ = optimizer_and_schedule(experiment)
@@ -106,21 +108,33 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
     boxes = Boxes.of(step.loss(state, step.task.data), state.params, step.estimator)
     found, costs = None, _costs(step, state, given.known_costs)
+    counts = _counts(experiment, step, state, given.found)
     if not boxes.samples:
         with bar("timing a few leaves of a step", log):
-            found = forecast(step, state, expected_counts(step, state), costs)
-        state = _priced_in_seconds(experiment, state, found)
+            found = forecast(step, state, counts, costs)
+        if (budget := seconds_budget(experiment, state)) is not None:
+            state = _priced_in_seconds(experiment, state, found, budget)
+            counts = expected_counts(step, state)
     pruning = given.found if isinstance(given.found, ExpectedPruning) else None
     samples = {"pruning": pruning.num_samples} if pruning and pruning.is_done else {}
     queries = pruning.num_queries if pruning else 0
     about = About(experiment.num_steps, queries, experiment.evaluation_interval, samples, probing)
-    plan = expected_plan(step, state, about, found)
+    plan = expected_plan(step, state, counts, about, found)
     if pruning:
         plan = plan._replace(pruning=_pruning_in_words(experiment, pruning, found))
     if probing is None and needs_probe(experiment):
         plan = plan._replace(smoothing=_probe_in_words(boxes))
-    counts = {leaf.path: leaf.num_coordinates for leaf in plan.leaves}
     return Outlook(plan, _multiply_adds(step, state, counts, costs))
+
+
+def _counts(
+    experiment: Experiment, step: TrainStep, state: TrainState, found: Ratios | None
+) -> dict[str, int]:
+    """``{leaf path: coordinates of a step}``; drawing them only to count them would be compiled."""
+    config = experiment.config
+    if config.sampling.name == "layer_ratios" and config.pruning.mask != "weights":
+        return kept_per_leaf(state.params, found.ratios if found else {})
+    return expected_counts(step, state)
 
 
 def _costs(
@@ -131,7 +145,7 @@ def _costs(
         return {}
     if getattr(step.estimator, "settings", {}).get("reuse") == "none":
         whole = _loss_multiply_adds(step, state)
-        return dict.fromkeys(expected_counts(step, state), whole)
+        return dict.fromkeys(leaf_paths(state.params), whole)
     if known is not None:
         return known
     loss = step.loss(state, step.task.data)
@@ -154,11 +168,10 @@ def _multiply_adds(
     return base * step.estimator.num_queries(0) if "num_directions" in settings else None
 
 
-def _priced_in_seconds(experiment: Experiment, state: TrainState, found: Forecast) -> TrainState:
-    """The state with estimated seconds for prices, if the budget is one of seconds."""
-    budget = seconds_budget(experiment, state)
-    if budget is None:
-        return state
+def _priced_in_seconds(
+    experiment: Experiment, state: TrainState, found: Forecast, budget: float
+) -> TrainState:
+    """The state with estimated seconds for prices."""
     check_seconds(experiment, budget, found.base.likely)
     prices = {path: max(seconds.likely, 1e-9) for path, seconds in found.leaves.items()}
     return with_prices(state, prices, budget - found.base.likely)

@@ -103,6 +103,8 @@ def train_classifier(config: Config, run: Run) -> Json | None:
     """
     experiment = build(config)
     if run.plan_only:
+        if config.estimator.smoothing == "auto" and run.workdir.exists():
+            run.hold()  # its checkpoints are looked into
         run.log(str(plan_run(experiment, run.workdir, run.log)))
         return None
     run.hold()
