@@ -23,13 +23,8 @@ from tests.problems import (
 # A shallow residual network stands for the deep ones, which take minutes to compile.
 NETWORKS = [
     "cnn1",
-    "cnn3",
     "resnet8",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in MODELS
-        if name not in ("cnn1", "cnn3")
-    ),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "cnn1"),
 ]
 
 

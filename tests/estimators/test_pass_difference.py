@@ -29,9 +29,8 @@ def grads_of(fun, estimator, params, *args, coordinates=None, has_aux=True, key=
     "name",
     [
         "cnn1",
-        "cnn3",
         "resnet8",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("cnn5", "resnet20")),
+        *(slow(n) for n in ("cnn3", "cnn5", "resnet20")),
     ],
 )
 def test_three_ways_give_the_same_numbers(name):
@@ -130,7 +129,9 @@ def test_models_of_other_people_work_unchanged(module):
     assert relative_error(difference, none) < 1e-8
 
 
-@pytest.mark.parametrize("module", FOREIGN)
+@pytest.mark.parametrize(
+    "module", [m if m in (Attention, GroupNormNet, Normed) else slow(m) for m in FOREIGN]
+)
 def test_small_steps_stay_accurate_in_float32(module):
     loss, params, *args = foreign_problem(module)
     exact = grads_of(loss, dz.first_order(), params, *args, has_aux=False)
