@@ -125,7 +125,7 @@ def solver_section(found: list[Result]) -> str:
         "## Solver in the loop",
         "",
         "Mean absolute error of corrected rollouts: mean ± standard deviation over trainings "
-        "(their number). `python -m studies.applications --parts sol_ks,sol_wake`.",
+        "(their number). `python -m studies.applications --parts sol_ks,sol_ks_large,sol_wake`.",
         "",
         *head("", [title for title, _ in _CORRECTIONS.values()]),
         row("wake flow, paper", [f"{p:.3f}" if p else "" for _, p in _CORRECTIONS.values()]),
@@ -150,22 +150,19 @@ def solver_section(found: list[Result]) -> str:
 
 
 def _asked(found: list[Result]) -> list[str]:
-    """Samples of the solver and seconds that a training takes, and the picture of both."""
+    """Samples of the solver that a training takes, and the picture of errors against them."""
     parts = {part: summary_of(found, part=part) for part in _SOLVERS}
     counted = {part: run for part, run in parts.items() if run and "num_samples" in run}
     if not counted:
         return []
     lines = [
-        "Samples that a training asks of the solver for its steps, and its seconds:",
+        "Samples that a training asks of the solver for its steps:",
         "",
         *head("", [title for title, _ in _CORRECTIONS.values()]),
     ]
     for part, run in counted.items():
         cells = [
-            f"{run['num_samples'][m]:,} · {run['training_seconds'][m]:.0f} s"
-            if m in run["num_samples"]
-            else ""
-            for m in _CORRECTIONS
+            f"{run['num_samples'][m]:,}" if m in run["num_samples"] else "" for m in _CORRECTIONS
         ]
         lines.append(row(_SOLVERS[part][0], cells))
     return [*lines, "", "![Error against samples asked](applications.png)"]
