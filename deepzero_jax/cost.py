@@ -5,7 +5,9 @@ their length, whatever the compiler makes of it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -152,6 +154,23 @@ def live_bytes(fun: Callable[..., Any], *args: Any) -> int:
     return jaxpr_live_bytes(jax.make_jaxpr(fun)(*args).jaxpr)
 
 
+_told: ContextVar[int | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def chunks_for(memory: int) -> Iterator[None]:
+    """Traces inside choose their chunks for a device that need not be there.
+
+    Args:
+      memory: of it, bytes.
+    """
+    token = _told.set(memory)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
 def memory_budget(device: Any = None) -> int:
     """Bytes that a chunk of perturbed passes may keep alive on a device.
 
@@ -159,6 +178,8 @@ def memory_budget(device: Any = None) -> int:
     none; half of the memory of an accelerator. It depends on the device alone, never
     on what is in use, so that a resumed run works in the same chunks.
     """
+    if (told := _told.get()) is not None:
+        return told // 2
     device = jax.devices()[0] if device is None else device
     if device.platform == "cpu":
         return 4 * 2**20
