@@ -22,8 +22,7 @@ def test_price_aware_runs_count_their_queries_and_resume_exactly(tmp_path):
     estimator = dz.cge(smoothing=1e-3)
     lines = []
     whole = tiny_run(tmp_path / "whole", estimator, sampler=sampler, lines=lines)
-    assert "price" in lines[0]
-    assert "rate" in lines[0]
+    assert any("price" in line and "rate" in line for line in lines)
     metrics = tmp_path / "parts/metrics.jsonl"
     killer = threading.Thread(target=send_sigterm_after, args=(metrics, 3))
     killer.start()
@@ -93,7 +92,8 @@ def test_a_budget_that_a_step_would_overrun_stops_before_it_and_a_larger_one_goe
     whole = tiny_run(tmp_path / "whole", estimator, task_of=boxed(whole_box), lines=lines)
     # The plan asks nothing, and says beforehand what the run will.
     per_step = whole_box.num_samples // 8
-    assert f"at most {per_step:,} samples a step, {8 * per_step:,} for the whole run" in lines[0]
+    told = f"at most {per_step:,} samples a step, {8 * per_step:,} for the whole run"
+    assert any(told in line for line in lines)
     assert whole["num_queries"] * 12 == whole_box.num_samples
     box = dz.black_box(lambda x: (sizes.append(len(x)), host(x))[1], (1,), budget=5 * per_step - 1)
     with pytest.raises(
