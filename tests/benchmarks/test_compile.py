@@ -41,6 +41,7 @@ def test_loops_convolutions_and_collectives_are_counted():
         "collectives": 2,
         "collective_bytes": 16 * 8 * 2 + 4 * 8 * 4,
         "collectives_in_loops": 1,
+        "overlapped": 0,
     }
     # The fusion and the sum of the body, the comparison of the condition.
     assert program.bytes_of_largest_loop() == 2 * 4 * 8 * 4 + 1
