@@ -108,7 +108,7 @@ class Hlo:
         """
         looped = self.inside_loops()
         names = ("collectives", "collective_bytes", "collectives_in_loops", "overlapped")
-        found = dict.fromkeys(names, 0)
+        found: dict[str, int] = dict.fromkeys(names, 0)
         for name, instructions in self._computations.items():
             for i in instructions:
                 if i.opcode.removesuffix("-start") not in COLLECTIVES:
