@@ -11,6 +11,7 @@
 # import it without starting others.
 
 # %%
+import inspect
 import time
 
 import jax
@@ -23,6 +24,7 @@ from loky import get_reusable_executor
 import deepzero_jax as dz
 
 NUM_WORKERS, BATCH, NUM_STEPS = 4, 8, 30
+print(inspect.getsource(slow_simulator.simulate))
 
 
 # %% [markdown]
