@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 # Pages that are files of elsewhere, or made by a study.
 OTHERS = ("docs/tutorials", "docs/results.md", "docs/benchmarks.md", "docs/changelog.md")
 FENCE = re.compile(
-    r"(?:^<!-- needs: (?P<needs>[^>]*?) -->\n)?^(?P<mark>```+)(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=mark)$",
+    r"(?:^<!-- needs: (?P<needs>[^>]*?) -->\n)?"
+    r"^(?P<mark>```+)(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=mark)$",
     re.DOTALL | re.MULTILINE,
 )
 # "text" is output, or the shape of a message; "bash" holds commands.
