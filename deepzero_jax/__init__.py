@@ -34,7 +34,7 @@ from deepzero_jax.estimators import (
 from deepzero_jax.pruning import grasp_scores, layer_ratios, random_scores, zo_grasp_scores
 from deepzero_jax.sampling import sampling_rates
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Loaded when they are first asked for: they bring checkpoints, bars and pictures with them.
 _LAZY = ("applications", "data", "models", "programs", "training")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from deepzero_jax.pages import see
 from deepzero_jax.registry import nearest
 from deepzero_jax.types import Array, Key, Params, PyTree
 
@@ -37,11 +38,18 @@ def leaf_paths(params: Params) -> list[str]:
 def check_float_leaves(params: Params) -> None:
     """Raises TypeError, naming the leaf, unless every leaf is a floating-point array."""
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
+        if not isinstance(leaf, int | float | complex) and not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"params[{path!r}] is of type {type(leaf).__name__}; only floating-point arrays "
+                "can be perturbed. Give a module's arrays alone, and put it together inside "
+                f"the loss{see('not-arrays')}"
+            )
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"params[{path!r}] has dtype {dtype}; only floating-point leaves can be "
-                "perturbed. Pass other values as further arguments of the loss."
+                f"perturbed. Pass other values as further arguments of the loss"
+                f"{see('integer-leaves')}"
             )
 
 

@@ -11,6 +11,7 @@ LEVELS = {
     "registry": 1,
     "fields": 1,
     "platform": 1,
+    "pages": 1,
     "pictures": 1,
     "bars": 1,
     "coordinates": 1,
@@ -30,7 +31,10 @@ LEVELS = {
     "configs": 7,
 }
 # Within level 1 everything may use these; models may be cut, and nothing else uses models or data.
-GROUND = ("types", "registry", "fields", "coordinates", "platform", "pictures", "bars", "cost")
+GROUND = (
+    *("types", "registry", "fields", "coordinates", "pages"),
+    *("platform", "pictures", "bars", "cost"),
+)
 BESIDE = {"models": ("split",), "sampling": (), "data": (), "blackbox": (), "sharding": ()}
 MODULES = sorted(ROOT.glob("deepzero_jax/**/*.py"))
 RECORDS = sorted(ROOT.glob("configs/*.py"))

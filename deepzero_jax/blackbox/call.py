@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from deepzero_jax.blackbox.errors import box_errors
+from deepzero_jax.pages import see
 from deepzero_jax.types import PyTree
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def query(call: HostCall, leaves: list[jax.Array]) -> list[jax.Array]:
     asked = without_derivative(
         call.asked,
         "a black box has no derivative (callbacks do not support JVP): wrap it in "
-        "dz.differentiable, or take dz.value_and_grad, which only queries it",
+        "dz.differentiable, or take dz.value_and_grad, which only queries it"
+        f"{see('no-derivative')}",
     )
     return asked(*leaves)
 

@@ -18,6 +18,7 @@ from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstim
 from deepzero_jax.estimators.directions import draw_direction
 from deepzero_jax.estimators.loss import Loss
 from deepzero_jax.estimators.smoothing import Step, check_resolution
+from deepzero_jax.pages import see
 from deepzero_jax.types import Key, Params, PyTree
 
 # ``(losses [queries]) -> (value, grads)``.
@@ -72,7 +73,7 @@ def ask(
     if isinstance(estimator, DirectionEstimator) and "num_directions" in settings:
         if key is None:
             raise ValueError(
-                f"{estimator.name} draws random directions: pass key=jax.random.key(…)"
+                f"{estimator.name} draws random directions: pass key=jax.random.key(…){see('key')}"
             )
         steps = _steps(at, settings)
         mask = None if coordinates is None else coordinate_mask(params, coordinates)

@@ -10,6 +10,7 @@ from deepzero_jax.coordinates import all_coordinates, scatter
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.manual_axes import params_on_device
 from deepzero_jax.estimators.probing import Probe
+from deepzero_jax.pages import see
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -148,7 +149,9 @@ class DirectionEstimator:
     ) -> tuple[ValueAndAux, Params]:
         """The only part of one; see ``Estimator``."""
         if key is None:
-            raise ValueError(f"{self.name} draws random directions: pass key=jax.random.key(…)")
+            raise ValueError(
+                f"{self.name} draws random directions: pass key=jax.random.key(…){see('key')}"
+            )
         params = params_on_device(loss, params, coordinates, key)
         return self.summand(loss, params, key, coordinates, 0, 1)
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.pages import see
 from deepzero_jax.sharding import COORDINATES, gather_values, shard_coordinates
 from deepzero_jax.types import Array, Key, Params, PyTree
 
@@ -32,6 +33,9 @@ def sharded(estimator: Estimator, mesh: Mesh) -> Estimator:
     Returns:
       An ``Estimator`` for ``value_and_grad``, to be used under ``jit``.
 
+    Raises:
+      ValueError: a mesh without the axis.
+
     **Cost**: one query a device, and its shard of the others.
 
     Example:
@@ -42,6 +46,11 @@ def sharded(estimator: Estimator, mesh: Mesh) -> Estimator:
       >>> jax.jit(vg)(jnp.ones(3))[1].round(3).tolist()
       [1.0, 1.0, 1.0]
     """
+    if COORDINATES not in mesh.shape:
+        raise ValueError(
+            f"the mesh must have an axis {COORDINATES!r}, got axes {mesh.axis_names}; take it from "
+            f"dz.sharding.make_mesh{see('mesh')}"
+        )
     num_devices = mesh.shape[COORDINATES]
     if num_devices == 1:
         return estimator

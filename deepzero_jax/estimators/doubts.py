@@ -9,6 +9,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import num_coordinates, num_valid
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.pages import see
 from deepzero_jax.types import Params, PyTree
 
 logger = logging.getLogger("deepzero_jax")
@@ -62,7 +63,7 @@ class Doubts:
                 "flat",
                 f"all slopes of an estimate through a black box are exactly 0 ({self._name}): it "
                 "does not answer to so small a step, or not at all; dz.probe_smoothing says from "
-                "which smoothing on it does",
+                f"which smoothing on it does{see('flat')}",
             )
         if self._probe is None:
             return

@@ -1,6 +1,7 @@
 """From a loss and an estimator to a function that gives value and gradient."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import jax
@@ -12,6 +13,7 @@ from deepzero_jax.estimators.boundary import Differentiable
 from deepzero_jax.estimators.contract import Estimator
 from deepzero_jax.estimators.doubts import Doubts
 from deepzero_jax.estimators.loss import Loss, LossFunction
+from deepzero_jax.pages import see
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -50,9 +52,10 @@ class ValueAndGrad:
         if self.estimator.needs_key and key is None:
             raise ValueError(
                 f"{self.estimator.name} draws random directions: pass key=jax.random.key(…)"
+                f"{see('key')}"
             )
         loss = Loss(self.fun, args, self.has_aux, kwargs)
-        with _precision(), box_errors():
+        with _precision(), box_errors(), _explained():
             asks = _checked(loss, params)
             (value, aux), grads = self.estimator.estimate(loss, params, key, coordinates)
             if asks:
@@ -129,6 +132,17 @@ def _precision() -> AbstractContextManager[None]:
     """TF32 and bfloat16 passes ruin a difference of two losses: ask for full float32."""
     chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return jax.default_matmul_precision(chosen or "highest")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Adds a note to what Flax raises where a loss writes into a model from outside."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "TraceContextError":  # without loading Flax
+            error.add_note(f"split the model outside the loss, merge a copy inside{see('nnx')}")
+        raise
 
 
 def _checked(loss: Loss, params: Params) -> bool:

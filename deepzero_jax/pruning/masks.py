@@ -1,14 +1,18 @@
 """Masks in the optimiser: what a coordinate outside the mask may still do."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-import optax
 
 from deepzero_jax.sampling import check_mask
 from deepzero_jax.types import Params, PyTree
 
+if TYPE_CHECKING:
+    import optax
 
-def sparse_updates() -> optax.GradientTransformationExtraArgs:
+
+def sparse_updates() -> "optax.GradientTransformationExtraArgs":
     """Zeroes updates outside a mask given at every call.
 
     Put last in a chain it freezes the other coordinates; with a fixed mask on parameters
@@ -22,12 +26,14 @@ def sparse_updates() -> optax.GradientTransformationExtraArgs:
       new one of the same shape recompiles nothing.
 
     Example:
+      >>> import optax
       >>> tx = optax.chain(sparse_updates(), optax.sgd(1.0))
       >>> w = jnp.ones(2)
       >>> updates, _ = tx.update(w, tx.init(w), w, mask=jnp.array([True, False]))
       >>> updates.tolist()
       [-1.0, -0.0]
     """
+    import optax  # here: loading it takes long
 
     def init(params: PyTree) -> optax.EmptyState:
         del params

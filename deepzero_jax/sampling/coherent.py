@@ -1,12 +1,16 @@
 """Coherent coordinate descent: blocks in turn, and descent along all estimates made so far."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PyTree
+
+if TYPE_CHECKING:
+    import optax
 
 
 def block_sampler(params: Params, num_blocks: int) -> Sampler:
@@ -53,7 +57,7 @@ def check_mask(mask: PyTree) -> None:
         )
 
 
-def coherent_gradient(decay: float) -> optax.GradientTransformationExtraArgs:
+def coherent_gradient(decay: float) -> "optax.GradientTransformationExtraArgs":
     """Completes a sparse gradient by earlier estimates of the other coordinates.
 
     The state is one number a coordinate, its latest estimate, multiplied by ``decay`` at
@@ -80,6 +84,8 @@ def coherent_gradient(decay: float) -> optax.GradientTransformationExtraArgs:
       >>> grads.tolist()
       [2.0, 3.0]
     """
+    import optax  # here: loading it takes long
+
     if not 0 <= decay <= 1:
         raise ValueError(f"the decay of coherent gradients must lie in [0, 1], got {decay}")
 

@@ -15,6 +15,7 @@ import numpy as np
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.estimators.boundary.structure import colours, owners
 from deepzero_jax.estimators.directions import Distribution, draw_direction
+from deepzero_jax.pages import see
 from deepzero_jax.types import Array, Key
 
 
@@ -274,5 +275,5 @@ def assert_key(key: Key | None) -> None:
     if key is None:
         raise ValueError(
             "this function draws coordinates or directions in its backward pass: call it with "
-            "key=jax.random.key(…)"
+            f"key=jax.random.key(…){see('key')}"
         )

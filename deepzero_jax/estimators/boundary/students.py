@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from deepzero_jax.blackbox import HostCall
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.types import Array, Key, Params, PyTree
+
+if TYPE_CHECKING:
+    import optax
 
 
 class Secants(NamedTuple):
@@ -151,7 +153,7 @@ def fit_surrogate(
     record: Record,
     key: Key,
     *,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: "optax.GradientTransformation | None" = None,
     opt_state: PyTree | None = None,
     num_steps: int = 100,
     batch_size: int = 64,
@@ -173,7 +175,7 @@ def fit_surrogate(
       batch_size: differences a step.
 
     Example:
-      >>> import deepzero_jax as dz, jax, jax.numpy as jnp, numpy as np
+      >>> import deepzero_jax as dz, jax, jax.numpy as jnp, numpy as np, optax
       >>> box = dz.black_box(lambda x: 3 * x, (2,), dtype="float64")
       >>> student, record = lambda w, x: w * x, dz.Record()
       >>> f = dz.differentiable(box, dz.rge(num_directions=4), record=record)
@@ -184,6 +186,8 @@ def fit_surrogate(
       >>> print(fitted.params.round(1), len(record))
       [3. 3.] 32
     """
+    import optax  # here: loading it takes long
+
     rows, count = record.rows(), len(record)
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
     opt_state = optimizer.init(params) if opt_state is None else opt_state
@@ -223,7 +227,7 @@ class _Run(NamedTuple):
     """What a compiled fit is compiled for."""
 
     student: Callable[..., PyTree]
-    optimizer: optax.GradientTransformation
+    optimizer: "optax.GradientTransformation"
     treedef: PyTree
     batch_size: int
 
@@ -238,6 +242,8 @@ def _fit(
     count: jax.Array,
     keys: Key,
 ) -> Fitted:
+    import optax
+
     apply = lambda params, leaves: run.student(params, *run.treedef.unflatten(leaves))
 
     def loss(params: Params, batch: Secants) -> jax.Array:

@@ -1,0 +1,1 @@
+../../examples/flax_linen.py

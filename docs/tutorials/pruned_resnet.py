@@ -1,0 +1,1 @@
+../../examples/pruned_resnet.py

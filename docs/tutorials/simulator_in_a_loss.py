@@ -1,0 +1,1 @@
+../../examples/simulator_in_a_loss.py

@@ -1,0 +1,56 @@
+"""Common errors stay one line and name the section that explains them."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import deepzero_jax as dz
+from deepzero_jax.pages import see
+
+
+def gradient(fun, params, estimator=None, **kwargs):
+    return dz.value_and_grad(fun, estimator or dz.cge())(params, **kwargs)
+
+
+def box(batched=True):
+    return dz.black_box(lambda x: np.round(np.sum(x)), (), batched=batched)
+
+
+CASES = {
+    "not-arrays": lambda: gradient(lambda p: p["w"], {"w": jnp.ones(()), "f": jnp.tanh}),
+    "integer-leaves": lambda: gradient(lambda p: p["w"], {"w": jnp.ones(()), "n": jnp.int32(1)}),
+    "key": lambda: gradient(jnp.sum, jnp.ones(3), dz.rge(num_directions=2)),
+    "mesh": lambda: dz.sharded(dz.cge(), jax.make_mesh((1,), ("data",))),
+    "no-derivative": lambda: jax.grad(box(batched=False))(jnp.ones(3)),
+}
+
+
+@pytest.mark.parametrize("section", CASES)
+def test_error_names_its_section(section):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        CASES[section]()
+    assert str(raised.value).endswith(see(section))
+    assert "\n" not in str(raised.value)
+
+
+def test_flat_box_names_its_section(caplog):
+    with caplog.at_level(logging.WARNING, "deepzero_jax"):
+        gradient(box(batched=False), 0.1 * jnp.ones(3))
+        jax.effects_barrier()
+    assert caplog.messages[0].endswith(see("flat"))
+
+
+def test_tracer_leak_of_an_nnx_model_gets_a_note():
+    model = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    graphdef, params, others = nnx.split(model, nnx.Param, ...)
+
+    def loss(params, x):
+        return jnp.sum(nnx.merge(graphdef, params, others)(x) ** 2)
+
+    with pytest.raises(Exception, match="different trace level") as raised:
+        dz.value_and_grad(loss, dz.cge())(params, jnp.ones((2, 3)))
+    assert any(note.endswith(see("nnx")) for note in raised.value.__notes__)
