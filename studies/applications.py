@@ -2,10 +2,11 @@
 
 python -m studies.applications --parts defense_digits,sol_ks,sol_ks_large,sol_wake --seeds 0,1,2
 
-Runs of ``sol_ks`` and ``sol_ks_large`` train from three seeds themselves. ``code_of_2``,
-``code_of_1``, ``as_pretrained``, ``more_queries`` and ``as_many_steps`` are variations of
-``defense_digits``: codes too narrow for the digits, next to no training, four times the queries,
-and the white box in DeepZero's number of steps.
+Runs of ``sol_ks`` and ``sol_ks_large`` train from three seeds themselves. ``at_boundary``,
+``code_of_2``, ``code_of_1``, ``as_pretrained``, ``more_queries`` and ``as_many_steps`` are
+variations of ``defense_digits``: asked at the pixels of the box's input, codes too narrow for the
+digits, next to no training, four times the queries, and the white box in DeepZero's number of
+steps.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ DEFENSES = ("defense_digits", "defense_cifar10")
 SOLVERS = ("sol_ks", "sol_ks_large", "sol_wake")
 # Of ``defense_digits``, each of one method: part, and the fields in which it differs.
 VARIATIONS: dict[str, Json] = {
+    "at_boundary": {"training.methods": "zo_boundary"},
     "code_of_2": {"training.methods": "zo_ae_ds", "autoencoder.latent": 2},
     "code_of_1": {"training.methods": "zo_ae_ds", "autoencoder.latent": 1},
     "as_pretrained": {"training.methods": "deepzero", "training.num_queries": 1000},

@@ -71,6 +71,7 @@ _DEFENSES = {
     "none": ("no defense", None),
 }
 _VARIATIONS = {
+    "at_boundary": "asked at the box's 64 pixels (zo_boundary)",
     "code_of_2": "ZO-AE-DS with a code of 2 numbers",
     "code_of_1": "ZO-AE-DS with a code of 1 number",
     "as_pretrained": "DeepZero after one step: the denoiser as pre-trained",
