@@ -173,7 +173,7 @@ def _solver_note(title: str, runs: list[Result], values: dict[str, list[float]])
     """What the table of one case leaves out."""
     error = {method: float(np.mean(found)) for method, found in values.items()}
     sentences = [title.replace(", measured", "") + f", {runs[0]['num_parameters']:,} parameters:"]
-    for method, name in (("zo_sol", "ZO-SOL"), ("zo_sol_boundary", "asked at the boundary, it")):
+    for method, name in (("zo_sol", "ZO-SOL"), ("zo_sol_boundary", "At the boundary it")):
         if method in error:
             closed = (error["src"] - error[method]) / (error["src"] - error["fo_sol"])
             sentences.append(

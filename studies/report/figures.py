@@ -242,6 +242,8 @@ def plot_samples_asked(found: list[Result], picture: Path) -> None:
             axis.axhline(error, color="black", linestyle=":", linewidth=1, label=label)
         axis.set_title(f"{summary['num_parameters']:,} parameters")
         axis.set(xscale="log", yscale="log", xlabel="samples asked of the solver")
+        axis.set_xlim(right=1e8 if "zo_sol" in summary["num_samples"] else 2e7)
+        axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=8)
     axes[0][0].set_ylabel("validation error")
