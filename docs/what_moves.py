@@ -67,16 +67,14 @@ def main() -> None:
     }
     images = jax.random.normal(keys[0], (4, SIDE, SIDE, 3))
     costs = dz.coordinate_costs(loss, params, images)
-    fig, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharey=True)
+    fig, axes = plt.subplots(2, 2, figsize=(10, 6.6), layout="constrained", sharey=True)
     colours = ListedColormap(["#eceff4", "#3b5bdb"])
     for axis, (name, words) in zip(axes.flat, MOVED.items(), strict=True):
         axis.pcolormesh(
             changed(params, images, name), cmap=colours, edgecolors="white", linewidth=2
         )
-        price = costs[name] / len(images)
-        axis.set_title(
-            f"one weight of {words} moves: {price:,.0f} multiply-adds an image", fontsize=11.5
-        )
+        price = f"{costs[name] / len(images):,.0f} multiply-adds an image"
+        axis.set_title(f"one weight of {words} moves:\n{price}", fontsize=12)
         axis.set_xticks(np.arange(len(STAGES)) + 0.5, STAGES, rotation=35, ha="right", fontsize=11)
         axis.set_yticks([0.5, CHANNELS - 0.5], ["1", str(CHANNELS)], fontsize=11)
         axis.set_ylabel("channel", fontsize=11)

@@ -70,7 +70,7 @@ errors = {
     reuse: [relative_error(gradient_at(step, reuse)) for step in steps]
     for reuse in ("difference", "none")
 }
-fig, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+fig, axis = plt.subplots(figsize=(5, 3.3), layout="constrained")
 axis.loglog(steps, errors["difference"], "o-", label="difference propagated (default)")
 axis.loglog(steps, errors["none"], "s--", label="two losses subtracted")
 axis.set(

@@ -88,7 +88,7 @@ print(f"cost of a time step: {costs[0]:.2f} at first, {cost(params):.3f} in the 
 print(f"from starts that were not trained on: {cost(params, first_start=100):.3f}")
 
 # %%
-fig, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+fig, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
 axis.semilogy(costs)
 axis.set(title="Policy search by central differences", xlabel="step", ylabel="cost of a time step")
 axis.grid(alpha=0.3)

@@ -123,6 +123,7 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# Cheap late layers are moved densely, expensive early ones rarely. What that is worth against the
-# ratios themselves is measured over three seeds on CIFAR-10, at equal price, in [the
+# The cheap last layers are moved densely. The stem is dear, and still moved more often than the
+# layers behind it, because its slopes are larger. What that is worth against the ratios
+# themselves is measured over three seeds on CIFAR-10, at equal price, in [the
 # results](../results.md#price-aware-sampling-at-equal-price).
