@@ -66,8 +66,7 @@ def train(
       folder: of the run; must exist.
       num_steps: of the whole run.
       schedule: learning rate by step, for the record.
-      evaluation_interval: steps between evaluations, None: an epoch; the last step is
-        always evaluated.
+      evaluation_interval: in steps, None: an epoch; the last step is always evaluated.
       checkpoint_seconds: at most this much work is lost to a kill.
       initial_queries: spent before the first step, on pruning.
       initial_samples: of black boxes, that went into them.

@@ -9,11 +9,10 @@ import numpy as np
 
 from deepzero_jax.bars import format_seconds
 from deepzero_jax.coordinates import coordinates_per_leaf, leaf_paths, num_coordinates
-from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Spending
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.forecasting import Forecast
-from deepzero_jax.training.probing import Probing
+from deepzero_jax.training.probing import Probing, smoothing_in_words
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
 from deepzero_jax.types import PyTree
@@ -154,18 +153,6 @@ class Plan(NamedTuple):
         ]
 
 
-def _smoothing_in_words(estimator: Estimator, probing: Probing | None) -> str:
-    settings = getattr(estimator, "settings", {})
-    central, step = bool(settings.get("central")), settings.get("smoothing")
-    if probing is not None:
-        probe = probing.probe
-        return (
-            f"{probe.step(central):.2g}, probed: noise {probe.noise:.2g}, a slope is expected to "
-            f"err by {probe.slope_error(central):.2g}"
-        )
-    return f"{step:g}" if isinstance(step, float) else ""
-
-
 class About(NamedTuple):
     """What a plan is told of its run.
 
@@ -220,7 +207,7 @@ def _outline(
         num_evaluations=-(-about.num_steps // max(interval, 1)),
         initial_samples={**(about.initial_samples or {}), **probed},
         probe_queries=0 if probing is None else probing.probe.num_queries,
-        smoothing=_smoothing_in_words(step.estimator, probing),
+        smoothing=smoothing_in_words(step.estimator, probing),
     )
 
 

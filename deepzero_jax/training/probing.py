@@ -87,3 +87,16 @@ def kept_probe(folder: Path, log: Log = print) -> Probing | None:
     if progress is None or progress.get("probe") is None:
         return None
     return Probing(Probe(**progress["probe"]), progress["samples"]["probing"])
+
+
+def smoothing_in_words(estimator: Estimator, probing: Probing | None) -> str:
+    """The smoothing of an estimator, with the error that is expected where it was probed."""
+    settings = getattr(estimator, "settings", {})
+    central, step = bool(settings.get("central")), settings.get("smoothing")
+    if probing is not None:
+        probe = probing.probe
+        return (
+            f"{probe.step(central):.2g}, probed: noise {probe.noise:.2g}, a slope is expected to "
+            f"err by {probe.slope_error(central):.2g}"
+        )
+    return f"{step:g}" if isinstance(step, float) else ""

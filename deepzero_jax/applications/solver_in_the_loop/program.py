@@ -100,10 +100,7 @@ def train_corrections(
         "num_queries": {name: runs[name][0]["num_queries"] for name in runs},
         "num_samples": {name: _samples_of_a_training(runs[name]) for name in runs},
         "box_samples": stages.box_samples,
-        "training_seconds": {
-            name: round(float(np.mean([run["wall_seconds"] for run in runs[name]])), 1)
-            for name in runs
-        },
+        "training_seconds": {name: _seconds_of_a_training(runs[name]) for name in runs},
         "num_parameters": num_parameters(correction),
         "num_seeds": training.num_seeds,
         "num_test_runs": len(correction.frames.test),
@@ -182,6 +179,10 @@ def _samples_of_a_training(runs: list[Json]) -> int:
     """Sent to the solver for its steps, in the mean over seeds."""
     asked = [run.get("box_samples", {}).get("training", 0) for run in runs]
     return round(sum(asked) / len(asked))
+
+
+def _seconds_of_a_training(runs: list[Json]) -> float:
+    return round(float(np.mean([run["wall_seconds"] for run in runs])), 1)
 
 
 def num_parameters(correction: Correction) -> int:

@@ -189,13 +189,12 @@ def fit_surrogate(
     import optax  # here: loading it takes long
 
     rows, count = record.rows(), len(record)
-    optimizer = optax.adam(1e-3) if optimizer is None else optimizer
+    optimizer = optimizer or optax.adam(1e-3)
     opt_state = optimizer.init(params) if opt_state is None else opt_state
     # Slopes, in units of those of the box.
     lengths = _lengths(rows.moves)
-    sizes = [
-        np.sqrt(np.sum(_squares(d) / lengths**2) / (count * d[0].size)) for d in rows.differences
-    ]
+    size_of = lambda d: np.sqrt(np.sum(_squares(d) / lengths**2) / (count * d[0].size))
+    sizes = [size_of(d) for d in rows.differences]
     data = Secants(
         rows.inputs,
         [_over(leaf, lengths) for leaf in rows.moves],

@@ -295,7 +295,6 @@ def test_a_failing_solver_stops_the_run_which_goes_on_to_the_same_bits(
     with pytest.raises(StepFailedError, match=rf"step \d+ failed: .*{words}"):
         run(tmp_path, QUERIED, host)
     assert not (tmp_path / "summary.json").exists()
-    summary = run(tmp_path, QUERIED)
-    assert summary["mae_of_seeds"] == uninterrupted[0]["mae_of_seeds"]
+    assert run(tmp_path, QUERIED)["mae_of_seeds"] == uninterrupted[0]["mae_of_seeds"]
     assert losses_of(tmp_path) == uninterrupted[1]
     assert len(uninterrupted[1]) == 6
