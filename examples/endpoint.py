@@ -43,7 +43,7 @@ def predict(body: dict[str, list[list[float]]]) -> dict[str, list[list[float]]]:
     return {"outputs": classifier.predict_proba(np.asarray(body["inputs"])).tolist()}
 
 
-server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
 threading.Thread(target=server.run, daemon=True).start()
 while not server.started:
     time.sleep(0.05)

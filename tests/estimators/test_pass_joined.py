@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 import deepzero_jax as dz
 from deepzero_jax.estimators import coordinatewise
@@ -37,8 +38,10 @@ def gradient(fun, params, args, coordinates=None, has_aux=False, **options):
 def equations(jaxpr):
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            yield from equations(inner)
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
+                    yield from equations(getattr(inner, "jaxpr", inner))
 
 
 def count(name, function, *args):
