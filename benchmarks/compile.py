@@ -103,12 +103,10 @@ def mesh_of(target: Target | None) -> Mesh:
     if target is None:
         devices, shape = np.array(jax.devices()[:1]), (1, 1)
     else:
-        options: dict[str, Any] = {"topology": target.topology, "platform": target.platform}
+        options: dict[str, Any] = {"topology_name": target.topology}
         if target.platform == "cuda":
-            options["target_config"] = _gpu(target)
-        else:
-            options = {"topology_name": target.topology, "platform": "tpu"}
-        found = topologies.get_topology_desc(**options)
+            options = {"topology": target.topology, "target_config": _gpu(target)}
+        found = topologies.get_topology_desc(platform=target.platform, **options)
         devices, shape = np.array(found.devices), target.mesh
     return Mesh(devices.reshape(shape), (COORDINATES, DATA), axis_types=(AxisType.Auto,) * 2)
 

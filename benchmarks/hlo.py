@@ -91,13 +91,20 @@ class Hlo:
 
     def inside_loops(self) -> set[str]:
         """Names of the computations that loops run."""
-        waiting = [name for i in self.all() if i.opcode == "while" for name in i.called]
-        found: set[str] = set()
+        loops = [i for i in self.all() if i.opcode == "while"]
+        return {name for loop in loops for name in self._reached(loop)}
+
+    def _reached(self, caller: Instruction, through: tuple[str, ...] = ()) -> set[str]:
+        """Computations that an instruction runs, by those that these opcodes call; () for all."""
+        waiting, found = caller.called, set[str]()
         while waiting:
             name = waiting.pop()
             if name not in found and name in self._computations:
                 found.add(name)
-                waiting += [c for i in self._computations[name] for c in i.called]
+                calling = [
+                    i for i in self._computations[name] if not through or i.opcode in through
+                ]
+                waiting += [c for i in calling for c in i.called]
         return found
 
     def collectives(self) -> dict[str, int]:
@@ -126,14 +133,6 @@ class Hlo:
         return max((self._written(i) for i in self.all() if i.opcode == "while"), default=0)
 
     def _written(self, loop: Instruction) -> int:
-        waiting, seen, total = loop.called, set(), 0
-        while waiting:
-            name = waiting.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            for i in self._computations.get(name, []):
-                total += 0 if i.opcode in _FREE else i.size
-                if i.opcode in ("while", "conditional", "call"):
-                    waiting += i.called
-        return total
+        # What a fusion does inside is not written.
+        inside = self._reached(loop, through=("while", "conditional", "call"))
+        return sum(i.size for c in inside for i in self._computations[c] if i.opcode not in _FREE)

@@ -1,6 +1,7 @@
 """The finite-difference transform: one pass of deltas beside a pass of base values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 import jax
@@ -57,10 +58,8 @@ def propagate(
     Returns:
       Deltas; those of float16 and bfloat16 values are float32.
     """
-    passing = Passing(program, values, stand_ins or {}, delta_dtype)
-    passing.start(dict(zip(program.inputs, deltas, strict=True)))
-    for place in range(len(program.equations)):
-        passing.advance(place)
+    passing = Passing(program, values, delta_dtype)
+    passing = passing.through(dict(zip(program.inputs, deltas, strict=True)), stand_ins)
     return [passing.result(item) for item in program.outputs]
 
 
@@ -83,10 +82,8 @@ def propagate_beside(
     Returns:
       Deltas of the outputs, and every stand-in.
     """
-    passing = Passing(program, values, stand_ins, delta_dtype)
-    passing.start(dict(zip(program.inputs, deltas, strict=True)))
-    for place in range(len(program.equations)):
-        passing.advance(place)
+    passing = Passing(program, values, delta_dtype)
+    passing = passing.through(dict(zip(program.inputs, deltas, strict=True)), stand_ins)
     return [passing.delta_of(item) for item in program.outputs], passing.stand_ins
 
 
@@ -96,9 +93,7 @@ class Passing:
     Args:
       program: flat equations.
       values: every base value.
-      stand_ins: of the inputs that have some.
       delta_dtype: type of the operands of products of deltas, or None.
-      signs: of the program, where they are known already.
 
     Attributes:
       moving: deltas that are still to be read, by variable number.
@@ -109,32 +104,51 @@ class Passing:
         self,
         program: Program,
         values: Values,
-        stand_ins: Values,
         delta_dtype: jax.typing.DTypeLike | None,
-        signs: Signs | None = None,
     ) -> None:
         self._program, self._values, self._delta_dtype = program, values, delta_dtype
-        self._signs = Signs(program) if signs is None else signs
-        self._last_use = last_uses(program)
+        self._signs, self._last_use = Signs(program), last_uses(program)
         self.moving: dict[int, Delta] = {}
-        self.stand_ins = dict(stand_ins)
+        self.stand_ins: Values = {}
 
-    def start(self, deltas: Mapping[int, Delta]) -> None:
-        """Sets the deltas of variables."""
-        for number, delta in deltas.items():
-            if not isinstance(delta, Zero) and number in self._last_use:
-                self.moving[number] = _wide(delta)
+    def anew(self, deltas: Mapping[int, Delta], stand_ins: Values | None = None) -> "Passing":
+        """Another pass of the same program, before its first equation.
+
+        Args:
+          deltas: by variable number.
+          stand_ins: of the variables that have some.
+        """
+        other = copy(self)
+        other.moving = {
+            number: _wide(delta)
+            for number, delta in deltas.items()
+            if not isinstance(delta, Zero) and number in self._last_use
+        }
+        other.stand_ins = dict(stand_ins or {})
+        return other
+
+    def through(
+        self,
+        deltas: Mapping[int, Delta],
+        stand_ins: Values | None = None,
+        places: Iterable[int] | None = None,
+    ) -> "Passing":
+        """Another pass, as ``anew``, behind the equations at some places, None for all."""
+        other = self.anew(deltas, stand_ins)
+        for place in range(len(self._program.equations)) if places is None else places:
+            other.advance(place)
+        return other
 
     def delta_of(self, item: Operand) -> Delta:
         """The delta of an operand that is still to be read."""
         return ZERO if isinstance(item, Constant) else self.moving.get(item, ZERO)
 
-    def advance(self, place: int) -> bool:
-        """Propagates through the equation at a place; whether any of its operands moves."""
+    def advance(self, place: int) -> None:
+        """Propagates through the equation at a place."""
         eqn = self._program.equations[place]
         inputs = [self.delta_of(item) for item in eqn.inputs]
         if all(isinstance(delta, Zero) for delta in inputs):
-            return False
+            return
         operands = [read(self._values, item) for item in eqn.inputs]
         results = [self._values[number] for number in eqn.outputs]
         bases = [self._stand_in_of(item) for item in eqn.inputs]
@@ -148,7 +162,6 @@ class Passing:
         for item in eqn.inputs:
             if isinstance(item, int) and self._last_use[item] == place:
                 self.moving.pop(item, None)
-        return True
 
     def result(self, item: Operand) -> Delta:
         """The delta of an output from its base value, whatever may stand in for that."""

@@ -16,8 +16,7 @@ import numpy as np
 from jax import lax
 
 from deepzero_jax.difference.interpreter import Passing
-from deepzero_jax.difference.program import Program, Values
-from deepzero_jax.difference.signs import Signs
+from deepzero_jax.difference.program import Program
 from deepzero_jax.difference.values import Channel, Delta, Moved, Point, Zero
 
 # Where the work is. What lies between two of these is fused by the compiler, so states are
@@ -111,9 +110,8 @@ class Step(NamedTuple):
 
 def courses(
     program: Program,
-    values: Values,
+    passing: Passing,
     starts: Callable[[jax.Array], Sequence[dict[int, Delta]]],
-    delta_dtype: jax.typing.DTypeLike | None,
 ) -> list[list[Step]]:
     """The steps of passes to the end of a program; nothing is run.
 
@@ -121,22 +119,20 @@ def courses(
 
     Args:
       program: flat equations, with one output.
-      values: every base value.
+      passing: any pass of it.
       starts: ``(int32 scalar) -> deltas by variable number``, one set for each pass.
-      delta_dtype: see ``propagate``.
     """
-    signs, readers = Signs(program), _readers(program)
+    readers = _readers(program)
     owners: dict[State, tuple[int, int]] = {}
     found: list[list[Step]] = []
 
     def follow(index: jax.Array) -> jax.Array:
         for start in starts(index):
-            passing = Passing(program, values, {}, delta_dtype, signs)
-            passing.start(start)
+            own = passing.anew(start)
             steps: list[Step] = []
-            for place in _ahead(passing, readers):
-                passing.advance(place)
-                state = None if _has_stand_ins(passing) else packed(passing.moving)[0]
+            for place in _ahead(own, readers):
+                own.advance(place)
+                state = None if _has_stand_ins(own) else packed(own.moving)[0]
                 steps.append(Step(place, state))
                 if state in owners:
                     owner, number = owners[state]

@@ -113,8 +113,7 @@ def map_valid(
     if count == 0:
         return jnp.zeros(0, dtype)
     chunk = min(chunk, count)
-    padded_count = -(-count // chunk) * chunk
-    padded = jnp.full(padded_count, size, jnp.int32).at[:count].set(indices.astype(jnp.int32))
+    padded = _filled_up(indices, size, chunk)
 
     def evaluate(part: jax.Array) -> jax.Array:
         values = fun(part[0])[None] if part.shape[0] == 1 else jax.vmap(fun)(part)
@@ -129,7 +128,7 @@ def map_valid(
 
         return run_chunk
 
-    results, length = jnp.zeros(padded_count, dtype), valid_length(leaf, padded)
+    results, length = jnp.zeros(padded.shape, dtype), valid_length(leaf, padded)
     if exact:
         return run_exactly(chunks_of, length, count, chunk, results)[:count]
     run_chunk = chunks_of(chunk)
@@ -158,15 +157,10 @@ def map_joined(
     Returns:
       [n] for each leaf, as ``map_valid`` does.
     """
-    counts = [part.shape[0] for part in indices]
-    padded = [-(-count // chunk) * chunk for count in counts]
-    sizes = [np.size(leaf) for leaf in leaves]
-    filled = [
-        jnp.full(length, size, jnp.int32).at[:count].set(part.astype(jnp.int32))
-        for part, count, length, size in zip(indices, counts, padded, sizes, strict=True)
-    ]
+    pairs = zip(indices, leaves, strict=True)
+    filled = [_filled_up(part, np.size(leaf), chunk) for part, leaf in pairs]
     every = jnp.concatenate(filled)
-    offsets = np.cumsum([0, *padded], dtype=np.int32)[:-1]
+    offsets = np.cumsum([0, *(part.shape[0] for part in filled)], dtype=np.int32)[:-1]
     lengths = jnp.stack(
         [
             jnp.asarray(valid_length(leaf, part), jnp.int32)
@@ -185,7 +179,16 @@ def map_joined(
         return lax.dynamic_update_slice(results, found, (start,))
 
     results = lax.fori_loop(0, ends[-1], run_chunk, jnp.zeros(every.shape, dtype))
-    return [results[start : start + n] for start, n in zip(offsets, counts, strict=True)]
+    return [
+        results[start : start + part.shape[0]] for start, part in zip(offsets, indices, strict=True)
+    ]
+
+
+def _filled_up(indices: Array, size: int, chunk: int) -> jax.Array:
+    """Indices, with padding up to whole chunks: the number of scalars, which is no index."""
+    count = indices.shape[0]
+    padded = jnp.full(-(-count // chunk) * chunk, size, jnp.int32)
+    return padded.at[:count].set(indices.astype(jnp.int32))
 
 
 def varying_like_chunks(run_chunk: RunChunk[Carry], start: Carry) -> Carry:

@@ -18,7 +18,6 @@ from jax import lax
 from deepzero_jax.difference.interpreter import Passing
 from deepzero_jax.difference.meetings import Arrays, State, courses, junctions, packed, unpacked
 from deepzero_jax.difference.program import Hoisted, read
-from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import Delta, Point, dense
 from deepzero_jax.estimators.base_pass import Course
 from deepzero_jax.estimators.pass_difference import unravel
@@ -66,13 +65,13 @@ class JoinedPasses:
     ) -> None:
         active = [position for position, part in enumerate(indices) if part.shape[0]]
         self._course, self._leaves, self._steps = course, leaves, steps
-        self._signs = Signs(course.program)
+        self._passing = Passing(course.program, course.values, course.delta_dtype)
         self._hoisted: dict[tuple[_Stretch, int], Hoisted] = {}
 
         def starts(index: jax.Array) -> list[dict[int, Delta]]:
             return [self._start(position, index, jnp.float32(1)) for position in active]
 
-        paths = courses(course.program, course.values, starts, course.delta_dtype)
+        paths = courses(course.program, self._passing, starts)
         self._paths = dict(zip(active, paths, strict=True))
 
     def _start(self, position: int, index: jax.Array, sign: jax.Array) -> dict[int, Delta]:
@@ -87,13 +86,12 @@ class JoinedPasses:
         for position, path, met in zip(
             positions, paths, junctions(self._course.program, paths), strict=True
         ):
-            stops: list[tuple[_Stop, int]] = [*met.items(), (None, len(path))]
-            origin: int | State = position
-            begin, way = 0, []
-            for stop, end in stops:
-                way.append(_Stretch(origin, stop, tuple(step.place for step in path[begin:end])))
-                origin, begin = (position if stop is None else stop), end
-            found[position] = way
+            origins, stops = [position, *met], [*met, None]
+            begins, ends = [0, *met.values()], [*met.values(), len(path)]
+            found[position] = [
+                _Stretch(origin, stop, tuple(step.place for step in path[begin:end]))
+                for origin, stop, begin, end in zip(origins, stops, begins, ends, strict=True)
+            ]
         return found
 
     def live_bytes(self, way: Sequence[_Stretch]) -> int:
@@ -122,15 +120,11 @@ class JoinedPasses:
         return self._hoisted[part, chunk]
 
     def _gone(self, part: _Stretch, moving: dict[int, Delta]) -> Arrays:
-        course = self._course
-        passing = Passing(course.program, course.values, {}, course.delta_dtype, self._signs)
-        passing.start(moving)
-        for place in part.places:
-            passing.advance(place)
+        passing = self._passing.through(moving, places=part.places)
         if part.stop is not None:
             return packed(passing.moving)[1]
-        (output,) = course.program.outputs
-        return [dense(passing.result(output), jnp.asarray(read(course.values, output)))]
+        (output,) = self._course.program.outputs
+        return [dense(passing.result(output), jnp.asarray(read(self._course.values, output)))]
 
     def chunk_delta(self, positions: Sequence[int], chunk: int) -> ChunkDelta:
         """Differences for chunks of any of some leaves, whose numbers are their places here."""

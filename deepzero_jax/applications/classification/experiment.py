@@ -126,13 +126,18 @@ def needs_probe(experiment: Experiment) -> bool:
     Propagated differences of a loss that asks no host have no noise: they need no probe, and
     keep the default.
     """
-    chosen, task = experiment.config.estimator, experiment.task
-    if chosen.smoothing != "auto" or experiment.probing or chosen.name == "first_order":
+    if not _is_open(experiment):
         return False
-    if chosen.reuse != "difference":
+    if experiment.config.estimator.reuse != "difference":
         return True
-    fun = task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
+    fun = experiment.task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
     return asks_host(jax.make_jaxpr(fun)(experiment.params).eqns)
+
+
+def _is_open(experiment: Experiment) -> bool:
+    """Whether the smoothing is "auto" and not probed yet; autodiff has none."""
+    chosen = experiment.config.estimator
+    return chosen.smoothing == "auto" and chosen.name != "first_order" and not experiment.probing
 
 
 def with_probed_smoothing(experiment: Experiment, folder: Path, log: Log = print) -> Experiment:
@@ -147,8 +152,7 @@ def with_probed_smoothing(experiment: Experiment, folder: Path, log: Log = print
       BlackBoxError: from ``find_probe``.
     """
     if not needs_probe(experiment):
-        chosen = experiment.config.estimator
-        if chosen.smoothing == "auto" and chosen.name != "first_order" and not experiment.probing:
+        if _is_open(experiment):
             why = "propagated differences do not cancel, and have no noise"
             log(f"the smoothing is not probed: {why}")
         return experiment
