@@ -6,7 +6,8 @@ Runs of ``sol_ks`` and ``sol_ks_large`` train from three seeds themselves. ``at_
 ``code_of_2``, ``code_of_1``, ``as_pretrained``, ``more_queries`` and ``as_many_steps`` are
 variations of ``defense_digits``: asked at the pixels of the box's input, codes too narrow for the
 digits, next to no training, four times the queries, and the white box in DeepZero's number of
-steps.
+steps. ``sol_wake_large`` is one of ``sol_wake``: a correction of 22,994 parameters, trained at the
+solver's inputs.
 """
 
 from collections.abc import Iterator
@@ -16,15 +17,25 @@ from studies.runner import Cell, main
 
 STUDY = "applications"
 DEFENSES = ("defense_digits", "defense_cifar10")
-SOLVERS = ("sol_ks", "sol_ks_large", "sol_wake")
+SOLVERS = ("sol_ks", "sol_ks_large", "sol_wake", "sol_wake_large")
 # Of ``defense_digits``, each of one method: part, and the fields in which it differs.
-VARIATIONS: dict[str, Json] = {
+DEFENSE_VARIATIONS: dict[str, Json] = {
     "at_boundary": {"training.methods": "zo_boundary"},
     "code_of_2": {"training.methods": "zo_ae_ds", "autoencoder.latent": 2},
     "code_of_1": {"training.methods": "zo_ae_ds", "autoencoder.latent": 1},
     "as_pretrained": {"training.methods": "deepzero", "training.num_queries": 1000},
     "more_queries": {"training.methods": "deepzero", "training.num_queries": 2_000_000},
     "as_many_steps": {"training.methods": "fo_ds", "training.first_order_steps": 638},
+}
+_WAKE_LARGE: Json = {
+    "training.methods": "src,zo_sol_boundary,fo_sol",
+    "training.learning_rate": 1e-3,
+    "correction.width": 48,
+}
+# Part: its record, and the fields in which it differs.
+_VARIATIONS: dict[str, tuple[str, Json]] = {
+    **{part: ("defense_digits", fields) for part, fields in DEFENSE_VARIATIONS.items()},
+    "sol_wake_large": ("sol_wake", _WAKE_LARGE),
 }
 _TRAINS_SEVERAL = ("sol_ks", "sol_ks_large")
 
@@ -35,10 +46,10 @@ def cells(
 ) -> Iterator[Cell]:
     """A run for each seed, one where a run trains from several itself."""
     for part in parts:
-        config = "defense_digits" if part in VARIATIONS else part
+        record, fields = _VARIATIONS.get(part, (part, {}))
         for seed in [0] if part in _TRAINS_SEVERAL else seeds:
-            overrides = {"seed": seed, **VARIATIONS.get(part, {})}
-            yield Cell(f"{part}-{seed}", config, overrides, {"part": part, "seed": seed})
+            overrides = {"seed": seed, **fields}
+            yield Cell(f"{part}-{seed}", record, overrides, {"part": part, "seed": seed})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def defense_section(found: list[Result]) -> str:
         if part == "defense_digits":
             for variation, title in _VARIATIONS.items():
                 others = [run["summary"] for run in chosen(found, part=variation)]
-                method = applications.VARIATIONS[variation]["training.methods"]
+                method = applications.DEFENSE_VARIATIONS[variation]["training.methods"]
                 lines.append(row(f"{title}, measured", _certified(others, method, radii)))
         for run in runs[:1]:
             queries = ", ".join(f"{name} {n:,}" for name, n in run["num_queries"].items())
@@ -205,4 +205,5 @@ _SOLVERS = {
     "sol_ks": ("Kuramoto–Sivashinsky, measured", "states"),
     "sol_ks_large": ("Kuramoto–Sivashinsky, large correction, measured", None),
     "sol_wake": ("wake flow, measured", "vorticity"),
+    "sol_wake_large": ("wake flow, large correction, measured", None),
 }

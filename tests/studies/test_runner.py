@@ -159,7 +159,7 @@ def test_every_cell_of_every_study_is_a_valid_command():
 
 
 def test_both_applications_have_a_config():
-    every = (*applications.DEFENSES, *applications.SOLVERS, *applications.VARIATIONS)
+    every = (*applications.DEFENSES, *applications.SOLVERS, *applications.DEFENSE_VARIATIONS)
     for cell in applications.cells(list(every), [0]):
         configured(cell.config, cell.overrides)
     names = [cell.name for cell in applications.cells(["defense_digits", "sol_ks"], [0, 1])]
