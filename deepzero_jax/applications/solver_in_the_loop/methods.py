@@ -93,6 +93,7 @@ def stepped(solver: Callable[[jax.Array, jax.Array], jax.Array], num_moving: int
 
     def step(states: jax.Array) -> jax.Array:
         moving, constant = states[..., :num_moving], states[..., num_moving:]
+        constant = jax.lax.stop_gradient(constant)  # no slope of it is asked for
         return jnp.concatenate([solver(moving, constant), constant], axis=-1)
 
     return step

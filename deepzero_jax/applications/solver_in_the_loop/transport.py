@@ -10,8 +10,8 @@ from deepzero_jax.types import Array
 Advection = Literal["maccormack", "semi_lagrangian"]
 
 
-def _sampled(xp: ModuleType, field: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """A field [n, p, q] at fractional indices, bilinear, with the least and largest neighbour."""
+def _sampled(xp: ModuleType, field: Array, x: Array, y: Array) -> tuple[Array, list[Array]]:
+    """A field [n, p, q] at fractional indices, bilinear, and the four neighbours."""
     n, p, q = field.shape
     x, y = xp.clip(x, 0, p - 1), xp.clip(y, 0, q - 1)
     i, j = xp.clip(xp.floor(x), 0, p - 2), xp.clip(xp.floor(y), 0, q - 2)
@@ -21,10 +21,7 @@ def _sampled(xp: ModuleType, field: Array, x: Array, y: Array) -> tuple[Array, A
     flat = field.reshape(-1)
     corner = [xp.take(flat, start + step, mode="clip") for step in (0, 1, q, q + 1)]
     value = (1 - fx) * ((1 - fy) * corner[0] + fy * corner[1])
-    value = value + fx * ((1 - fy) * corner[2] + fy * corner[3])
-    least = xp.minimum(xp.minimum(corner[0], corner[1]), xp.minimum(corner[2], corner[3]))
-    largest = xp.maximum(xp.maximum(corner[0], corner[1]), xp.maximum(corner[2], corner[3]))
-    return value, least, largest
+    return value + fx * ((1 - fy) * corner[2] + fy * corner[3]), corner
 
 
 def advected(
@@ -32,10 +29,12 @@ def advected(
 ) -> Array:
     """Moved with velocities, in cells a step, that are given on the field's own faces."""
     rows, columns = np.indices(field.shape[1:]).astype(field.dtype)
-    moved, least, largest = _sampled(xp, field, rows - along, columns - across)
+    moved, corner = _sampled(xp, field, rows - along, columns - across)
     if advection == "semi_lagrangian":
         return moved
-    back, _, _ = _sampled(xp, moved, rows + along, columns + across)
+    back, _ = _sampled(xp, moved, rows + along, columns + across)
+    least = xp.minimum(xp.minimum(corner[0], corner[1]), xp.minimum(corner[2], corner[3]))
+    largest = xp.maximum(xp.maximum(corner[0], corner[1]), xp.maximum(corner[2], corner[3]))
     return xp.clip(moved + 0.5 * (field - back), least, largest)
 
 

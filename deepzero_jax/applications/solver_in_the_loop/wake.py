@@ -179,19 +179,12 @@ def numpy_solver(
     """One step of float states [n, along, across, 3].
 
     Args:
-      problem: the channel. Up to 4,096 cells the pressure comes from a dense inverse, which
-        suits batches; beyond, from a sparse factorisation.
+      problem: the channel.
       lowest_reynolds: for which diffusion must be stable.
       chunk: states at a time, to stay in cache.
     """
     check_fields(problem)
-    if problem.num_along * problem.num_across <= 4096:
-        inverse = _inverted(problem).T
-        by_type = {np.dtype(kind): inverse.astype(kind) for kind in (np.float32, np.float64)}
-        solve = lambda sources: sources @ by_type[sources.dtype]
-    else:
-        solve = _factorised(problem)
-    substeps = _substeps(problem, lowest_reynolds)
+    solve, substeps = _factorised(problem), _substeps(problem, lowest_reynolds)
 
     def run(states: np.ndarray) -> np.ndarray:
         parts = [states[i : i + chunk] for i in range(0, len(states), chunk)]
