@@ -30,6 +30,7 @@ DEFENSE_VARIATIONS: dict[str, Json] = {
 _WAKE_LARGE: Json = {
     "training.methods": "src,zo_sol_boundary,fo_sol",
     "training.learning_rate": 1e-3,
+    "training.num_steps": 400,
     "correction.width": 48,
 }
 # Part: its record, and the fields in which it differs.
