@@ -71,3 +71,14 @@ def quadratic_problem():
 def estimated(estimator, fun, params, *args, coordinates=None, has_aux=False, seed=0):
     vg = jax.jit(dz.value_and_grad(fun, estimator, has_aux=has_aux))
     return vg(params, *args, key=jax.random.key(seed), coordinates=coordinates)
+
+
+def estimates_at(smoothings, make, fun, params, *args, coordinates=None, has_aux=False, seed=0):
+    """A gradient for each smoothing of ``make(smoothing)``, all by one compiled program."""
+
+    @jax.jit
+    def grads(smoothing, params, args, coordinates):
+        vg = dz.value_and_grad(fun, make(smoothing), has_aux=has_aux)
+        return vg(params, *args, key=jax.random.key(seed), coordinates=coordinates)[1]
+
+    return [grads(smoothing, params, args, coordinates) for smoothing in smoothings]

@@ -11,6 +11,7 @@ from deepzero_jax.estimators.pass_suffix import suffix_losses
 from deepzero_jax.models import MODELS
 from tests.problems import (
     estimated,
+    estimates_at,
     flatten,
     network_loss,
     quadratic,
@@ -42,13 +43,12 @@ def test_error_falls_with_the_order_of_the_difference(name, reuse, monkeypatch):
         1
     ]
     for central, order in ((False, 1), (True, 2)):
-        errors = []
-        for smoothing in (1e-2, 5e-3):
-            estimator = dz.cge(smoothing=smoothing, central=central, reuse=reuse)
-            grads = estimated(estimator, fun, params, *args, coordinates=coordinates, has_aux=True)[
-                1
-            ]
-            errors.append(relative_error(grads, exact))
+        make = lambda smoothing, central=central: dz.cge(
+            smoothing=smoothing, central=central, reuse=reuse
+        )
+        steps, given = (1e-2, 5e-3), {"coordinates": coordinates, "has_aux": True}
+        found = estimates_at(steps, make, fun, params, *args, **given)
+        errors = [relative_error(grads, exact) for grads in found]
         assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25), errors
 
 
@@ -95,19 +95,24 @@ def test_split_equals_none_in_float32(name):
     fun, params, args = network_loss(name, width=4, batch=8)
     coordinates = some_coordinates(params, per_leaf=3, every=1 if name == "cnn2" else 5)
 
-    def both(smoothing):
-        for reuse in ("none", "split"):
-            estimator = dz.cge(smoothing=smoothing, reuse=reuse, batch_size=1)
-            (value, _), grads = estimated(
-                estimator, fun, params, *args, coordinates=coordinates, has_aux=True
-            )
-            yield float(value), flatten(grads)
-
-    (value, none), (_, split) = both(1e-2)
+    ways = [
+        estimates_at(
+            (1e-2, 0.5),
+            lambda smoothing, reuse=reuse: dz.cge(smoothing=smoothing, reuse=reuse, batch_size=1),
+            fun,
+            params,
+            *args,
+            coordinates=coordinates,
+            has_aux=True,
+        )
+        for reuse in ("none", "split")
+    ]
+    none, split = (flatten(way[0]) for way in ways)
+    value = float(jax.jit(fun)(params, *args)[0])
     # The perturbed losses agree to a few units in the last place …
     assert np.max(np.abs(split - none)) * 1e-2 <= 8 * np.finfo(np.float32).eps * abs(value)
     # … so the estimates do to 1e-5 where the difference is not itself of that size.
-    (_, none), (_, split) = both(0.5)
+    none, split = (way[1] for way in ways)
     assert relative_error(split, none) < 1e-5
 
 

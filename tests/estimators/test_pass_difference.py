@@ -12,7 +12,7 @@ import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.models import MODELS, split_model_loss
 from deepzero_jax.training import cross_entropy
-from tests.problems import flatten, network_loss, relative_error, some_coordinates
+from tests.problems import estimates_at, flatten, network_loss, relative_error, some_coordinates
 
 
 def slow(name):
@@ -120,12 +120,10 @@ def foreign_problem(module):
 def test_models_of_other_people_work_unchanged(module):
     loss, params, *args = foreign_problem(module)
     exact = grads_of(loss, dz.first_order(), params, *args, has_aux=False)
-    got = grads_of(loss, dz.cge(smoothing=1e-7), params, *args, has_aux=False)
+    make = lambda smoothing: dz.cge(smoothing=smoothing)
+    got, difference = estimates_at((1e-7, 1e-3), make, loss, params, *args)
     assert relative_error(got, exact) < 1e-6
-    none, difference = (
-        grads_of(loss, dz.cge(smoothing=1e-3, reuse=reuse), params, *args, has_aux=False)
-        for reuse in ("none", "difference")
-    )
+    none = grads_of(loss, dz.cge(smoothing=1e-3, reuse="none"), params, *args, has_aux=False)
     assert relative_error(difference, none) < 1e-8
 
 
@@ -162,15 +160,12 @@ def test_random_directions_take_the_same_differences():
 def test_random_directions_stay_accurate_at_small_smoothing():
     fun, params, args = network_loss("cnn2", width=4, batch=16)
     key = jax.random.key(0)
-    direction_slope = {}
-    for reuse in ("none", "difference"):
-        estimator = dz.rge(smoothing=1e-6, num_directions=3, reuse=reuse)
-        direction_slope[reuse] = grads_of(fun, estimator, params, *args, key=key)
-    at_large_smoothing = grads_of(
-        fun, dz.rge(smoothing=1e-3, num_directions=3), params, *args, key=key
-    )
-    assert relative_error(direction_slope["difference"], at_large_smoothing) < 0.05
-    assert relative_error(direction_slope["none"], at_large_smoothing) > 0.05
+    make = lambda smoothing: dz.rge(smoothing=smoothing, num_directions=3)
+    got, at_large_smoothing = estimates_at((1e-6, 1e-3), make, fun, params, *args, has_aux=True)
+    estimator = dz.rge(smoothing=1e-6, num_directions=3, reuse="none")
+    subtracted = grads_of(fun, estimator, params, *args, key=key)
+    assert relative_error(got, at_large_smoothing) < 0.05
+    assert relative_error(subtracted, at_large_smoothing) > 0.05
 
 
 def test_a_black_box_may_sit_inside():
