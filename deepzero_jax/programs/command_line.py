@@ -104,7 +104,8 @@ def _overrides(
 def _as_fields(word: str, fields: set[str]) -> str | None:
     """How to give the fields that a word like ``training.num_epochs=2`` may mean."""
     name, equals, text = word.lstrip("-+").removeprefix("config.").partition("=")
-    meant = sorted(path for path in fields if f".{path}".endswith(f".{name}"))
+    end = f".{name}".replace("_", ".")  # "epochs" may mean "training.num_epochs"
+    meant = sorted(path for path in fields if f".{path}".replace("_", ".").endswith(end))
     if not meant and "." in name:
         meant = difflib.get_close_matches(name, sorted(fields), n=1, cutoff=0.6)
     if not meant:

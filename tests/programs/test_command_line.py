@@ -37,7 +37,8 @@ BAD = {
         "did you mean '--config.training.num_epochs=2'?",
     ),
     "field as a flag": (["--seed", "3"], "did you mean '--config.seed=…'?"),
-    "field without its section": (["+num_epochs=2"], "mean '--config.training.num_epochs=2'?"),
+    "field without its section": (["+num_epochs=2"], "'--config.training.num_epochs=2'?"),
+    "end of a field": (["--epochs=2"], " or '--config.training.num_epochs=2'?"),
     "misspelt field without --config.": (
         ["training.num_epoch=2"],
         "did you mean '--config.training.num_epochs=2'?",
