@@ -1,4 +1,4 @@
-"""The samples of one call, sent in pieces; what fails is cut smaller and sent again."""
+"""The samples of one call, sent in pieces; one that fails is cut smaller, one refused is not."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,12 @@ import numpy as np
 from deepzero_jax.blackbox.answers import Outputs
 from deepzero_jax.blackbox.counters import Counters
 from deepzero_jax.blackbox.engines import Call, Cancelled, Engine, NoAnswerInTimeError
-from deepzero_jax.blackbox.errors import BlackBoxError, WrongAnswerError, in_words
+from deepzero_jax.blackbox.errors import (
+    BlackBoxError,
+    RetryLaterError,
+    WrongAnswerError,
+    in_words,
+)
 from deepzero_jax.blackbox.options import Options
 from deepzero_jax.types import PyTree
 
@@ -30,7 +35,7 @@ class Piece:
 
     Attributes:
       rows: int [k], which samples.
-      failures: how often they have failed by themselves, not in company.
+      failures: how often they have failed by themselves, or were refused for now.
     """
 
     rows: np.ndarray
@@ -176,7 +181,9 @@ class Asking:
                 f"call {number:,} of the black box is to be tried again after {self._pause:,.0f} "
                 f"s, more than {_LONGEST_PAUSE:g}: {self._reason}"
             )
-        if len(piece.rows) == 1 or not self._options.retries:
+        # A refusal is of the moment and not of the samples: smaller calls would burden the host.
+        is_whole = len(piece.rows) == 1 or isinstance(error, RetryLaterError)
+        if is_whole or not self._options.retries:
             return [Piece(piece.rows, piece.failures + 1)]
         return piece.parts()
 

@@ -16,6 +16,8 @@ class BlackBoxError(RuntimeError):
 class RetryLaterError(OSError):
     """An answer that asks to be asked again later, as an endpoint does that is too busy.
 
+    Raised by a host function, it has the box wait, and send the same call again.
+
     Args:
       message: what was said.
       retry_after: seconds to wait, or None where nothing was said of it.

@@ -30,8 +30,9 @@ class Doubts:
             return
         self._name, self._probe = repr(estimator), estimator.probe
         self._directions = estimator.settings.get("num_directions")
+        self._central = bool(estimator.settings.get("central"))
         if self._probe is not None:
-            self._error = self._probe.slope_error(bool(estimator.settings.get("central")))
+            self._error = self._probe.slope_error(self._central)
 
     def watch(self, value: jax.Array, grads: Params, coordinates: PyTree | None) -> None:
         """Has an estimate looked at when it is run; for losses that ask the host.
@@ -59,11 +60,16 @@ class Doubts:
         if int(count) == 0 or not math.isfinite(float(value)):
             return
         if not int(moves):
+            at_extremum = (
+                ", unless the loss is as large on either side of the parameters, as at a minimum"
+                if self._central
+                else ""
+            )
             self._tell(
                 "flat",
                 f"all slopes of an estimate through a black box are exactly 0 ({self._name}): it "
-                "does not answer to so small a step, or not at all; dz.probe_smoothing says from "
-                f"which smoothing on it does{see('flat')}",
+                f"does not answer to so small a step, or not at all{at_extremum}; "
+                f"dz.probe_smoothing says from which smoothing on it does{see('flat')}",
             )
         if self._probe is None:
             return

@@ -1,12 +1,14 @@
 """What is typed: ``--config FILE [--config.section.field=value …] [--workdir DIR]`` and flags."""
 
 import argparse
+import difflib
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from deepzero_jax.fields import fields_of
 from deepzero_jax.programs.records import RecordError, check_record, load_record, override
 from deepzero_jax.registry import nearest
 
@@ -71,9 +73,9 @@ def parse_command_line(
     path = Path(options.config)
     flags = [flag for action in parser._actions for flag in action.option_strings]
     try:
-        pairs = list(_overrides(rest, flags))
         record = load_record(path, schemas)
-        for name, text in pairs:
+        fields = {item.path for item in fields_of(type(record))}
+        for name, text in list(_overrides(rest, flags, fields)):
             record = override(record, name, text)
         check_record(record)
     except RecordError as error:
@@ -83,14 +85,30 @@ def parse_command_line(
     return options, record
 
 
-def _overrides(rest: Iterable[str], flags: list[str]) -> Iterator[tuple[str, str]]:
+def _overrides(
+    rest: Iterable[str], flags: list[str], fields: set[str]
+) -> Iterator[tuple[str, str]]:
     words = iter(rest)
     for word in words:
         if not word.startswith("--config."):
-            raise RecordError(f"unknown argument {word!r} ({nearest(word, flags)})")
+            hint = _as_fields(word, fields) or nearest(word, flags)
+            raise RecordError(f"unknown argument {word!r} ({hint})")
         name, equals, text = word.removeprefix("--config.").partition("=")
         if not equals:
             text = next(words, None)
             if text is None:
                 raise RecordError(f"--config.{name} needs a value")
         yield name, text
+
+
+def _as_fields(word: str, fields: set[str]) -> str | None:
+    """How to give the fields that a word like ``training.num_epochs=2`` may mean."""
+    name, equals, text = word.lstrip("-+").removeprefix("config.").partition("=")
+    end = f".{name}".replace("_", ".")  # "epochs" may mean "training.num_epochs"
+    meant = sorted(path for path in fields if f".{path}".replace("_", ".").endswith(end))
+    if not meant and "." in name:
+        meant = difflib.get_close_matches(name, sorted(fields), n=1, cutoff=0.6)
+    if not meant:
+        return None
+    given = [repr(f"--config.{path}={text if equals else '…'}") for path in meant]
+    return f"did you mean {' or '.join(given)}?"

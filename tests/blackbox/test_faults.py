@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.blackbox import BlackBoxError
+from deepzero_jax.blackbox import BlackBoxError, RetryLaterError
 from tests.blackbox.test_box import counted, squares
 
 
@@ -41,6 +41,36 @@ def test_a_sample_is_retried_and_not_a_batch(fail, seed):
     np.testing.assert_allclose(box(x), squares(np.asarray(x)), rtol=1e-6)
     assert box.num_answered == 201
     assert box.num_samples <= 201 * (1.1 if fail == "nan" else 3)
+
+
+def test_a_refused_call_is_sent_again_whole():
+    sizes = []
+
+    def host(samples):
+        sizes.append(len(samples))
+        if len(sizes) in (2, 4):
+            raise RetryLaterError("too many requests", 0.01)
+        return squares(samples)
+
+    box = dz.black_box(host, (1,), backoff=0.0, max_batch=8)
+    assert (box(jnp.ones((24, 3))) == 3).all()
+    assert sizes == [8] * 5
+    assert (box.num_samples, box.num_answered, box.num_calls) == (40, 24, 5)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_call_that_is_always_refused_ends(retries):
+    def host(samples):
+        raise RetryLaterError("too many requests")
+
+    for on_failure in ("raise", "nan"):
+        box = dz.black_box(host, (1,), backoff=0.0, retries=retries, on_failure=on_failure)
+        if on_failure == "nan":
+            assert jnp.isnan(box(jnp.ones((24, 3)))).all()
+        else:
+            with pytest.raises(BlackBoxError, match="RetryLaterError: too many requests"):
+                box(jnp.ones((24, 3)))
+        assert (box.num_calls, box.num_samples) == (1 + retries, 24 * (1 + retries))
 
 
 def test_a_sample_that_always_fails_is_named_or_dropped():

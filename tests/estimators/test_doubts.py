@@ -39,6 +39,13 @@ def test_slopes_that_are_all_zero(caplog, make):
     assert not warned(caplog, lambda x: np.sum(x, axis=1), make(smoothing=1e-2), jnp.ones(3))
 
 
+def test_slopes_that_are_zero_at_a_minimum(caplog, make):
+    bowl = lambda x: np.sum(np.square(x), axis=1)
+    (words,) = warned(caplog, bowl, make(smoothing=0.25, central=True), jnp.zeros(3))
+    assert "as at a minimum" in words
+    assert not warned(caplog, bowl, make(smoothing=0.25), jnp.zeros(3))
+
+
 def probe(**known):
     return Probe(1e-3, 1.0, 1e-2, 0.2, 1e-1, 0.02, 9, True, None)._replace(**known)
 

@@ -32,6 +32,22 @@ BAD = {
     "ill-typed number": (["--config.seed=many"], "seed must be an integer, got 'many'"),
     "ill-typed flag": (["--config.data.augment=1"], "data.augment must be true or false"),
     "unknown flag": (["--wrokdir=x"], "did you mean '--workdir'"),
+    "field without --config.": (
+        ["training.num_epochs=2"],
+        "did you mean '--config.training.num_epochs=2'?",
+    ),
+    "field as a flag": (["--seed", "3"], "did you mean '--config.seed=…'?"),
+    "field without its section": (["+num_epochs=2"], "'--config.training.num_epochs=2'?"),
+    "end of a field": (["--epochs=2"], " or '--config.training.num_epochs=2'?"),
+    "misspelt field without --config.": (
+        ["training.num_epoch=2"],
+        "did you mean '--config.training.num_epochs=2'?",
+    ),
+    "several fields of a name": (
+        ["name=x"],
+        "'--config.data.name=x' or '--config.estimator.name=x'",
+    ),
+    "neither field nor flag": (["frobnicate=1"], "known: --config, "),
     "no value": (["--config.seed"], "--config.seed needs a value"),
     "unknown model": (["--config.model.name=resnet21"], "resnet20, resnet32"),
     "unknown estimator": (["--config.estimator.name=cg"], "cge, rge, first_order"),

@@ -1,5 +1,6 @@
 """Every block of code on a page is run, or is marked as output or as a command."""
 
+import logging
 import re
 import shlex
 import warnings
@@ -8,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import jax
 import pytest
 
 from deepzero_jax.fields import fields_of
@@ -80,6 +82,18 @@ def test_every_snippet_runs(name, monkeypatch, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exec(compile(block.body, name, "exec"), names)
+
+
+@pytest.mark.parametrize(
+    "number", range(sum(block.language == "python" for block in blocks(PAGES[0])))
+)
+@pytest.mark.filterwarnings("ignore")
+def test_every_snippet_of_the_readme_runs_alone_and_warns_of_nothing(number, caplog):
+    block = [block for block in blocks(PAGES[0]) if block.language == "python"][number]
+    with caplog.at_level(logging.WARNING, "deepzero_jax"):
+        exec(compile(block.body, "README.md", "exec"), {"__name__": "__main__"})
+        jax.effects_barrier()
+    assert not [record for record in caplog.records if record.name == "deepzero_jax"]
 
 
 def is_installed(module: str) -> bool:
