@@ -1,0 +1,206 @@
+"""Ways to go down a loss that can only be evaluated, ours and our peers', under one contract."""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+import deepzero_jax as dz
+from deepzero_jax.coordinates import leaf_paths, valid_length
+from deepzero_jax.sampling import Sampler, Selection, price_aware_sampler
+from deepzero_jax.types import Key, Params, PyTree
+
+Settings = Mapping[str, Any]
+Evaluate = Callable[[Params], jax.Array]  # on the batch of the step
+
+
+class Searcher(NamedTuple):
+    """A method with its settings: pure functions.
+
+    Attributes:
+      init: ``(key, params) -> state``.
+      step: ``(state, key, evaluate, progress) -> (state, queries asked)``; progress from 0 to 1.
+      params: ``(state) -> params``, the solution so far.
+      queries: of a step, on average.
+    """
+
+    init: Callable[[Key, Params], PyTree]
+    step: Callable[[PyTree, Key, Evaluate, jax.Array], tuple[PyTree, jax.Array]]
+    params: Callable[[PyTree], Params]
+    queries: int
+
+
+class Method(NamedTuple):
+    """A way to search, and where its settings are looked for.
+
+    Attributes:
+      make: ``(settings, params) -> Searcher``.
+      settings: ``{name: (low, high)}`` drawn log-uniformly, ``{name: [choices]}`` uniformly.
+      ours: of this package.
+    """
+
+    make: Callable[[Settings, Params], Searcher]
+    settings: Mapping[str, tuple[float, float] | list[Any]]
+    ours: bool = True
+
+
+class _Descent(NamedTuple):
+    """A gradient estimate a step, under Adam or SGD with momentum, the rate falling as a cosine."""
+
+    estimator: dz.Estimator
+    sampler: Sampler | None
+    settings: Settings
+
+    @property
+    def rule(self) -> optax.GradientTransformation:
+        return {"adam": optax.scale_by_adam(), "sgd": optax.trace(0.9)}[self.settings["optimizer"]]
+
+    def init(self, key: Key, params: Params) -> PyTree:
+        return params, self.rule.init(params), self.sampler.init(key) if self.sampler else ()
+
+    def step(
+        self, state: PyTree, key: Key, evaluate: Evaluate, progress: jax.Array
+    ) -> tuple[PyTree, jax.Array]:
+        params, memory, drawn = state
+        vg = dz.value_and_grad(evaluate, self.estimator)
+        if self.sampler is None:
+            grads = vg(params, key=key)[1]
+            count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+            asked = jnp.float32(self.estimator.num_queries(count))
+        else:
+            chosen = self.sampler.sample(drawn, jax.random.bits(key, dtype=jnp.uint32))
+            grads = vg(params, key=key, coordinates=chosen.coordinates)[1]
+            drawn = self.sampler.update(drawn, chosen, grads)
+            if chosen.scales is not None:
+                grads = jax.tree.map(jnp.multiply, grads, chosen.scales)
+            counts = jax.tree.map(valid_length, params, chosen.coordinates)
+            asked = 1.0 + jnp.sum(jnp.stack(jax.tree.leaves(counts)))
+        updates, memory = self.rule.update(grads, memory, params)
+        rate = self.settings["learning_rate"] * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        params = jax.tree.map(lambda leaf, move: leaf - rate * move, params, updates)
+        return (params, memory, drawn), asked
+
+
+def _descent(
+    estimator: dz.Estimator, sampler: Sampler | None, queries: int, settings: Settings
+) -> Searcher:
+    method = _Descent(estimator, sampler, settings)
+    return Searcher(method.init, method.step, lambda state: state[0], queries)
+
+
+def _cge(smoothing: float) -> dz.Estimator:
+    """Whole evaluations, subtracted: what a loss gives that can only be queried."""
+    return dz.cge(smoothing=smoothing, reuse="none", batch_size=64)
+
+
+def _dense(settings: Settings, params: Params) -> Searcher:
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    return _descent(_cge(1e-3), None, 1 + count, settings)
+
+
+def _uniform(settings: Settings, params: Params) -> Searcher:
+    """So many coordinates a step, each as likely as any other, whatever its leaf."""
+    number, size = settings["coordinates"], ravel_pytree(params)[0].size
+
+    def sample(state: PyTree, step: jax.Array) -> Selection:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state), step)
+        return Selection(jax.random.choice(key, size, (number,), replace=False))
+
+    init = lambda key: jax.random.key_data(key)
+    sampler = Sampler(init, sample, lambda state, selection, grads: state)
+    return _on_vectors(_descent(_cge(1e-3), sampler, 1 + number, settings), params)
+
+
+def _price_aware(settings: Settings, params: Params) -> Searcher:
+    """So many coordinates a step on average, each leaf by its estimates; all cost the same."""
+    number = settings["coordinates"]
+    costs = dict.fromkeys(leaf_paths(params), 1.0)
+    sampler = price_aware_sampler(params, costs, float(number))
+    return _descent(_cge(1e-3), sampler, 1 + number, settings)
+
+
+def _directions(central: bool) -> Callable[[Settings, Params], Searcher]:
+    def make(settings: Settings, params: Params) -> Searcher:
+        number = settings["directions"] // (2 if central else 1)
+        estimator = dz.rge(
+            smoothing=1e-3, num_directions=number, central=central, reuse="none", batch_size=64
+        )
+        return _descent(estimator, None, estimator.num_queries(0), settings)
+
+    return make
+
+
+def _on_vectors(searcher: Searcher, params: Params) -> Searcher:
+    """A searcher of one vector, given trees."""
+    unravel = ravel_pytree(params)[1]
+
+    def step(
+        state: PyTree, key: Key, evaluate: Evaluate, progress: jax.Array
+    ) -> tuple[PyTree, jax.Array]:
+        return searcher.step(state, key, lambda vector: evaluate(unravel(vector)), progress)
+
+    return Searcher(
+        lambda key, start: searcher.init(key, ravel_pytree(start)[0]),
+        step,
+        lambda state: unravel(searcher.params(state)),
+        searcher.queries,
+    )
+
+
+def _evolution(name: str) -> Callable[[Settings, Params], Searcher]:
+    """A strategy of evosax; its mean is the solution."""
+
+    def make(settings: Settings, params: Params) -> Searcher:
+        from evosax import algorithms  # pyright: ignore[reportMissingImports]
+
+        number = settings["population"]
+        vector = ravel_pytree(params)[0]
+        options: dict[str, Any] = {}
+        if name == "Open_ES":
+            options["optimizer"] = optax.adam(settings["learning_rate"])
+            options["std_schedule"] = optax.constant_schedule(settings["std"])
+        strategy = getattr(algorithms, name)(number, jnp.zeros_like(vector), **options)
+        given = strategy.default_params
+        if name != "Open_ES":
+            given = given.replace(std_init=settings["std"])
+
+        def step(
+            state: PyTree, key: Key, evaluate: Evaluate, progress: jax.Array
+        ) -> tuple[PyTree, jax.Array]:
+            asking, telling = jax.random.split(key)
+            population, state = strategy.ask(asking, state, given)
+            fitness = jax.lax.map(evaluate, population, batch_size=64)
+            return strategy.tell(telling, population, fitness, state, given)[0], jnp.float32(number)
+
+        init = lambda key, start: strategy.init(key, start, given)
+        return _on_vectors(Searcher(init, step, strategy.get_mean, number), params)
+
+    return make
+
+
+_RULE: dict[str, Any] = {"optimizer": ["adam", "sgd"], "learning_rate": (1e-3, 1.0)}
+_FEW: dict[str, Any] = {"coordinates": [4, 8, 15, 30, 60], **_RULE}
+_POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": (0.01, 0.5)}
+METHODS: dict[str, Method] = {
+    "cge_dense": Method(_dense, _RULE),
+    "cge_few": Method(_uniform, _FEW),
+    "cge_price_aware": Method(_price_aware, _FEW),
+    "rge": Method(_directions(False), {"directions": [4, 8, 16, 32, 64], **_RULE}),
+    "rge_antithetic": Method(_directions(True), {"directions": [4, 8, 16, 32, 64], **_RULE}),
+    "open_es": Method(
+        _evolution("Open_ES"), {**_POPULATION, "learning_rate": (1e-3, 0.3)}, ours=False
+    ),
+    "snes": Method(_evolution("SNES"), _POPULATION, ours=False),
+    "sep_cma_es": Method(_evolution("Sep_CMA_ES"), _POPULATION, ours=False),
+}
+
+
+def present_methods() -> tuple[str, ...]:
+    """Names of the methods whose packages are installed."""
+    peers = find_spec("evosax") is not None
+    return tuple(name for name, method in METHODS.items() if method.ours or peers)

@@ -1,0 +1,40 @@
+"""The study of equal queries: every method asks what it says, and learns."""
+
+import jax
+import pytest
+
+from studies import equal_queries, searchers
+from studies.problems import problem
+
+SETTINGS = {"coordinates": 15, "directions": 16, "population": 16, "std": 0.05}
+
+
+@pytest.mark.parametrize("method", [name for name, m in searchers.METHODS.items() if m.ours])
+def test_a_method_asks_its_budget_and_learns(method):
+    rule = {"optimizer": "adam", "learning_rate": 0.02}
+    own = {k: v for k, v in SETTINGS.items() if k in searchers.METHODS[method].settings}
+    found = equal_queries.search("digits_mlp", method, {**rule, **own}, 4000, 0)
+    assert found["asked"] == pytest.approx(4000, rel=0.16)  # whole steps; dense: six
+    assert found["queries"][-1] == found["asked"]
+    chance = 15 if method == "cge_dense" else 40
+    assert found["test"] > chance
+
+
+def test_a_query_is_one_batch_that_the_key_draws():
+    on = problem("digits_mlp")
+    params = on.init(jax.random.key(0))
+    losses = [float(on.loss(params, jax.random.key(seed))) for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 610
+
+
+def test_settings_are_drawn_alike_for_every_problem():
+    for method in searchers.METHODS:
+        drawn = [equal_queries.drawn_settings(method, trial) for trial in (0, 0, 1)]
+        assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("given", [{"problems": ("digts",)}, {"methods": ("sness",)}])
+def test_what_is_unknown_is_named(given):
+    with pytest.raises(ValueError, match=r"unknown .*known: "):
+        next(equal_queries.measurements(**given))
