@@ -230,7 +230,8 @@ def run_measurements(
         hardware = {"num_devices": len(devices), "device": devices[0].device_kind}
         found = {**measure(), **hardware}
         keep_result(study, name, labels, f"python -m {package}.{study}", found, results=results)
-        print(f"{study}/{name}: {found}", flush=True)
+        shown = {key: value for key, value in found.items() if not isinstance(value, list)}
+        print(f"{study}/{name}: {shown}", flush=True)
 
 
 def _done(study: str, name: str, results: Path | None) -> bool:

@@ -6,6 +6,7 @@ from studies import (
     applications,
     cge_vs_rge,
     defense_gradients,
+    equal_queries,
     gradient_quality,
     price_aware,
     pruning,
@@ -18,6 +19,7 @@ from studies.report.application_tables import (
     solver_section,
 )
 from studies.report.committed import Result, results
+from studies.report.equal_queries_table import equal_queries_section
 from studies.report.ladder_table import cge_vs_rge_section
 from studies.report.tables import (
     gradient_quality_section,
@@ -43,6 +45,7 @@ _SECTIONS: tuple[tuple[str, Callable[[list[Result]], str]], ...] = (
     (trajectory.STUDY, trajectory_section),
     (pruning.STUDY, pruning_section),
     (gradient_quality.STUDY, gradient_quality_section),
+    (equal_queries.STUDY, equal_queries_section),
     (applications.STUDY, defense_section),
     (defense_gradients.STUDY, defense_gradients_section),
     (applications.STUDY, solver_section),

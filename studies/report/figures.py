@@ -8,12 +8,14 @@ from studies import (
     applications,
     cge_vs_rge,
     defense_gradients,
+    equal_queries,
     gradient_quality,
     price_aware,
     pruning,
     sparsity,
 )
 from studies.report.committed import Result, by_epochs, chosen, final_accuracies
+from studies.report.equal_queries_table import plot_equal_queries
 from studies.report.ladder_table import longer_runs
 
 
@@ -259,4 +261,5 @@ FIGURES: dict[str, Callable[[list[Result], Path], None]] = {
     pruning.STUDY: plot_pruning,
     sparsity.STUDY: plot_sparsity,
     gradient_quality.STUDY: plot_gradient_quality,
+    equal_queries.STUDY: plot_equal_queries,
 }
