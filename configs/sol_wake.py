@@ -13,7 +13,7 @@ from deepzero_jax.applications.solver_in_the_loop.config import Correction, Solv
 
 def get_config() -> SolverConfig:
     """A correction of 608 parameters, trained through rollouts of 8 steps."""
-    # At the boundary a step would ask 28,687 states. One window a step is noisy: at a learning
+    # At the boundary a step would ask 28,680 states. One window a step is noisy: at a learning
     # rate of 1e-2 the result depends on the seed.
     methods = ("src", "non", "zo_sol", "fo_sol")
     training = Training(methods, num_seeds=1, num_steps=500, batch_size=1, learning_rate=3e-3)

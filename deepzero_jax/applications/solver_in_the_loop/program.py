@@ -213,10 +213,11 @@ def _first_test_run(
 
 def _report(summary: Json, log: Log) -> None:
     log(f"\nmean absolute error over {summary['num_test_runs']} test runs")
-    log("method   error    of the seeds")
+    width = max(map(len, ("method", *summary["mae"])))
+    log(f"{'method':<{width}}  error    of the seeds")
     for name, values in summary["mae_of_seeds"].items():
         shown = ", ".join(f"{value:.5f}" for value in values)
-        log(f"{name:<8} {summary['mae'][name]:.5f}  {shown}")
+        log(f"{name:<{width}}  {summary['mae'][name]:.5f}  {shown}")
 
 
 def _train(config: SolverConfig, run: Run) -> Json:
