@@ -17,10 +17,11 @@ from deepzero_jax.difference.program import (
     trace,
     without_dead_equations,
 )
-from deepzero_jax.difference.rules import deregister_rule, register_rule
+from deepzero_jax.difference.rules import RULES, deregister_rule, register_rule
 from deepzero_jax.difference.values import ZERO, Channel, Delta, Point, dense
 
 __all__ = [
+    "RULES",
     "ZERO",
     "Channel",
     "Delta",

@@ -99,6 +99,7 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
+"""The rule of each primitive of JAX, by its name."""
 # Rules of users, which stand before those of the table.
 OWN_RULES: dict[str, Rule] = {}
 

@@ -20,6 +20,7 @@ from deepzero_jax.models.functional import (
     model_loss,
     predict,
 )
+from deepzero_jax.models.layers import max_pool
 from deepzero_jax.models.resnet import DEPTHS, ResNet
 from deepzero_jax.models.split_loss import split_model_loss
 from deepzero_jax.registry import Registry
@@ -71,6 +72,7 @@ __all__ = [
     "init_model",
     "layer_names",
     "make_model",
+    "max_pool",
     "model_loss",
     "predict",
     "prefix_apply",

@@ -10,6 +10,7 @@ from deepzero_jax.programs.records import (
     load_record,
     override,
 )
+from deepzero_jax.programs.warnings import warnings_in
 
 __all__ = [
     "Program",
@@ -25,4 +26,5 @@ __all__ = [
     "prune",
     "train",
     "use_compilation_cache",
+    "warnings_in",
 ]

@@ -9,9 +9,17 @@ from jax.extend.core import Primitive
 from jax.sharding import AxisType, PartitionSpec
 
 import deepzero_jax as dz
-from deepzero_jax.difference import Channel, dense, deregister_rule, evaluate, propagate, trace
+from deepzero_jax.difference import (
+    RULES,
+    Channel,
+    dense,
+    deregister_rule,
+    evaluate,
+    propagate,
+    trace,
+)
 from deepzero_jax.difference.program import CALLS
-from deepzero_jax.difference.rules import OWN_RULES, RULES
+from deepzero_jax.difference.rules import OWN_RULES
 
 
 def test_composes_with_jit_vmap_grad_free_transforms_and_shard_map():

@@ -8,10 +8,8 @@ import pytest
 from jax import lax
 
 import deepzero_jax as dz
-from deepzero_jax.difference.interpreter import propagate
-from deepzero_jax.difference.program import evaluate, trace
-from deepzero_jax.difference.rules import RULES
-from deepzero_jax.difference.values import ZERO, Channel, Point, channel_of_point, dense
+from deepzero_jax.difference import RULES, ZERO, Channel, Point, dense, evaluate, propagate, trace
+from deepzero_jax.difference.values import channel_of_point
 
 ELEMENTWISE = {
     "neg": (jnp.negative, -2, 2),

@@ -9,7 +9,7 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.estimators import Probe
-from deepzero_jax.programs.warnings import warnings_in
+from deepzero_jax.programs import warnings_in
 
 ESTIMATORS = {"cge": dz.cge, "rge": lambda **options: dz.rge(num_directions=4, **options)}
 

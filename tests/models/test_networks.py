@@ -10,10 +10,10 @@ from deepzero_jax.models import (
     MODELS,
     ResNet,
     layer_names,
+    max_pool,
     prefix_apply,
     suffix_apply,
 )
-from deepzero_jax.models.layers import max_pool
 
 NUM_PARAMETERS = {
     "cnn1": 730,

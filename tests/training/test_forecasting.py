@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.applications.classification import build
+from deepzero_jax.applications.classification import build, optimizer_and_schedule
 from deepzero_jax.applications.classification.config import Config, Data, Estimator, Model
-from deepzero_jax.applications.classification.experiment import optimizer_and_schedule
 from deepzero_jax.sampling import dense_sampler
 from deepzero_jax.training import TrainStep, expected_counts, forecast
 from deepzero_jax.training.forecasting import Seconds, interpolated, timed_leaves

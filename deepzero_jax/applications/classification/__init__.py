@@ -1,7 +1,13 @@
 """Image classification: the paper's protocol, and what goes past it."""
 
 from deepzero_jax.applications.classification.config import Config
-from deepzero_jax.applications.classification.experiment import Experiment, build
+from deepzero_jax.applications.classification.experiment import (
+    Experiment,
+    build,
+    optimizer_and_schedule,
+    with_probed_smoothing,
+)
+from deepzero_jax.applications.classification.outlook import plan_run
 from deepzero_jax.applications.classification.program import (
     PROGRAM,
     Prepared,
@@ -21,6 +27,9 @@ __all__ = [
     "compute_scores",
     "experiment_costs",
     "find_ratios",
+    "optimizer_and_schedule",
+    "plan_run",
     "prepare_run",
     "train_prepared",
+    "with_probed_smoothing",
 ]

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.applications.classification import build, find_ratios, prepare_run, train_prepared
+from deepzero_jax.applications.classification import (
+    build,
+    find_ratios,
+    plan_run,
+    prepare_run,
+    train_prepared,
+    with_probed_smoothing,
+)
 from deepzero_jax.applications.classification.config import (
     Config,
     Data,
@@ -20,8 +27,6 @@ from deepzero_jax.applications.classification.config import (
     Sampling,
     Training,
 )
-from deepzero_jax.applications.classification.experiment import with_probed_smoothing
-from deepzero_jax.applications.classification.outlook import plan_run
 from deepzero_jax.training import StepFailedError, read_metrics
 
 BOXES = []
