@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
 import deepzero_jax as dz
-from deepzero_jax.coordinates import leaf_paths, valid_length
+from deepzero_jax.coordinates import leaf_paths, num_coordinates, valid_length
 from deepzero_jax.sampling import Sampler, Selection, price_aware_sampler
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -70,8 +69,7 @@ class _Descent(NamedTuple):
         vg = dz.value_and_grad(evaluate, self.estimator)
         if self.sampler is None:
             grads = vg(params, key=key)[1]
-            count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-            asked = jnp.float32(self.estimator.num_queries(count))
+            asked = jnp.float32(self.estimator.num_queries(num_coordinates(params)))
         else:
             chosen = self.sampler.sample(drawn, jax.random.bits(key, dtype=jnp.uint32))
             grads = vg(params, key=key, coordinates=chosen.coordinates)[1]
@@ -93,14 +91,12 @@ def _descent(
     return Searcher(method.init, method.step, lambda state: state[0], queries)
 
 
-def _cge(smoothing: float) -> dz.Estimator:
-    """Whole evaluations, subtracted: what a loss gives that can only be queried."""
-    return dz.cge(smoothing=smoothing, reuse="none", batch_size=64)
+# Whole evaluations, subtracted: what a loss gives that can only be queried.
+_CGE = dz.cge(smoothing=1e-3, reuse="none", batch_size=64)
 
 
 def _dense(settings: Settings, params: Params) -> Searcher:
-    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    return _descent(_cge(1e-3), None, 1 + count, settings)
+    return _descent(_CGE, None, _CGE.num_queries(num_coordinates(params)), settings)
 
 
 def _uniform(settings: Settings, params: Params) -> Searcher:
@@ -113,7 +109,7 @@ def _uniform(settings: Settings, params: Params) -> Searcher:
 
     init = lambda key: jax.random.key_data(key)
     sampler = Sampler(init, sample, lambda state, selection, grads: state)
-    return _on_vectors(_descent(_cge(1e-3), sampler, 1 + number, settings), params)
+    return _on_vectors(_descent(_CGE, sampler, 1 + number, settings), params)
 
 
 def _price_aware(settings: Settings, params: Params) -> Searcher:
@@ -121,7 +117,7 @@ def _price_aware(settings: Settings, params: Params) -> Searcher:
     number = settings["coordinates"]
     costs = dict.fromkeys(leaf_paths(params), 1.0)
     sampler = price_aware_sampler(params, costs, float(number))
-    return _descent(_cge(1e-3), sampler, 1 + number, settings)
+    return _descent(_CGE, sampler, 1 + number, settings)
 
 
 def _directions(central: bool) -> Callable[[Settings, Params], Searcher]:
