@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
@@ -21,8 +22,6 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, step: int, log: Log = print) -> None:
-        from tensorboardX import SummaryWriter
-
         self.path = folder / "metrics.jsonl"
         lines, num_broken = read_lines(self.path, "step")
         if num_broken:
@@ -35,19 +34,53 @@ class MetricsLog:
         kept = [line for line in lines if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._events = _Events(folder / "tensorboard", step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line ``{"step": step, **values}`` and the same as events."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._events.write(step, values)
 
     def close(self) -> None:
         """Flushes and closes both."""
         self._file.close()
         self._events.close()
+
+
+class _Events:
+    """A file of TensorBoard events, written by the thread that calls.
+
+    The library's own writer has a thread, and where that one dies of a full disk, its queue fills
+    and the run waits for ever.
+    """
+
+    _SECONDS = 10  # on disk at least this often
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+
+        folder.mkdir(exist_ok=True)
+        self._event, self._writer = Event, EventsWriter(str(folder / "events"))
+        # TensorBoard hides what an earlier session has written from this step on.
+        started = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(step=step + 1, session_log=started))
+        self._flushed = 0.0
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        event = self._event(step=step, wall_time=time.time())
+        for name, value in values.items():
+            event.summary.MergeFrom(scalar(name, value))
+        self._writer.write_event(event)
+        if time.monotonic() - self._flushed >= self._SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def read_metrics(path: Path) -> list[Json]:

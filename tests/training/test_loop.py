@@ -1,3 +1,4 @@
+import errno
 import json
 import signal
 import threading
@@ -6,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 import deepzero_jax as dz
 from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler
@@ -208,6 +210,36 @@ def test_metrics_cut_off_what_is_done_again(tmp_path):
     log.write(4, {"loss": 40.0})
     log.close()
     assert [r["loss"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 2.0, 3.0, 40.0]
+
+
+def test_metrics_raise_where_the_disk_is_full_and_leave_no_thread(tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = set(threading.enumerate())
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, {"loss": 1.0})
+    with monkeypatch.context() as full:
+        full.setattr("tensorboardX.record_writer.RecordWriter.write", write)
+        with pytest.raises(OSError, match="No space left"):
+            log.write(2, {"loss": 1.0})
+    assert set(threading.enumerate()) == before
+    log.close()
+
+
+def test_events_are_what_was_written(tmp_path):
+    log = MetricsLog(tmp_path, 3)
+    log.write(4, {"loss": 2.5, "accuracy": 0.5})
+    log.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    events, data = [], path.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    assert [(event.step, event.session_log.status) for event in events[1:]] == [(4, 1), (4, 0)]
+    found = {value.tag: value.simple_value for value in events[2].summary.value}
+    assert found == {"loss": 2.5, "accuracy": 0.5}
 
 
 @pytest.mark.parametrize(
