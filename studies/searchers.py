@@ -77,7 +77,8 @@ class _Descent(NamedTuple):
             if chosen.scales is not None:
                 grads = jax.tree.map(jnp.multiply, grads, chosen.scales)
             counts = jax.tree.map(valid_length, params, chosen.coordinates)
-            asked = 1.0 + jnp.sum(jnp.stack(jax.tree.leaves(counts)))
+            first, second = map(self.estimator.num_queries, (0, 1))
+            asked = first + (second - first) * jnp.sum(jnp.stack(jax.tree.leaves(counts)))
         updates, memory = self.rule.update(grads, memory, params)
         rate = self.settings["learning_rate"] * 0.5 * (1 + jnp.cos(jnp.pi * progress))
         params = jax.tree.map(lambda leaf, move: leaf - rate * move, params, updates)
@@ -100,8 +101,17 @@ def _dense(settings: Settings, params: Params) -> Searcher:
 
 
 def _uniform(settings: Settings, params: Params) -> Searcher:
-    """So many coordinates a step, each as likely as any other, whatever its leaf."""
+    """So many coordinates a step, each as likely as any other, whatever its leaf.
+
+    With a setting ``smoothing`` of that step, and two-sided.
+    """
     number, size = settings["coordinates"], ravel_pytree(params)[0].size
+    estimator = _CGE
+    if "smoothing" in settings:
+        number = number // 2
+        estimator = dz.cge(
+            smoothing=settings["smoothing"], central=True, reuse="none", batch_size=64
+        )
 
     def sample(state: PyTree, step: jax.Array) -> Selection:
         key = jax.random.fold_in(jax.random.wrap_key_data(state), step)
@@ -109,7 +119,8 @@ def _uniform(settings: Settings, params: Params) -> Searcher:
 
     init = lambda key: jax.random.key_data(key)
     sampler = Sampler(init, sample, lambda state, selection, grads: state)
-    return _on_vectors(_descent(_CGE, sampler, 1 + number, settings), params)
+    queries = estimator.num_queries(number)
+    return _on_vectors(_descent(estimator, sampler, queries, settings), params)
 
 
 def _price_aware(settings: Settings, params: Params) -> Searcher:
@@ -124,7 +135,11 @@ def _directions(central: bool) -> Callable[[Settings, Params], Searcher]:
     def make(settings: Settings, params: Params) -> Searcher:
         number = settings["directions"] // (2 if central else 1)
         estimator = dz.rge(
-            smoothing=1e-3, num_directions=number, central=central, reuse="none", batch_size=64
+            smoothing=settings.get("smoothing", 1e-3),
+            num_directions=number,
+            central=central,
+            reuse="none",
+            batch_size=64,
         )
         return _descent(estimator, None, estimator.num_queries(0), settings)
 
@@ -181,13 +196,17 @@ def _evolution(name: str) -> Callable[[Settings, Params], Searcher]:
 
 _RULE: dict[str, Any] = {"optimizer": ["adam", "sgd"], "learning_rate": (1e-3, 1.0)}
 _FEW: dict[str, Any] = {"coordinates": [4, 8, 15, 30, 60], **_RULE}
+_DIRECTIONS: dict[str, Any] = {"directions": [4, 8, 16, 32, 64], **_RULE}
+_WIDE: dict[str, Any] = {"smoothing": (0.01, 0.5)}  # as wide as the peers' populations
 _POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": (0.01, 0.5)}
 METHODS: dict[str, Method] = {
     "cge_dense": Method(_dense, _RULE),
     "cge_few": Method(_uniform, _FEW),
     "cge_price_aware": Method(_price_aware, _FEW),
-    "rge": Method(_directions(False), {"directions": [4, 8, 16, 32, 64], **_RULE}),
-    "rge_antithetic": Method(_directions(True), {"directions": [4, 8, 16, 32, 64], **_RULE}),
+    "cge_wide": Method(_uniform, {**_FEW, **_WIDE}),
+    "rge": Method(_directions(False), _DIRECTIONS),
+    "rge_antithetic": Method(_directions(True), _DIRECTIONS),
+    "rge_wide": Method(_directions(True), {**_DIRECTIONS, **_WIDE}),
     "open_es": Method(
         _evolution("Open_ES"), {**_POPULATION, "learning_rate": (1e-3, 0.3)}, ours=False
     ),

@@ -6,7 +6,7 @@ import pytest
 from studies import equal_queries, searchers
 from studies.problems import problem
 
-SETTINGS = {"coordinates": 15, "directions": 16, "population": 16, "std": 0.05}
+SETTINGS = {"coordinates": 15, "directions": 16, "population": 16, "std": 0.05, "smoothing": 0.05}
 
 
 @pytest.mark.parametrize("method", [name for name, m in searchers.METHODS.items() if m.ours])
