@@ -1,7 +1,11 @@
 """The program of a step, read off its text, and the targets that are not there."""
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks import compile as compiling
 from benchmarks.hlo import Hlo
+from benchmarks.off_the_shelf import flax_resnet20
 
 TEXT = """HloModule step, is_scheduled=true
 
@@ -47,7 +51,9 @@ def test_loops_convolutions_and_collectives_are_counted():
     assert program.bytes_of_largest_loop() == 2 * 4 * 8 * 4 + 1
 
 
-def test_a_step_is_compiled_for_the_cpu_and_a_target_without_its_wheels_is_skipped(monkeypatch):
+def test_a_step_is_compiled_for_the_cpu_and_a_target_without_its_wheels_is_skipped(
+    monkeypatch, capsys
+):
     monkeypatch.setattr("benchmarks.engine.BATCH", 8)
     found = compiling.measure("cpu", "cnn1", 0.9, "float32", "auto")
     assert found["loops"] > 0
@@ -58,4 +64,12 @@ def test_a_step_is_compiled_for_the_cpu_and_a_target_without_its_wheels_is_skipp
     monkeypatch.setattr(
         compiling.topologies, "get_topology_desc", lambda **_: (_ for _ in ()).throw(OSError("no"))
     )
-    assert compiling.measure("nothing", "cnn1", 0.9, "float32", "auto") == {"skipped": "no"}
+    assert not list(compiling.cells(targets=("nothing",)))
+    assert capsys.readouterr().out == "compile/nothing: skipped, no\n"
+
+
+def test_a_network_that_knows_nothing_of_this_package_is_compiled_too():
+    images = jnp.zeros((4, 32, 32, 3))
+    loss, params, args = flax_resnet20(images)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 272_474
+    assert jnp.isfinite(loss(params, *args)[0])
