@@ -49,7 +49,10 @@ class Method(NamedTuple):
 
 
 class _Descent(NamedTuple):
-    """A gradient estimate a step, under Adam or SGD with momentum, the rate falling as a cosine."""
+    """A gradient estimate a step, under Adam or SGD with momentum.
+
+    The rate falls as a cosine, unless the settings say that it stays.
+    """
 
     estimator: dz.Estimator
     sampler: Sampler | None
@@ -80,7 +83,9 @@ class _Descent(NamedTuple):
             first, second = map(self.estimator.num_queries, (0, 1))
             asked = first + (second - first) * jnp.sum(jnp.stack(jax.tree.leaves(counts)))
         updates, memory = self.rule.update(grads, memory, params)
-        rate = self.settings["learning_rate"] * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        rate = self.settings["learning_rate"]
+        if self.settings.get("schedule") != "constant":
+            rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
         params = jax.tree.map(lambda leaf, move: leaf - rate * move, params, updates)
         return (params, memory, drawn), asked
 
@@ -197,7 +202,8 @@ def _evolution(name: str) -> Callable[[Settings, Params], Searcher]:
 _RULE: dict[str, Any] = {"optimizer": ["adam", "sgd"], "learning_rate": (1e-3, 1.0)}
 _FEW: dict[str, Any] = {"coordinates": [4, 8, 15, 30, 60], **_RULE}
 _DIRECTIONS: dict[str, Any] = {"directions": [4, 8, 16, 32, 64], **_RULE}
-_WIDE: dict[str, Any] = {"smoothing": (0.01, 0.5)}  # as wide as the peers' populations
+# As wide as the peers' populations, and a rate that may stay, as theirs do.
+_WIDE: dict[str, Any] = {"smoothing": (0.01, 0.5), "schedule": ["cosine", "constant"]}
 _POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": (0.01, 0.5)}
 METHODS: dict[str, Method] = {
     "cge_dense": Method(_dense, _RULE),
