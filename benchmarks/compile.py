@@ -35,7 +35,7 @@ from benchmarks.engine import BATCH, RESULTS, problem
 from benchmarks.hlo import Hlo
 from benchmarks.off_the_shelf import flax_resnet20
 from deepzero_jax.cost import chunks_for, multiply_adds
-from deepzero_jax.difference.cpu import plain_forms
+from deepzero_jax.difference.platforms import forms_of
 from deepzero_jax.sharding import COORDINATES, DATA
 from deepzero_jax.training import Json
 from deepzero_jax.types import PyTree
@@ -131,7 +131,7 @@ def measure(name: str, model: str, sparsity: float, dtype: str, batch_size: str)
     step = jax.jit(lambda params, args, coordinates: vg(params, *args, coordinates=coordinates))
     with ExitStack() as told:
         if target:
-            told.enter_context(plain_forms())
+            told.enter_context(forms_of("gpu" if target.platform == "cuda" else "tpu"))
             told.enter_context(chunks_for(int(target.memory)))
         start = time.perf_counter()
         lowered = step.lower(*given)

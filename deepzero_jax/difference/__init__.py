@@ -8,8 +8,8 @@ from deepzero_jax.difference import (
     structure,
     transcendental,
 )
-from deepzero_jax.difference.cpu import plain_forms
 from deepzero_jax.difference.interpreter import difference, propagate
+from deepzero_jax.difference.platforms import forms_of
 from deepzero_jax.difference.program import (
     Hoisted,
     evaluate,
@@ -33,7 +33,7 @@ __all__ = [
     "difference",
     "elementwise",
     "evaluate",
-    "plain_forms",
+    "forms_of",
     "products",
     "propagate",
     "read",

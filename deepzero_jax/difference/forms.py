@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.difference.application import Application
-from deepzero_jax.difference.cpu import plain as priced
+from deepzero_jax.difference.platforms import forms
 from deepzero_jax.difference.program import Equation, apply
 from deepzero_jax.difference.values import (
     Channel,
@@ -66,7 +66,7 @@ def _staged(
         return _or_evaluated(eqn, moved, d, y, good, result)
 
     try:
-        key = (formula, eqn.primitive, plain, priced(), *sorted(params.items()))
+        key = (formula, eqn.primitive, plain, forms(), *sorted(params.items()))
         chosen = _STAGED.get(key)
     except TypeError:  # parameters that cannot be compared or hashed
         return whole(bases, deltas, output, sound)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
-from deepzero_jax.difference.cpu import staged_sum
 from deepzero_jax.difference.elementwise import minus
+from deepzero_jax.difference.platforms import staged_sum
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Channel, Delta, dense, take
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from deepzero_jax.difference.cpu import plain
 from deepzero_jax.difference.elementwise import or_zero
+from deepzero_jax.difference.platforms import PLAIN, forms
 from deepzero_jax.difference.rules import rule
 
 # Up to here in the exponent a difference of exponentials is a series, from here on a subtraction.
@@ -22,7 +22,7 @@ def _grown(old, new, exponent):
     old expm1(exponent) is undefined where old is too small for its type and the exponent
     large, and takes twice the time.
     """
-    if plain():  # an exponential is not priced by the products of its series
+    if forms() == PLAIN:  # an exponential is not priced by the products of its series
         return old * jnp.expm1(exponent)
     wide = jnp.result_type(exponent) in (jnp.float64, jnp.complex128)
     series = 1.0

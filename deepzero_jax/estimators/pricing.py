@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.cost import multiply_adds
-from deepzero_jax.difference.cpu import plain_forms
+from deepzero_jax.difference.platforms import PLAIN, forms_of
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss
 from deepzero_jax.estimators.loss import Loss, LossFunction
@@ -53,6 +53,6 @@ def coordinate_costs(
             costs.append(float(multiply_adds(one, jnp.int32(0))))
         return jnp.zeros(())
 
-    with plain_forms():
+    with forms_of(PLAIN):
         jax.eval_shape(trace, params, loss.arrays())
     return dict(zip(leaf_paths(params), costs, strict=True))

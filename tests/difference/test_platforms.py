@@ -3,12 +3,17 @@ import os
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepzero_jax.difference.cpu import staged_sum
+import deepzero_jax as dz
+from deepzero_jax.difference import forms_of
+from deepzero_jax.difference.platforms import staged_sum
+from deepzero_jax.models import CNN, init_model, split_model_loss
+from deepzero_jax.training import cross_entropy
 
 
 def test_sums_of_products_are_right_under_jit():
@@ -27,6 +32,42 @@ def test_staged_sums(shape):
             axes = tuple(range(first, last))
             expected = np.sum(np.asarray(x, np.float64), axis=axes)
             np.testing.assert_allclose(staged_sum(x, axes), expected, rtol=1e-4, atol=1e-2)
+
+
+def lowered_step(platform, estimator, depth):
+    model = CNN(depth=depth, width=8)
+    images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
+    params, state = init_model(model, jax.random.key(1), images[:1])
+    args = (params, state, images, jnp.arange(8) % 10)
+    vg = dz.value_and_grad(split_model_loss(model, cross_entropy), estimator, has_aux=True)
+    with forms_of(platform):
+        return jax.jit(vg).lower(*args), args
+
+
+def convolutions_of(lowered):
+    return [line for line in lowered.as_text().splitlines() if "stablehlo.convolution" in line]
+
+
+def test_the_forms_of_every_platform_give_the_same_numbers():
+    found = {}
+    for platform in ("cpu", "gpu", "plain"):
+        lowered, args = lowered_step(platform, dz.cge(), depth=2)
+        found[platform] = lowered.compile()(*args)[1]
+        # Where shifts are summed, no convolution has a group for each coordinate.
+        grouped = sum("feature_group_count = 1 " not in line for line in convolutions_of(lowered))
+        assert (grouped == 0) == (platform != "plain"), platform
+    exact = found.pop("plain")
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(exact))
+    for grads in found.values():
+        chex.assert_trees_all_close(grads, exact, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(("platform", "result"), [("gpu", "bf16"), ("tpu", "f32"), ("cpu", "f32")])
+def test_convolutions_of_bfloat16_have_results_that_the_platform_has(platform, result):
+    lowered, _ = lowered_step(platform, dz.cge(delta_dtype=jnp.bfloat16), depth=3)
+    types = [line.rsplit("->", 1)[1] for line in convolutions_of(lowered) if "xbf16>" in line]
+    assert types
+    assert all(f"x{result}>" in kind for kind in types)
 
 
 TAKES_AND_FREES = """

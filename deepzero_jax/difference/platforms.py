@@ -1,8 +1,10 @@
-"""Forms of two operations that XLA's CPU compiler runs fast; elsewhere the plain ones.
+"""Forms of two operations that a platform's compiler runs fast; elsewhere the plain ones.
 
-Measured in ``benchmarks/NOTES.md``: a plain reduction of [256, 32, 32, 16] to [16] runs
-as a slow window reduction on one core, and a convolution of one input channel as a
-matrix product of inner size nine.
+See ``benchmarks/NOTES.md``. On CPUs a plain reduction of [256, 32, 32, 16] to [16] runs as a slow
+window reduction on one core, and a convolution of one input channel as a matrix product of inner
+size nine. On GPUs convolutions of one channel, a chunk of them, become one grouped convolution
+with a group for each coordinate, transposed before and after; a sum of shifts is one elementwise
+kernel that writes its result once.
 """
 
 import math
@@ -17,27 +19,28 @@ from jax import lax
 
 _ROWS = 32  # summed at a time: enough to pay, few enough to stay in registers
 _LANES = 64
-_plain = ContextVar("plain", default=False)
+_chosen: ContextVar[str | None] = ContextVar("forms", default=None)
+PLAIN = "plain"
 
 
-def plain() -> bool:
-    """Whether the plain forms are asked for, see ``plain_forms``."""
-    return _plain.get()
-
-
-def on_cpu() -> bool:
-    """Whether computations go to the CPU by default, and its forms are wanted."""
-    return jax.default_backend() == "cpu" and not plain()
+def forms() -> str:
+    """Whose forms are wanted: a platform of JAX, by default the one it runs on, or ``PLAIN``."""
+    return _chosen.get() or jax.default_backend()
 
 
 @contextmanager
-def plain_forms() -> Iterator[None]:
-    """Traces inside use the plain forms, so that what is read off them holds everywhere."""
-    token = _plain.set(True)
+def forms_of(platform: str) -> Iterator[None]:
+    """Traces inside use the forms of a platform, which need not be there.
+
+    Args:
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; or ``"plain"`` for the plain forms, so that
+        what is read off a trace holds everywhere.
+    """
+    token = _chosen.set(platform)
     try:
         yield
     finally:
-        _plain.reset(token)
+        _chosen.reset(token)
 
 
 def staged_sum(array: jax.Array, axes: Sequence[int]) -> jax.Array:
@@ -45,7 +48,7 @@ def staged_sum(array: jax.Array, axes: Sequence[int]) -> jax.Array:
     axes = sorted(axes)
     first, count = (axes[0], len(axes)) if axes else (0, 0)
     together = axes == list(range(first, first + count))
-    if not (on_cpu() and together and array.size >= 2**14):
+    if not (forms() == "cpu" and together and array.size >= 2**14):
         return jnp.sum(array, axis=tuple(axes), dtype=array.dtype)
     before, middle = array.shape[:first], array.shape[first : first + count]
     rest = array.shape[first + count :]
