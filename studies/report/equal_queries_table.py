@@ -14,10 +14,10 @@ _TITLES = {
     "cge_dense": "CGE, all coordinates",
     "cge_few": "CGE, a few coordinates a step",
     "cge_price_aware": "CGE, price-aware",
-    "cge_wide": "CGE, a few coordinates, central, smoothing and schedule tuned",
+    "cge_wide": "CGE, a few coordinates, wide",
     "rge": "RGE",
     "rge_antithetic": "RGE, antithetic",
-    "rge_wide": "RGE, antithetic, smoothing and schedule tuned",
+    "rge_wide": "RGE, wide",
     "open_es": "Open ES (evosax)",
     "snes": "SNES (evosax)",
     "sep_cma_es": "Sep-CMA-ES (evosax)",
@@ -52,7 +52,8 @@ def equal_queries_section(found: list[Result]) -> str:
         'A query is the loss of one batch, and nothing else is known of it (`reuse="none"`). The '
         f"settings of each method are the best of {equal_queries.TRIALS} random ones by validation "
         "score; then three seeds, each judged once by the test score: mean ± standard deviation, "
-        "more is better, the best of a column in bold. `python -m studies.equal_queries`.",
+        "more is better, the best of a column in bold. Wide: central differences whose smoothing, "
+        "up to 0.5, and schedule are tuned too. `python -m studies.equal_queries`.",
         "",
         *head("", [f"{_PROBLEMS[name]}; {budget:,} queries" for name, budget in columns]),
     ]
@@ -99,7 +100,7 @@ def _settings(found: list[Result], columns: list[tuple[str, int]]) -> list[str]:
 
 def plot_equal_queries(found: list[Result], picture: Path) -> None:
     """A panel for each problem and budget: median validation score of the seeds by queries."""
-    plt, columns = pyplot(), _columns(found)
+    plt, columns, drawn = pyplot(), _columns(found), {}
     rows = -(-len(columns) // 2)
     figure, axes = plt.subplots(
         rows, 2, figsize=(10, 3.8 * rows), layout="constrained", squeeze=False
@@ -108,22 +109,23 @@ def plot_equal_queries(found: list[Result], picture: Path) -> None:
         axis.axis("off")
     for axis, column in zip(axes.ravel(), columns, strict=False):
         ends = []
-        for method, title in _TITLES.items():
+        for number, (method, title) in enumerate(_TITLES.items()):
             summary = _summary(found, method, column)
             if summary is None:
                 continue
-            style = "-" if METHODS[method].ours else "--"
+            style = f"C{number}{'-' if METHODS[method].ours else '--'}"
             queries = np.median([run["queries"] for run in summary["runs"]], axis=0)
             scores = np.median([run["validation"] for run in summary["runs"]], axis=0)
-            axis.plot(queries, scores, style, label=title, linewidth=1.8)
+            (line,) = axis.plot(queries, scores, style, label=title, linewidth=1.8)
+            drawn[title] = line
             ends += scores[len(scores) // 4 :].tolist()
         low, high = np.quantile(ends, 0.05), max(ends)
         axis.set_ylim(low, high + 0.05 * (high - low))
-        axis.set_title(_PROBLEMS[column[0]], fontsize=10)
+        axis.set_title(f"{_PROBLEMS[column[0]]}; {column[1]:,} queries", fontsize=10)
         axis.set_xlabel("queries asked")
         axis.set_ylabel("validation score")
         axis.grid(alpha=0.3)
     if columns:
-        lines = axes[0][0].get_lines()
-        figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=9)
+        lines = [drawn[title] for title in _TITLES.values() if title in drawn]
+        figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=9)
     save_figure(figure, picture)
