@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -136,10 +137,20 @@ def timing(name: str, size: int) -> list[Json]:
     return rows
 
 
+@cache
+def _stop_after(minutes: float) -> None:
+    """Ends this process, and the training that it has begun, with a SIGTERM."""
+    left = max(1.0, 60 * minutes - (time.monotonic() - _BEGUN))
+    end = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
+    end.daemon = True
+    end.start()
+
+
 def measurements(
-    model: str = "resnet20", per_leaf: int = 8, matrix: int = 8192
+    model: str = "resnet20", per_leaf: int = 8, matrix: int = 8192, minutes: float = 9
 ) -> Iterator[Measurement]:
     """Accuracy and timing on the device of this process."""
+    _stop_after(minutes)
     device = jax.devices()[0].device_kind
     name = device.lower().replace(" ", "_")
     labels = {"model": model, "device": device}
@@ -153,13 +164,9 @@ def training(
     record: str = "resnet20_cifar10_paper", epochs: float = 50, minutes: float = 9
 ) -> Iterator[Cell]:
     """DeepZero at 99 %, stopped and saved when so many minutes of this process are over."""
-    left = max(1.0, 60 * minutes - (time.monotonic() - _BEGUN))
-    end = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
-    end.daemon = True
-    end.start()
+    _stop_after(minutes)
     for cell in sparsity.cells(("deepzero",), (0.99,), (0,), epochs):
         yield cell._replace(name=f"{cell.name}-{record}", config=record)
-    end.cancel()
 
 
 if __name__ == "__main__":
