@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 # Before jax is imported: they say that no device is there.
@@ -99,6 +99,7 @@ def _gpu(target: Target) -> str:
     )
 
 
+@cache
 def mesh_of(target: Target | None) -> Mesh:
     """Devices that need not be there, coordinates × data."""
     if target is None:
@@ -116,8 +117,7 @@ def measure(name: str, model: str, sparsity: float, dtype: str, batch_size: str)
     """What one program is; of the first-order step where ``sparsity`` is negative."""
     target = TARGETS[name]
     mesh = mesh_of(target)
-    images = jnp.zeros((BATCH, 32, 32, 3))
-    fun, params, args = flax_resnet20(images) if model == "flax_resnet20" else problem(model)
+    fun, params, args = flax_resnet20(BATCH) if model == "flax_resnet20" else problem(model)
     estimator, coordinates = dz.first_order(), None
     if sparsity >= 0:
         chunk = int(batch_size) if batch_size.isdigit() else batch_size
@@ -195,8 +195,9 @@ def cells(
     A target whose wheels are not installed, or whose topology they do not know, is skipped.
     """
     for target in targets:
+        known = TARGETS[target]
         try:
-            mesh_of(TARGETS[target])
+            mesh_of(known)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             print(f"compile/{target}: skipped, {reason}", flush=True)

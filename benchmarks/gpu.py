@@ -1,23 +1,19 @@
 """Checks, times and trains on an accelerator that is lent for minutes, in one command.
 
-python -m benchmarks.gpu --minutes 9
+timeout --foreground 540 python -m benchmarks.gpu
 
 Accuracy against a float64 finite difference at the same μ; then a 90 %- and a 99 %-sparse
 ResNet-20 step at batch 256, in float32 and with bfloat16 differences, with the multiply-adds of
 each and the achieved fraction of the device's own matrix rate; then DeepZero at 99 %, as the study
-of sparsity trains it, until the minutes are over. The same command goes on from there: what was
+of sparsity trains it, until the time is over. The same command goes on from there: what was
 measured is not measured again, and the run resumes if its folder (``--runs``) was kept. It needs
 CIFAR-10 prepared in ``TFDS_DATA_DIR``. A rehearsal on a CPU, in two minutes and without data:
 
   python -m benchmarks.gpu --model cnn1 --per_leaf 2 --matrix 256 --record quickstart --epochs 2
 """
 
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +25,8 @@ from benchmarks.engine import RESULTS, median_seconds, problem, sampled
 from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
 from deepzero_jax.training import Json
 from deepzero_jax.types import PyTree
-from studies import sparsity
 from studies.runner import Cell, Measurement, main
-
-_BEGUN = time.monotonic()
+from studies.sparsity import cells
 
 
 def flat(tree: PyTree) -> np.ndarray:
@@ -102,9 +96,9 @@ def timing(name: str, size: int) -> list[Json]:
     """Seconds of a sparse step, by sparsity and type of the differences."""
     fun, params, args = problem(name)
     rows = []
-    for level in (0.99, 0.9):
+    for sparsity in (0.99, 0.9):
         scores = jax.jit(lambda p: dz.grasp_scores(lambda q: fun(q, *args)[0], p))(params)
-        ratios = dz.layer_ratios(scores, level)
+        ratios = dz.layer_ratios(scores, sparsity)
         coordinates = dz.sample_coordinates(jax.random.key(2), params, ratios)
         count = step_multiply_adds(name, coordinates)
         for delta_dtype in (None, jnp.bfloat16):
@@ -119,7 +113,7 @@ def timing(name: str, size: int) -> list[Json]:
             label = "bfloat16" if delta_dtype else "float32"
             rows.append(
                 {
-                    "sparsity": level,
+                    "sparsity": sparsity,
                     "delta_dtype": label,
                     "coordinates": num_coordinates(params, coordinates),
                     "seconds": seconds,
@@ -129,7 +123,7 @@ def timing(name: str, size: int) -> list[Json]:
                 }
             )
             print(
-                f"{100 * level:g} % sparse  {label:<9} {seconds:.3f} s a step "
+                f"{100 * sparsity:g} % sparse  {label:<9} {seconds:.3f} s a step "
                 f"({first:.0f} s the first), {count / 1e12:.1f} T multiply-adds, "
                 f"{100 * fraction:.0f} % of the matrix rate",
                 flush=True,
@@ -137,20 +131,10 @@ def timing(name: str, size: int) -> list[Json]:
     return rows
 
 
-@cache
-def _stop_after(minutes: float) -> None:
-    """Ends this process, and the training that it has begun, with a SIGTERM."""
-    left = max(1.0, 60 * minutes - (time.monotonic() - _BEGUN))
-    end = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
-    end.daemon = True
-    end.start()
-
-
 def measurements(
-    model: str = "resnet20", per_leaf: int = 8, matrix: int = 8192, minutes: float = 9
+    model: str = "resnet20", per_leaf: int = 8, matrix: int = 8192
 ) -> Iterator[Measurement]:
     """Accuracy and timing on the device of this process."""
-    _stop_after(minutes)
     device = jax.devices()[0].device_kind
     name = device.lower().replace(" ", "_")
     labels = {"model": model, "device": device}
@@ -160,12 +144,9 @@ def measurements(
     yield Measurement(f"timing-{model}-{name}", labels, lambda: {"rows": timing(model, matrix)})
 
 
-def training(
-    record: str = "resnet20_cifar10_paper", epochs: float = 50, minutes: float = 9
-) -> Iterator[Cell]:
-    """DeepZero at 99 %, stopped and saved when so many minutes of this process are over."""
-    _stop_after(minutes)
-    for cell in sparsity.cells(("deepzero",), (0.99,), (0,), epochs):
+def training(record: str = "resnet20_cifar10_paper", epochs: float = 50) -> Iterator[Cell]:
+    """DeepZero at 99 %."""
+    for cell in cells(("deepzero",), (0.99,), (0,), epochs):
         yield cell._replace(name=f"{cell.name}-{record}", config=record)
 
 

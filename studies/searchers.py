@@ -80,8 +80,8 @@ class _Descent(NamedTuple):
             if chosen.scales is not None:
                 grads = jax.tree.map(jnp.multiply, grads, chosen.scales)
             counts = jax.tree.map(valid_length, params, chosen.coordinates)
-            first, second = map(self.estimator.num_queries, (0, 1))
-            asked = first + (second - first) * jnp.sum(jnp.stack(jax.tree.leaves(counts)))
+            base, with_one = map(self.estimator.num_queries, (0, 1))
+            asked = base + (with_one - base) * jnp.sum(jnp.stack(jax.tree.leaves(counts)))
         updates, memory = self.rule.update(grads, memory, params)
         rate = self.settings["learning_rate"]
         if self.settings.get("schedule") != "constant":

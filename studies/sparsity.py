@@ -3,9 +3,10 @@
 python -m studies.sparsity --methods first_order_gradient,first_order_weights --epochs 15
 
 ``deepzero`` and ``deepzero_paper`` (smoothing 1e-4 and the paper's 5e-3) want a GPU; a run that
-was stopped goes on where it was, so that it can be done in pieces:
+was stopped goes on where it was, so that it can be done in pieces (``--foreground``: one signal; a
+second one would end the run before it has saved):
 
-  timeout 540 python -m studies.sparsity --methods deepzero --sparsities 0.99 --epochs 50
+  timeout --foreground 540 python -m studies.sparsity --methods deepzero --sparsities 0.99
 """
 
 from collections.abc import Iterator

@@ -60,20 +60,19 @@ class _Events:
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-
-        folder.mkdir(exist_ok=True)
-        self._event, self._writer = Event, EventsWriter(str(folder / "events"))
-        # TensorBoard hides what an earlier session has written from this step on.
-        started = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(step=step + 1, session_log=started))
-        self._flushed = 0.0
-
-    def write(self, step: int, values: dict[str, float]) -> None:
         from tensorboardX.summary import scalar
 
+        folder.mkdir(exist_ok=True)
+        self._event, self._scalar = Event, scalar
+        self._writer, self._flushed = EventsWriter(str(folder / "events")), 0.0
+        # TensorBoard hides what an earlier session has written from this step on.
+        started = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(step=step + 1, wall_time=time.time(), session_log=started))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
         event = self._event(step=step, wall_time=time.time())
         for name, value in values.items():
-            event.summary.MergeFrom(scalar(name, value))
+            event.summary.MergeFrom(self._scalar(name, value))
         self._writer.write_event(event)
         if time.monotonic() - self._flushed >= self._SECONDS:
             self._writer.flush()

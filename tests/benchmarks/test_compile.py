@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from benchmarks import compile as compiling
 from benchmarks.hlo import Hlo
@@ -66,10 +67,11 @@ def test_a_step_is_compiled_for_the_cpu_and_a_target_without_its_wheels_is_skipp
     )
     assert not list(compiling.cells(targets=("nothing",)))
     assert capsys.readouterr().out == "compile/nothing: skipped, no\n"
+    with pytest.raises(KeyError, match="h10"):  # misspelt is not skipped
+        list(compiling.cells(targets=("h10",)))
 
 
 def test_a_network_that_knows_nothing_of_this_package_is_compiled_too():
-    images = jnp.zeros((4, 32, 32, 3))
-    loss, params, args = flax_resnet20(images)
+    loss, params, args = flax_resnet20(4)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 272_474
     assert jnp.isfinite(loss(params, *args)[0])

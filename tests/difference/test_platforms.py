@@ -12,8 +12,7 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.difference import forms_of
 from deepzero_jax.difference.platforms import staged_sum
-from deepzero_jax.models import CNN, init_model, split_model_loss
-from deepzero_jax.training import cross_entropy
+from tests.problems import network_loss
 
 
 def test_sums_of_products_are_right_under_jit():
@@ -35,13 +34,10 @@ def test_staged_sums(shape):
 
 
 def lowered_step(platform, estimator, depth):
-    model = CNN(depth=depth, width=8)
-    images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
-    params, state = init_model(model, jax.random.key(1), images[:1])
-    args = (params, state, images, jnp.arange(8) % 10)
-    vg = dz.value_and_grad(split_model_loss(model, cross_entropy), estimator, has_aux=True)
+    fun, params, args = network_loss(f"cnn{depth}", width=8, batch=8, size=8)
+    vg = dz.value_and_grad(fun, estimator, has_aux=True)
     with forms_of(platform):
-        return jax.jit(vg).lower(*args), args
+        return jax.jit(vg).lower(params, *args), (params, *args)
 
 
 def convolutions_of(lowered):
