@@ -186,14 +186,23 @@ def _roofline(target: Target, found: Json, dtype: str) -> Json:
 def cells(
     targets: tuple[str, ...] = ("cpu",),
     models: tuple[str, ...] = ("resnet20",),
+    methods: tuple[str, ...] = ("first_order", "cge"),
     sparsities: tuple[float, ...] = (0.99,),
     dtypes: tuple[str, ...] = ("float32",),
     batch_size: str = "auto",
 ) -> Iterator[Measurement]:
-    """A first-order step of each network, then a step at each sparsity.
+    """A first-order step of each network, then a step of CGE at each sparsity.
 
     A target whose wheels are not installed, or whose topology they do not know, is skipped.
+
+    Raises:
+      ValueError: an unknown method.
     """
+    if unknown := set(methods) - {"first_order", "cge"}:
+        raise ValueError(f"unknown method {min(unknown)!r} (known: first_order, cge)")
+    steps = [(-1.0, "float32")] if "first_order" in methods else []
+    if "cge" in methods:
+        steps += [(sparsity, dtype) for sparsity in sparsities for dtype in dtypes]
     for target in targets:
         known = TARGETS[target]
         try:
@@ -203,12 +212,11 @@ def cells(
             print(f"compile/{target}: skipped, {reason}", flush=True)
             continue
         for model in models:
-            for sparsity in (-1.0, *sparsities):
-                for dtype in dtypes if sparsity >= 0 else ("float32",):
-                    kind = f"{sparsity:g}-{dtype}-{batch_size}" if sparsity >= 0 else "first_order"
-                    labels = {"target": target, "model": model, "batch": BATCH, "step": kind}
-                    run = partial(measure, target, model, sparsity, dtype, batch_size)
-                    yield Measurement(f"{target}-{model}-{kind}", labels, run)
+            for sparsity, dtype in steps:
+                kind = f"{sparsity:g}-{dtype}-{batch_size}" if sparsity >= 0 else "first_order"
+                labels = {"target": target, "model": model, "batch": BATCH, "step": kind}
+                run = partial(measure, target, model, sparsity, dtype, batch_size)
+                yield Measurement(f"{target}-{model}-{kind}", labels, run)
 
 
 if __name__ == "__main__":
