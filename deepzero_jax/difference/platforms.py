@@ -1,4 +1,4 @@
-"""Forms of two operations that a platform's compiler runs fast; elsewhere the plain ones.
+"""Forms of operations that a platform's compiler runs fast; elsewhere the plain ones.
 
 See ``benchmarks/NOTES.md``. On CPUs a plain reduction of [256, 32, 32, 16] to [16] runs as a slow
 window reduction on one core, and a convolution of one input channel as a matrix product of inner
@@ -16,11 +16,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 _ROWS = 32  # summed at a time: enough to pay, few enough to stay in registers
 _LANES = 64
 _chosen: ContextVar[str | None] = ContextVar("forms", default=None)
 PLAIN = "plain"
+_KNOWN = ("cpu", "gpu", "tpu", PLAIN)
 
 
 def forms() -> str:
@@ -35,12 +37,32 @@ def forms_of(platform: str) -> Iterator[None]:
     Args:
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; or ``"plain"`` for the plain forms, so that
         what is read off a trace holds everywhere.
+
+    Raises:
+      ValueError: another platform.
     """
+    if platform not in _KNOWN:
+        raise ValueError(f"no forms of {platform!r} (known: {', '.join(_KNOWN)})")
     token = _chosen.set(platform)
     try:
         yield
     finally:
         _chosen.reset(token)
+
+
+def narrow_result(primitive: str, operands: DTypeLike) -> DTypeLike:
+    """The type in which a product of narrow operands is asked for; it adds up in float32 anyway.
+
+    cuDNN has no convolution of bfloat16 to float32: asked for one, the compiler would widen the
+    operands, and all would be slower than float32.
+    """
+    rounds = forms() == "gpu" and primitive == "conv_general_dilated"
+    return operands if rounds else jnp.float32
+
+
+def shifts_one_channel() -> bool:
+    """Whether ``convolve_channel`` is the faster convolution of one channel."""
+    return forms() in ("cpu", "gpu")
 
 
 def staged_sum(array: jax.Array, axes: Sequence[int]) -> jax.Array:

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.difference.application import Application
-from deepzero_jax.difference.platforms import convolve_channel, forms
+from deepzero_jax.difference.platforms import (
+    convolve_channel,
+    narrow_result,
+    shifts_one_channel,
+)
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import (
     Channel,
@@ -33,10 +37,7 @@ def _multiply(at: Application, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     out_dtype = at.outputs[0].dtype
     if at.delta_dtype is not None and out_dtype == jnp.float32:
         lhs, rhs = lhs.astype(at.delta_dtype), rhs.astype(at.delta_dtype)
-        # cuDNN has no convolution of bfloat16 to float32: asked for one, the compiler would widen
-        # the operands, and all would be slower than float32. It accumulates in float32 anyway.
-        rounds = forms() == "gpu" and at.eqn.primitive.name == "conv_general_dilated"
-        params["preferred_element_type"] = at.delta_dtype if rounds else jnp.float32
+        params["preferred_element_type"] = narrow_result(at.eqn.primitive.name, at.delta_dtype)
         params["precision"] = lax.Precision.DEFAULT
     return at.eqn.primitive.bind(lhs, rhs, **params).astype(out_dtype)
 
@@ -147,7 +148,7 @@ def _sums_shifts(at: Application) -> bool:
     spec, num_taps = at.params["dimension_numbers"], at.bases[1].size
     num_taps //= at.bases[1].shape[spec.rhs_spec[0]] * at.bases[1].shape[spec.rhs_spec[1]]
     channels_last = spec.lhs_spec == (0, 3, 1, 2) and spec.out_spec == (0, 3, 1, 2)
-    return forms() in ("cpu", "gpu") and channels_last and num_taps <= 25 and _can_shift(at)
+    return shifts_one_channel() and channels_last and num_taps <= 25 and _can_shift(at)
 
 
 def _sum_of_shifts(at: Application, delta: Channel, kernel: jax.Array) -> jax.Array:

@@ -66,6 +66,14 @@ def test_convolutions_of_bfloat16_have_results_that_the_platform_has(platform, r
     assert all(f"x{result}>" in kind for kind in types)
 
 
+def test_a_misspelt_platform_is_refused():
+    with (
+        pytest.raises(ValueError, match=r"no forms of 'cuda' \(known: cpu, gpu, tpu, plain\)"),
+        forms_of("cuda"),
+    ):
+        pass
+
+
 TAKES_AND_FREES = """
 import resource, sys
 from deepzero_jax.platform import keep_freed_memory
