@@ -194,6 +194,10 @@ class Hoisted:
         values = evaluate(self._rest, jax.tree.leaves(inputs))
         return self._treedef.unflatten([read(values, item) for item in self._rest.outputs])
 
+    def bytes_written(self) -> int:
+        """Bytes of all that one call computes."""
+        return sum(sum(eqn.output_bytes) for eqn in self._rest.equations)
+
     def live_bytes(self, with_inputs: bool = False) -> int:
         """Bytes that one call keeps alive at its worst moment, as ``cost.live_bytes``."""
         inputs = dict(zip(self._rest.inputs, self._input_bytes, strict=True))

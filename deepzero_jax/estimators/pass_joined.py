@@ -3,47 +3,33 @@
 Written out leaf by leaf, the end of a network stands in the program as often as the network
 has leaves. Here it stands once: a pass enters the tree of ``difference.meetings`` at its leaf
 and follows it to the loss. Where a chunk enters is decided by branches, of which only the
-chosen one runs.
+chosen one runs. In a deep network branches do not nest all the way: at some junctions what the
+pass carries is written out, see ``Tree.landings``.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from deepzero_jax.cost import size_bytes
 from deepzero_jax.difference.interpreter import Passing
 from deepzero_jax.difference.meetings import Arrays, State, courses, junctions, packed, unpacked
 from deepzero_jax.difference.program import Hoisted, read
 from deepzero_jax.difference.values import Delta, Point, dense
 from deepzero_jax.estimators.base_pass import Course
 from deepzero_jax.estimators.pass_difference import unravel
+from deepzero_jax.estimators.pass_tree import Stop, Stretch, Tree
 from deepzero_jax.estimators.smoothing import Step
 from deepzero_jax.types import Array
 
 # ``(number of the leaf, flat indices [chunk], sign of the steps) -> [chunk]``: differences.
 ChunkDelta = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# Where a stretch ends: in front of a junction, or with the loss.
-_Stop = State | None
 _SIGN = jax.ShapeDtypeStruct((), jnp.float32)
 _NUMBER = jax.ShapeDtypeStruct((), jnp.int32)
-
-
-class _Stretch(NamedTuple):
-    """Equations that a pass goes through, from its leaf or from a junction.
-
-    Attributes:
-      origin: position of the leaf, or the junction.
-      stop: where it ends.
-      places: of the equations.
-    """
-
-    origin: int | State
-    stop: _Stop
-    places: tuple[int, ...]
 
 
 class JoinedPasses:
@@ -63,10 +49,11 @@ class JoinedPasses:
         steps: Sequence[Step],
         indices: Sequence[Array],
     ) -> None:
-        active = [position for position, part in enumerate(indices) if part.shape[0]]
         self._course, self._leaves, self._steps = course, leaves, steps
+        self._counts = [part.shape[0] for part in indices]
         self._passing = Passing(course.program, course.values, course.delta_dtype)
-        self._hoisted: dict[tuple[_Stretch, int], Hoisted] = {}
+        self._hoisted: dict[tuple[Stretch, int], Hoisted] = {}
+        active = [position for position, count in enumerate(self._counts) if count]
 
         def starts(index: jax.Array) -> list[dict[int, Delta]]:
             return [self._start(position, index, jnp.float32(1)) for position in active]
@@ -79,7 +66,7 @@ class JoinedPasses:
         moved = jnp.asarray(self._steps[position], leaf.dtype) * sign.astype(leaf.dtype)
         return {number: Point(moved, unravel(index, leaf.shape)) if leaf.shape else moved}
 
-    def ways(self, positions: Sequence[int]) -> dict[int, list[_Stretch]]:
+    def ways(self, positions: Sequence[int]) -> dict[int, list[Stretch]]:
         """The way of each of some leaves to the loss, cut where it meets that of another."""
         paths = [self._paths[position] for position in positions]
         found = {}
@@ -89,19 +76,19 @@ class JoinedPasses:
             origins, stops = [position, *met], [*met, None]
             begins, ends = [0, *met.values()], [*met.values(), len(path)]
             found[position] = [
-                _Stretch(origin, stop, tuple(step.place for step in path[begin:end]))
+                Stretch(origin, stop, tuple(step.place for step in path[begin:end]))
                 for origin, stop, begin, end in zip(origins, stops, begins, ends, strict=True)
             ]
         return found
 
-    def live_bytes(self, way: Sequence[_Stretch]) -> int:
+    def live_bytes(self, way: Sequence[Stretch]) -> int:
         """Bytes that one pass keeps alive on its way, at its worst moment."""
         return max(
             self.stretch(part, 1).live_bytes(with_inputs=not isinstance(part.origin, int))
             for part in way
         )
 
-    def stretch(self, part: _Stretch, chunk: int) -> Hoisted:
+    def stretch(self, part: Stretch, chunk: int) -> Hoisted:
         """A stretch for chunks of a size, all that is the same for every coordinate done now."""
         if (part, chunk) not in self._hoisted:
             origin = part.origin
@@ -119,7 +106,7 @@ class JoinedPasses:
             self._hoisted[part, chunk] = Hoisted(side_by_side, *args)
         return self._hoisted[part, chunk]
 
-    def _gone(self, part: _Stretch, moving: dict[int, Delta]) -> Arrays:
+    def _gone(self, part: Stretch, moving: dict[int, Delta]) -> Arrays:
         passing = self._passing.through(moving, places=part.places)
         if part.stop is not None:
             return packed(passing.moving)[1]
@@ -128,28 +115,48 @@ class JoinedPasses:
 
     def chunk_delta(self, positions: Sequence[int], chunk: int) -> ChunkDelta:
         """Differences for chunks of any of some leaves, whose numbers are their places here."""
-        incoming = _incoming(self.ways(positions))
-        built: dict[_Stop, Callable[..., Arrays]] = {}
-        for stop in _from_the_leaves_on(incoming):
-            branches = [self._branch(stretch, chunk, built) for stretch in incoming[stop]]
-            run = partial(_chosen, _numbers(incoming, stop, positions), branches)
+        ways = self.ways(positions)
+        tree = Tree(ways)
+        written = [sum(self.stretch(p, 1).bytes_written() for p in way) for way in ways.values()]
+        landings = tree.landings([self._counts[p] for p in ways], written, _bytes_of)
+        built: dict[Stop, Callable[..., Arrays]] = {}
+        for stop in tree.stops:
+            landed = [_arrays_of(landing, chunk) for landing in landings if landing in built]
+            branches = [
+                self._branch(part, chunk, built, landings[: len(landed)])
+                for part in tree.incoming[stop]
+            ]
+            run = partial(_chosen, np.maximum(tree.branches(stop), 0), branches)
             # Traced here and now: nested, as many junctions would be as many calls deep.
-            built[stop] = Hoisted(run, _NUMBER, _indices(chunk), _SIGN)
+            built[stop] = Hoisted(run, _NUMBER, _indices(chunk), _SIGN, landed)
 
         def delta(number: jax.Array, indices: jax.Array, sign: jax.Array) -> jax.Array:
-            (found,) = built[None](number, indices if chunk > 1 else indices[0], sign)
+            given = number, indices if chunk > 1 else indices[0], sign
+            landed: list[Arrays] = []
+            for landing in landings:
+                comes = jnp.asarray(tree.branches(landing) >= 0)[number]
+                landed.append(_landing(comes, built[landing], *given, landed))
+            (found,) = built[None](*given, landed)
             return found.reshape(chunk)
 
         return delta
 
     def _branch(
-        self, part: _Stretch, chunk: int, built: dict[_Stop, Callable[..., Arrays]]
-    ) -> Callable[[jax.Array, jax.Array, jax.Array], Arrays]:
-        run = self.stretch(part, chunk)
-        if isinstance(part.origin, int):
-            return lambda number, indices, sign: run(indices, sign)
-        before = built[part.origin]
-        return lambda number, indices, sign: run(*before(number, indices, sign))
+        self,
+        part: Stretch,
+        chunk: int,
+        built: dict[Stop, Callable[..., Arrays]],
+        landings: Sequence[State],
+    ) -> Callable[..., Arrays]:
+        """``(number, indices, sign, arrays at each of the landings so far) -> arrays``."""
+        run, origin = self.stretch(part, chunk), part.origin
+        if isinstance(origin, int):
+            return lambda number, indices, sign, landed: run(indices, sign)
+        if origin in landings:
+            place = landings.index(origin)
+            return lambda number, indices, sign, landed: run(*landed[place])
+        before = built[origin]
+        return lambda number, indices, sign, landed: run(*before(number, indices, sign, landed))
 
 
 def _chosen(
@@ -158,14 +165,34 @@ def _chosen(
     number: jax.Array,
     indices: jax.Array,
     sign: jax.Array,
+    landed: Sequence[Arrays],
 ) -> Arrays:
-    if len(branches) == 1:
-        return branches[0](number, indices, sign)
-    return lax.switch(jnp.asarray(numbers)[number], branches, number, indices, sign)
+    ways = [partial(branch, landed=landed) for branch in branches]
+    if len(ways) == 1:
+        return ways[0](number, indices, sign)
+    return lax.switch(jnp.asarray(numbers)[number], ways, number, indices, sign)
+
+
+def _landing(
+    comes: jax.Array,
+    run: Callable[..., Arrays],
+    number: jax.Array,
+    indices: jax.Array,
+    sign: jax.Array,
+    landed: Sequence[Arrays],
+) -> Arrays:
+    go = lambda number, indices, sign: run(number, indices, sign, landed)
+    away = lambda *_: [jnp.zeros(array.shape, array.dtype) for array in shapes]
+    shapes = jax.eval_shape(go, number, indices, sign)
+    return lax.cond(comes, go, away, number, indices, sign)
 
 
 def _indices(chunk: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((chunk,) if chunk > 1 else (), jnp.int32)
+
+
+def _bytes_of(state: State) -> int:
+    return sum(size_bytes(array) for array in _arrays_of(state, 1))
 
 
 def _arrays_of(state: State, chunk: int) -> list[jax.ShapeDtypeStruct]:
@@ -173,41 +200,3 @@ def _arrays_of(state: State, chunk: int) -> list[jax.ShapeDtypeStruct]:
     before = (chunk,) if chunk > 1 else ()
     arrays = [jax.ShapeDtypeStruct((*before, *c.shape), c.dtype) for c in state]
     return arrays + [_indices(chunk)] * num_indices
-
-
-def _incoming(ways: dict[int, list[_Stretch]]) -> dict[_Stop, list[_Stretch]]:
-    """The stretches that end at each junction; those of several leaves from one are one."""
-    found: dict[_Stop, list[_Stretch]] = {}
-    for way in ways.values():
-        for part in way:
-            parts = found.setdefault(part.stop, [])
-            if part.origin not in [known.origin for known in parts]:
-                parts.append(part)
-    return found
-
-
-def _from_the_leaves_on(incoming: dict[_Stop, list[_Stretch]]) -> list[_Stop]:
-    """The junctions, each after those from which it is reached."""
-    order: list[_Stop] = []
-    waiting: list[_Stop] = [None]
-    while waiting:
-        stop = waiting.pop()
-        order.append(stop)
-        waiting += [p.origin for p in incoming[stop] if not isinstance(p.origin, int)]
-    return order[::-1]
-
-
-def _numbers(
-    incoming: dict[_Stop, list[_Stretch]], stop: _Stop, positions: Sequence[int]
-) -> np.ndarray:
-    """By which of the stretches to a junction each leaf comes; 0 for one that does not."""
-    found = np.zeros(len(positions), np.int32)
-    for number, part in enumerate(incoming[stop]):
-        waiting: list[int | State] = [part.origin]
-        while waiting:
-            origin = waiting.pop()
-            if isinstance(origin, int):
-                found[list(positions).index(origin)] = number
-            else:
-                waiting += [p.origin for p in incoming[origin]]
-    return found

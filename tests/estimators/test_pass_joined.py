@@ -7,7 +7,9 @@ import pytest
 from jax.extend import core
 
 import deepzero_jax as dz
-from deepzero_jax.estimators import coordinatewise
+from deepzero_jax.difference.meetings import Carried
+from deepzero_jax.estimators import coordinatewise, pass_tree
+from deepzero_jax.estimators.pass_tree import Stretch, Tree
 from tests.estimators.test_pass_difference import (
     FOREIGN,
     Depthwise,
@@ -134,3 +136,63 @@ def test_values_that_may_be_infinite_are_not_handed_on():
         rtol=5e-2,
         atol=5e-2,
     )
+
+
+def deep_problem(depth, width=16):
+    keys = jax.random.split(jax.random.key(0), depth + 1)
+    params = {f"layer{n:02}": jax.random.normal(k, (width, width)) / 4 for n, k in enumerate(keys)}
+    images = jax.random.normal(jax.random.key(1), (8, width))
+
+    def loss(params):
+        x = images
+        for name in sorted(params):
+            x = jnp.tanh(x @ params[name]) + x
+        return jnp.mean(x**2)
+
+    return loss, params
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Passes land at every third junction."""
+    monkeypatch.setattr(pass_tree, "_MOST_NESTED", 3)
+    monkeypatch.setattr(pass_tree, "_MOST_ZEROS", 1.0)
+
+
+@pytest.mark.usefixtures("x64", "often")
+@pytest.mark.parametrize(("batch_size", "central"), [(1, False), (4, True)])
+def test_passes_that_land_keep_their_numbers(batch_size, central, apart):
+    loss, params = deep_problem(8)
+    coordinates = some_coordinates(params, per_leaf=5)
+    options = {"coordinates": coordinates, "central": central, "batch_size": batch_size}
+    together = gradient(loss, params, (), **options)
+    alone = apart(gradient, loss, params, (), **options)
+    assert relative_error(together, alone) < 1e-11
+
+
+def operands_of_branches(depth):
+    loss, params = deep_problem(depth)
+    vg = dz.value_and_grad(loss, dz.cge(smoothing=1e-4))
+    jaxpr = jax.make_jaxpr(vg)(params).jaxpr
+    return sum(len(eqn.invars) for eqn in equations(jaxpr) if eqn.primitive.name == "cond")
+
+
+@pytest.mark.usefixtures("often")
+def test_a_program_grows_with_the_depth_not_with_its_square():
+    assert operands_of_branches(16) < 2.5 * operands_of_branches(8)
+
+
+def test_passes_land_only_where_few_of_them_would_write_zeros():
+    state = lambda number: (Carried(number, "dense", (4,), jnp.dtype("float32")),)
+    junctions = [state(number) for number in range(30)]
+
+    def way(position):
+        met = junctions[position:]
+        return [Stretch(o, s, ()) for o, s in zip([position, *met], [*met, None], strict=True)]
+
+    tree = Tree({position: way(position) for position in range(30)})
+    counts, written = [1] * 30, [1000 * (30 - position) for position in range(30)]
+    found = tree.landings(counts, written, lambda state: 16)
+    assert [junctions.index(landing) for landing in found] == [9, 19, 29]
+    # The last leaf has nearly all coordinates, and its passes are short.
+    assert tree.landings([1] * 29 + [10**6], written, lambda state: 16 * 10**3) == [junctions[29]]
