@@ -4,17 +4,18 @@ python -m benchmarks.compile --targets cpu,h100 --models resnet20 --sparsities 0
 
 Targets other than the CPU need wheels, no device: ``jax[cuda12]`` for ``h100``, ``a100``,
 ``h100x8``; ``jax[tpu]`` for ``v5e_4x4``, ``v5e_16x16``; each in an environment of its own. A target
-that cannot be had is skipped with the reason. Seconds to trace and to compile, size of the program,
-loops, convolutions and their distinct shapes, temporaries, collectives, multiply-adds, and a
+that cannot be had is skipped with the reason. Seconds to trace and to compile (on CPUs also to start
+once more, from kept programs), size of the program, loops, convolutions and their distinct shapes, temporaries, collectives, multiply-adds, and a
 roofline: the seconds that a device needs at least for the arithmetic, and for what the largest loop
 writes.
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache, partial
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 # Before jax is imported: they say that no device is there.
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import deepzero_jax as dz
@@ -138,9 +140,31 @@ def measure(name: str, model: str, sparsity: float, dtype: str, batch_size: str)
         traced = time.perf_counter()
         compiled = lowered.compile()
     seconds = {"trace": traced - start, "compile": time.perf_counter() - traced}
+    if target is None:
+        seconds["warm"] = _warm_seconds(lambda: step.lower(*given).compile())
     found = _read(compiled) | {name: round(value, 2) for name, value in seconds.items()}
     found["multiply_adds"] = _multiply_adds(fun, params, args, coordinates) // mesh.size
     return found | (_roofline(target, found, dtype) if target else {})
+
+
+def _warm_seconds(start: Callable[[], Any]) -> float:
+    """Seconds to trace and load what a run before has compiled and kept."""
+    with TemporaryDirectory() as folder:
+        settings = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0.0}
+        before = {name: getattr(jax.config, f"jax_{name}") for name in settings}
+        try:
+            for name, value in settings.items():
+                jax.config.update(f"jax_{name}", value)
+            for _ in range(2):
+                jax.clear_caches()
+                reset_cache()
+                began = time.perf_counter()
+                start()
+            return time.perf_counter() - began
+        finally:
+            for name, value in before.items():
+                jax.config.update(f"jax_{name}", value)
+            reset_cache()
 
 
 def _placed(tree: PyTree, mesh: Mesh) -> PyTree:
