@@ -4,10 +4,10 @@ python -m benchmarks.compile --targets cpu,h100 --models resnet20 --sparsities 0
 
 Targets other than the CPU need wheels, no device: ``jax[cuda12]`` for ``h100``, ``a100``,
 ``h100x8``; ``jax[tpu]`` for ``v5e_4x4``, ``v5e_16x16``; each in an environment of its own. A target
-that cannot be had is skipped with the reason. Seconds to trace and to compile (on CPUs also to start
-once more, from kept programs), size of the program, loops, convolutions and their distinct shapes, temporaries, collectives, multiply-adds, and a
-roofline: the seconds that a device needs at least for the arithmetic, and for what the largest loop
-writes.
+that cannot be had is skipped with the reason. Seconds to trace and to compile (on CPUs also to
+start once more, from kept programs), size of the program, loops, convolutions and their distinct
+shapes, temporaries, collectives, multiply-adds, and a roofline: the seconds that a device needs at
+least for the arithmetic, and for what the largest loop writes.
 """
 
 import os

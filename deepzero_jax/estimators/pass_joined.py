@@ -128,7 +128,8 @@ class JoinedPasses:
             ]
             run = partial(_chosen, np.maximum(tree.branches(stop), 0), branches)
             # Traced here and now: nested, as many junctions would be as many calls deep.
-            built[stop] = Hoisted(run, _NUMBER, _indices(chunk), _SIGN, landed)
+            hoisted = Hoisted(run, _NUMBER, _indices(chunk), _SIGN, landed)
+            built[stop] = partial(_reaching, hoisted, len(landed))
 
         def delta(number: jax.Array, indices: jax.Array, sign: jax.Array) -> jax.Array:
             given = number, indices if chunk > 1 else indices[0], sign
@@ -171,6 +172,18 @@ def _chosen(
     if len(ways) == 1:
         return ways[0](number, indices, sign)
     return lax.switch(jnp.asarray(numbers)[number], ways, number, indices, sign)
+
+
+def _reaching(
+    run: Hoisted,
+    num_landed: int,
+    number: jax.Array,
+    indices: jax.Array,
+    sign: jax.Array,
+    landed: Sequence[Arrays],
+) -> Arrays:
+    """What arrives at a stop, built when passes had landed so often; since then they may more."""
+    return run(number, indices, sign, landed[:num_landed])
 
 
 def _landing(
