@@ -155,11 +155,12 @@ def _warm_seconds(start: Callable[[], Any]) -> float:
         try:
             for name, value in settings.items():
                 jax.config.update(f"jax_{name}", value)
-            for _ in range(2):
-                jax.clear_caches()
-                reset_cache()
-                began = time.perf_counter()
-                start()
+            reset_cache()
+            jax.clear_caches()
+            start()
+            jax.clear_caches()
+            began = time.perf_counter()
+            start()
             return time.perf_counter() - began
         finally:
             for name, value in before.items():
