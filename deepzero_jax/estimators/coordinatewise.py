@@ -147,8 +147,10 @@ class _Coordinatewise:
         chosen = at.treedef.flatten_up_to(coordinates)
         early = passes.hoist and not passes.host_use.asks
         loops: list[LeafLoop] = []
-        if early and passes.course is not None and not varying_axes(chosen):
-            joined = JoinedPasses(passes.course, at.leaves, steps, chosen)
+        # What is known of a junction while tracing does not say over which mesh axes it varies.
+        course = passes.course if early else None
+        if course is not None and not varying_axes((chosen, list(course.values.values()))):
+            joined = JoinedPasses(course, at.leaves, steps, chosen)
             loops += joined_loops(joined, at.leaves, chosen, steps, self.central, self.batch_size)
         shared = {position for loop in loops for position in loop.positions}
         loops += [

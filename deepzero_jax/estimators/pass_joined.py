@@ -117,8 +117,9 @@ class JoinedPasses:
         """Differences for chunks of any of some leaves, whose numbers are their places here."""
         ways = self.ways(positions)
         tree = Tree(ways)
-        written = [sum(self.stretch(p, 1).bytes_written() for p in way) for way in ways.values()]
-        landings = tree.landings([self._counts[p] for p in ways], written, _bytes_of)
+        written = [sum(self.stretch(p, chunk).bytes_written() for p in w) for w in ways.values()]
+        size_of = lambda state: sum(map(size_bytes, _arrays_of(state, chunk)))
+        landings = tree.landings([self._counts[p] for p in ways], written, size_of)
         built: dict[Stop, Callable[..., Arrays]] = {}
         for stop in tree.stops:
             landed = [_arrays_of(landing, chunk) for landing in landings if landing in built]
@@ -202,10 +203,6 @@ def _landing(
 
 def _indices(chunk: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((chunk,) if chunk > 1 else (), jnp.int32)
-
-
-def _bytes_of(state: State) -> int:
-    return sum(size_bytes(array) for array in _arrays_of(state, 1))
 
 
 def _arrays_of(state: State, chunk: int) -> list[jax.ShapeDtypeStruct]:

@@ -1,5 +1,7 @@
 """Estimates inside ``shard_map``: on two devices, in a process of its own."""
 
+import numpy as np
+
 from tests.runs import on_devices
 
 TWO = """
@@ -7,6 +9,7 @@ import json
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, PartitionSpec as P
 import deepzero_jax as dz
+from deepzero_jax.estimators import pass_tree
 
 mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
 x = jnp.arange(4.0) + 1
@@ -46,6 +49,27 @@ counts = jax.shard_map(
     lambda w, c: dz.value_and_grad(own, dz.cge(batch_size=1))(w, coordinates=c)[1],
     mesh=mesh, in_specs=P("d"), out_specs=P("d"))
 found["counts"] = outcome(counts, x, jnp.array([0, 1, 1, 2]))
+# Passes of several leaves that meet, inside of shard_map and shared out by dz.sharded.
+layers = [jnp.eye(4) * (1 + n / 10) for n in range(5)]
+def deep(layers, x):
+    for layer in layers:
+        x = jnp.tanh(x @ layer)
+    return jnp.sum(x)
+images = jnp.ones((2, 3, 4)) * jnp.array([0.1, 0.4])[:, None, None]
+exact = jax.vmap(jax.grad(deep), (None, 0))(layers, images)
+vg = dz.value_and_grad(deep, dz.cge(smoothing=1e-4))
+each = lambda layers, images: jax.tree.map(lambda g: g[None], vg(layers, images[0])[1])
+for check in (True, False):
+    call = jax.shard_map(
+        each, mesh=mesh, in_specs=(P(), P("d")), out_specs=P("d"), check_vma=check)
+    found[f"deep {check}"] = [outcome(call, layers, images), outcome(lambda: exact)]
+# With landings, see estimators/pass_tree.py.
+pass_tree._MOST_NESTED, pass_tree._MOST_ZEROS = 2, 1.0
+shared = dz.sharded(dz.cge(smoothing=1e-4), dz.sharding.make_mesh())
+vg = dz.value_and_grad(deep, shared)
+call = lambda layers, images: vg(layers, images[0])[1]
+found["deep sharded"] = [
+    outcome(call, layers, images), outcome(lambda: [leaf[0] for leaf in exact])]
 print(json.dumps(found))
 """
 
@@ -59,6 +83,10 @@ def test_devices_have_problems_of_their_own_and_shards_of_one_are_refused():
     loose = lambda name: 0.3 if name == "rge" else 0.02
     assert found.pop("counts")[0][0] > 0  # a device with one coordinate, one with two
     assert "over which coordinates differ" in found.pop("coordinates")
+    for case in ("deep True", "deep False", "deep sharded"):
+        asked, exact = found.pop(case)
+        assert isinstance(asked, list), asked
+        np.testing.assert_allclose(asked, exact, rtol=1e-3, atol=1e-4)
     for case, outcomes in found.items():
         name, checked = case.split()
         assert near(outcomes["own"][0], [2, 4, 6, 8], loose(name)), case
