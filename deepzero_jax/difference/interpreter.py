@@ -16,7 +16,7 @@ from deepzero_jax.difference.program import (
     Operand,
     Program,
     Values,
-    evaluate,
+    apply,
     last_uses,
     read,
     trace,
@@ -61,6 +61,38 @@ def propagate(
     passing = Passing(program, values, delta_dtype)
     passing = passing.through(dict(zip(program.inputs, deltas, strict=True)), stand_ins)
     return [passing.result(item) for item in program.outputs]
+
+
+def evaluate_and_propagate(
+    program: Program,
+    inputs: Sequence[jax.Array],
+    deltas: Sequence[Delta],
+    stand_ins: Values | None = None,
+) -> tuple[list[jax.Array], list[Delta]]:
+    """Both passes at once; of each value nothing is kept after its last use.
+
+    Args:
+      program: flat equations.
+      inputs: base values of its inputs.
+      deltas: of the inputs.
+      stand_ins: as in ``propagate``.
+
+    Returns:
+      Base values and deltas of the outputs.
+    """
+    values, last_use = dict(zip(program.inputs, inputs, strict=True)), last_uses(program)
+    passing = Passing(program, values, None)
+    passing = passing.anew(dict(zip(program.inputs, deltas, strict=True)), stand_ins)
+    del inputs, deltas
+    for place, eqn in enumerate(program.equations):
+        results = apply(eqn, [read(values, item) for item in eqn.inputs])
+        values.update(zip(eqn.outputs, results, strict=True))
+        passing.advance(place)
+        for item in (*eqn.inputs, *eqn.outputs):
+            if isinstance(item, int) and last_use.get(item, place) <= place:
+                values.pop(item, None)
+    outputs = [jnp.asarray(read(values, item)) for item in program.outputs]
+    return outputs, [passing.result(item) for item in program.outputs]
 
 
 def propagate_beside(
@@ -162,6 +194,7 @@ class Passing:
         for item in eqn.inputs:
             if isinstance(item, int) and self._last_use[item] == place:
                 self.moving.pop(item, None)
+                self.stand_ins.pop(item, None)
 
     def result(self, item: Operand) -> Delta:
         """The delta of an output from its base value, whatever may stand in for that."""
@@ -242,10 +275,8 @@ def difference(
     checked = [_check_delta(v, d) for v, d in zip(flat, flat_deltas, strict=True)]
     program, out_tree = trace(lambda *args: fun(*args), *treedef.unflatten(flat))
     program = without_dead_equations(program, program.outputs)
-    values = evaluate(program, flat)
     stand_ins, checked = _infinite_primals(program, flat, checked)
-    moved = propagate(program, values, checked, stand_ins=stand_ins)
-    outputs = [jnp.asarray(read(values, item)) for item in program.outputs]
+    outputs, moved = evaluate_and_propagate(program, flat, checked, stand_ins)
     results = [_as_array(delta, out) for delta, out in zip(moved, outputs, strict=True)]
     return out_tree.unflatten(outputs), out_tree.unflatten(results)
 

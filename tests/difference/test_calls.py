@@ -15,6 +15,8 @@ from deepzero_jax.difference import (
     dense,
     deregister_rule,
     evaluate,
+    interpreter,
+    program,
     propagate,
     trace,
 )
@@ -143,3 +145,21 @@ def test_every_key_is_a_primitive_of_the_installed_jax(table):
 # Gone in newer versions of JAX, or not yet in the oldest that is supported.
 NEW_JAX = jax.__version_info__ >= (0, 11)
 OF_OTHER_VERSIONS = {"closed_call"} if NEW_JAX else {"log2", "one_minus_square", "polynomial"}
+
+
+def test_a_difference_keeps_no_value_after_its_last_use(monkeypatch):
+    x, most = jnp.linspace(0.1, 0.9, 12_345), []
+
+    def noted(eqn, operands):
+        most.append(sum(array.shape == x.shape for array in jax.live_arrays()))
+        return program.apply(eqn, operands)
+
+    def deep(x):
+        for _ in range(30):
+            x = jnp.tanh(x) * 1.1 + 0.01
+        return x
+
+    monkeypatch.setattr(interpreter, "apply", noted)
+    dz.difference(deep, (x,), (jnp.full_like(x, 1e-4),))
+    assert len(most) >= 90
+    assert max(most[10:]) <= max(most[:10])
