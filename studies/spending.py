@@ -70,10 +70,15 @@ def cells(
                 yield _cell(name, batch, steps, seed)
 
 
+def fraction(part: Part, batch: int, steps: int) -> float:
+    """Of the price of all coordinates, what a step may cost; 1 for the dense run."""
+    return part.images * NUM_STEPS / (batch * steps)
+
+
 def _cell(name: str, batch: int, steps: int, seed: int) -> Cell:
     part = PARTS[name]
-    fraction = part.images * NUM_STEPS / (batch * steps)
-    drawn: Json = {"sampling.name": "price_aware", "sampling.budget": f"{100 * fraction:.4g} %"}
+    share = fraction(part, batch, steps)
+    drawn: Json = {"sampling.name": "price_aware", "sampling.budget": f"{100 * share:.4g} %"}
     overrides = {
         "seed": seed,
         **part.overrides,
@@ -83,9 +88,9 @@ def _cell(name: str, batch: int, steps: int, seed: int) -> Cell:
         "training.num_steps": steps,
         "training.evaluation_epochs": steps / (_TRAINING_IMAGES // batch),
         "pruning.sparsity": 0.0,
-        **(drawn if fraction < 1 else {"sampling.name": "layer_ratios"}),
+        **(drawn if share < 1 else {"sampling.name": "layer_ratios"}),
     }
-    labels = {"part": name, "batch": batch, "steps": steps, "fraction": fraction, "seed": seed}
+    labels = {"part": name, "batch": batch, "steps": steps, "fraction": share, "seed": seed}
     return Cell(f"{name}-{batch}x{steps}-{seed}", part.config, overrides, labels)
 
 

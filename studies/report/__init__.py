@@ -11,6 +11,7 @@ from studies import (
     price_aware,
     pruning,
     sparsity,
+    spending,
     trajectory,
 )
 from studies.report.application_tables import (
@@ -26,6 +27,7 @@ from studies.report.tables import (
     price_aware_section,
     pruning_section,
     sparsity_section,
+    spending_section,
     trajectory_section,
 )
 
@@ -40,6 +42,7 @@ of a point.
 
 _SECTIONS: tuple[tuple[str, Callable[[list[Result]], str]], ...] = (
     (price_aware.STUDY, price_aware_section),
+    (spending.STUDY, spending_section),
     (cge_vs_rge.STUDY, cge_vs_rge_section),
     (sparsity.STUDY, sparsity_section),
     (trajectory.STUDY, trajectory_section),

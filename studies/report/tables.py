@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from studies import gradient_quality, price_aware, pruning, sparsity, trajectory
+from studies import gradient_quality, price_aware, pruning, sparsity, spending, trajectory
 from studies.report.committed import (
     Result,
     by_epochs,
@@ -35,6 +35,39 @@ def price_aware_section(found: list[Result]) -> str:
         lines.append(row(title, cells))
     if found:
         lines += ["", "![Accuracy at equal price](price_aware.png)"]
+    return "\n".join(lines)
+
+
+def spending_section(found: list[Result]) -> str:
+    """The tables of how a price is spent."""
+    lines = [
+        "## How to spend a price",
+        "",
+        "The same perturbed multiply-adds on many images, many coordinates or many steps; exact "
+        "gradients at price-aware rates stand for CGE. The learning rate is the same in all runs. "
+        "`python -m studies.spending`.",
+    ]
+    for name, part in spending.PARTS.items():
+        ways = {
+            f"images a step, {spending.NUM_STEPS} steps": [
+                (batch, spending.NUM_STEPS) for batch in (part.images, *part.batches)
+            ],
+            f"steps, {spending.BATCH} images each": [(spending.BATCH, n) for n in part.steps],
+        }
+        for title, runs in ways.items():
+            fractions = [spending.fraction(part, *run) for run in runs]
+            numbers = [steps if title.startswith("steps") else batch for batch, steps in runs]
+            lines += ["", *head(f"{part.title}: {title}", [f"{n:,}" for n in numbers])]
+            lines.append(
+                row("price of a step, of all coordinates", [f"{100 * f:.3g} %" for f in fractions])
+            )
+            cells = [
+                mean_and_spread(
+                    final_accuracies(chosen(found, part=name, batch=batch, steps=steps))
+                )
+                for batch, steps in runs
+            ]
+            lines.append(row("test accuracy", cells))
     return "\n".join(lines)
 
 

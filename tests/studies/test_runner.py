@@ -9,7 +9,7 @@ import time
 import pytest
 
 from deepzero_jax.programs import check_record
-from studies import applications, cge_vs_rge, pruning, sparsity, trajectory
+from studies import applications, cge_vs_rge, pruning, sparsity, spending, trajectory
 from studies.price_aware import ARMS, PARTS
 from studies.report import cge_vs_rge_section, pruning_section, report, sparsity_section
 from studies.report.committed import mean_and_spread
@@ -152,10 +152,22 @@ def test_every_cell_of_every_study_is_a_valid_command():
         *sparsity.cells(list(sparsity.METHODS), [0.8, 0.99], [0], 50),
         *pruning.cells(list(pruning.SCORES), [0], 2),
         *trajectory.cells(5, 0.99),
+        *spending.cells(("cnn3", "resnet20"), seeds=(0,)),
     ]
     assert len({cell.name for cell in every}) == len(every)
     for cell in every:
         check_record(configured(cell.config, cell.overrides))
+
+
+def test_what_is_spent_is_the_same_in_every_run():
+    cells = list(spending.cells(("cnn3",), seeds=(0,)))
+    dense = [cell for cell in cells if cell.labels["fraction"] == 1]
+    assert [cell.overrides["sampling.name"] for cell in dense] == ["layer_ratios"]
+    for cell in cells:
+        spent = cell.labels["fraction"] * cell.labels["batch"] * cell.labels["steps"]
+        assert spent == pytest.approx(70 * 600)
+    with pytest.raises(ValueError, match="unknown 'cnn33'"):
+        next(spending.cells(("cnn33",)))
 
 
 def test_both_applications_have_a_config():
