@@ -41,7 +41,7 @@ from deepzero_jax.difference.platforms import forms_of
 from deepzero_jax.sharding import COORDINATES, DATA
 from deepzero_jax.training import Json
 from deepzero_jax.types import PyTree
-from studies.runner import Measurement, main
+from studies.runner import Measurement, check_known, main
 
 
 class Target(NamedTuple):
@@ -223,8 +223,7 @@ def cells(
     Raises:
       ValueError: an unknown method.
     """
-    if unknown := set(methods) - {"first_order", "cge"}:
-        raise ValueError(f"unknown method {min(unknown)!r} (known: first_order, cge)")
+    check_known("method", methods, ("first_order", "cge"))
     steps = [(-1.0, "float32")] if "first_order" in methods else []
     if "cge" in methods:
         steps += [(sparsity, dtype) for sparsity in sparsities for dtype in dtypes]

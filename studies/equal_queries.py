@@ -19,7 +19,7 @@ import numpy as np
 from deepzero_jax.training import Json
 from deepzero_jax.types import PyTree
 from studies.problems import problem
-from studies.runner import Measurement, main
+from studies.runner import Measurement, check_known, main
 from studies.searchers import METHODS, Searcher, present_methods
 
 STUDY = "equal_queries"
@@ -138,10 +138,8 @@ def measurements(
     Raises:
       ValueError: an unknown problem or method.
     """
-    for kind, given, known in (("problem", problems, BUDGETS), ("method", methods, METHODS)):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"unknown {kind} {name!r} (known: {', '.join(known)})")
+    check_known("problem", problems, BUDGETS)
+    check_known("method", methods, METHODS)
     for name in problems:
         for budget in BUDGETS[name]:
             for method in methods or present_methods():

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,6 +124,13 @@ def main(
                 run_study(study, [cell], options["runs"], results)
             else:
                 run_measurements(study, [cell], results)
+
+
+def check_known(kind: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises ValueError for the first name that is none of the known ones."""
+    for name in given:
+        if name not in known:
+            raise ValueError(f"unknown {kind} {name!r} (known: {', '.join(known)})")
 
 
 def _next(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from deepzero_jax.training import Json
-from studies.runner import Cell, main
+from studies.runner import Cell, check_known, main
 
 STUDY = "spending"
 NUM_STEPS = 600  # where batches are compared
@@ -38,7 +38,14 @@ class Part(NamedTuple):
     batches: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     steps: tuple[int, ...] = (300, 600, 1200, 2400)
 
+    def runs(self, way: str) -> list[tuple[int, int]]:
+        """Images of a step and number of steps of the runs that one way compares."""
+        if way == "batch":
+            return [(batch, NUM_STEPS) for batch in (self.images, *self.batches)]
+        return [(BATCH, steps) for steps in self.steps]
 
+
+WAYS = ("batch", "steps")
 PARTS = {
     "cnn3": Part("CNN 6,670", "cnn_cifar10", {"model.name": "cnn3"}, images=70),
     "resnet20": Part("ResNet-20", "resnet20_cifar10_paper", {}, images=40),
@@ -47,7 +54,7 @@ PARTS = {
 
 def cells(
     parts: tuple[str, ...] = ("cnn3",),
-    ways: tuple[str, ...] = ("batch", "steps"),
+    ways: tuple[str, ...] = WAYS,
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> Iterator[Cell]:
     """The runs, seed by seed, the short ones first.
@@ -55,18 +62,12 @@ def cells(
     Raises:
       ValueError: an unknown part or way.
     """
-    for given, known in ((parts, PARTS), (ways, ("batch", "steps"))):
-        if unknown := set(given) - set(known):
-            raise ValueError(f"unknown {min(unknown)!r} (known: {', '.join(known)})")
+    check_known("part", parts, PARTS)
+    check_known("way", ways, WAYS)
     for seed in seeds:
         for name in parts:
-            part = PARTS[name]
-            runs = []
-            if "batch" in ways:
-                runs += [(batch, NUM_STEPS) for batch in (part.images, *part.batches)]
-            if "steps" in ways:
-                runs += [(BATCH, steps) for steps in part.steps]
-            for batch, steps in sorted(set(runs), key=lambda run: run[0] * run[1]):
+            runs = {run for way in ways for run in PARTS[name].runs(way)}
+            for batch, steps in sorted(runs, key=lambda run: run[0] * run[1]):
                 yield _cell(name, batch, steps, seed)
 
 

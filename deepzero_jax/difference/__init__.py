@@ -8,7 +8,7 @@ from deepzero_jax.difference import (
     structure,
     transcendental,
 )
-from deepzero_jax.difference.interpreter import difference, propagate
+from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.platforms import forms_of
 from deepzero_jax.difference.program import (
     Hoisted,
@@ -18,6 +18,7 @@ from deepzero_jax.difference.program import (
     without_dead_equations,
 )
 from deepzero_jax.difference.rules import RULES, deregister_rule, register_rule
+from deepzero_jax.difference.transform import difference
 from deepzero_jax.difference.values import ZERO, Channel, Delta, Point, dense
 
 __all__ = [

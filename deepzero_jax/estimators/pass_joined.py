@@ -137,7 +137,8 @@ class JoinedPasses:
             landed: list[Arrays] = []
             for landing in landings:
                 comes = jnp.asarray(tree.branches(landing) >= 0)[number]
-                landed.append(_landing(comes, built[landing], *given, landed))
+                zeros = _arrays_of(landing, chunk)
+                landed.append(_landing(comes, built[landing], zeros, *given, landed))
             (found,) = built[None](*given, landed)
             return found.reshape(chunk)
 
@@ -190,14 +191,14 @@ def _reaching(
 def _landing(
     comes: jax.Array,
     run: Callable[..., Arrays],
+    zeros: Sequence[jax.ShapeDtypeStruct],
     number: jax.Array,
     indices: jax.Array,
     sign: jax.Array,
     landed: Sequence[Arrays],
 ) -> Arrays:
     go = lambda number, indices, sign: run(number, indices, sign, landed)
-    away = lambda *_: [jnp.zeros(array.shape, array.dtype) for array in shapes]
-    shapes = jax.eval_shape(go, number, indices, sign)
+    away = lambda *_: [jnp.zeros(array.shape, array.dtype) for array in zeros]
     return lax.cond(comes, go, away, number, indices, sign)
 
 

@@ -48,15 +48,14 @@ def spending_section(found: list[Result]) -> str:
         "`python -m studies.spending`.",
     ]
     for name, part in spending.PARTS.items():
-        ways = {
-            f"images a step, {spending.NUM_STEPS} steps": [
-                (batch, spending.NUM_STEPS) for batch in (part.images, *part.batches)
-            ],
-            f"steps, {spending.BATCH} images each": [(spending.BATCH, n) for n in part.steps],
+        titles = {
+            "batch": f"images a step, {spending.NUM_STEPS} steps",
+            "steps": f"steps, {spending.BATCH} images each",
         }
-        for title, runs in ways.items():
+        for way, title in titles.items():
+            runs = part.runs(way)
             fractions = [spending.fraction(part, *run) for run in runs]
-            numbers = [steps if title.startswith("steps") else batch for batch, steps in runs]
+            numbers = [steps if way == "steps" else batch for batch, steps in runs]
             lines += ["", *head(f"{part.title}: {title}", [f"{n:,}" for n in numbers])]
             lines.append(
                 row("price of a step, of all coordinates", [f"{100 * f:.3g} %" for f in fractions])

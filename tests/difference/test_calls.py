@@ -15,10 +15,10 @@ from deepzero_jax.difference import (
     dense,
     deregister_rule,
     evaluate,
-    interpreter,
     program,
     propagate,
     trace,
+    transform,
 )
 from deepzero_jax.difference.program import CALLS
 from deepzero_jax.difference.rules import OWN_RULES
@@ -159,7 +159,7 @@ def test_a_difference_keeps_no_value_after_its_last_use(monkeypatch):
             x = jnp.tanh(x) * 1.1 + 0.01
         return x
 
-    monkeypatch.setattr(interpreter, "apply", noted)
+    monkeypatch.setattr(transform, "apply", noted)
     dz.difference(deep, (x,), (jnp.full_like(x, 1e-4),))
     assert len(most) >= 90
     assert max(most[10:]) <= max(most[:10])

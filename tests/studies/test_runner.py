@@ -166,7 +166,7 @@ def test_what_is_spent_is_the_same_in_every_run():
     for cell in cells:
         spent = cell.labels["fraction"] * cell.labels["batch"] * cell.labels["steps"]
         assert spent == pytest.approx(70 * 600)
-    with pytest.raises(ValueError, match="unknown 'cnn33'"):
+    with pytest.raises(ValueError, match="unknown part 'cnn33'"):
         next(spending.cells(("cnn33",)))
 
 
