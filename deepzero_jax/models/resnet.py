@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from deepzero_jax.models.layers import batch_norm, classify, conv3x3
 
-DEPTHS = (20, 32, 44, 56, 110)
+DEPTHS = (8, 20, 32, 44, 56, 110)
 
 
 class Block(NamedTuple):

@@ -22,11 +22,11 @@ from studies.report.application_tables import (
 from studies.report.committed import Result, results
 from studies.report.equal_queries_table import equal_queries_section
 from studies.report.ladder_table import cge_vs_rge_section
+from studies.report.sparsity_table import sparsity_section
 from studies.report.tables import (
     gradient_quality_section,
     price_aware_section,
     pruning_section,
-    sparsity_section,
     spending_section,
     trajectory_section,
 )

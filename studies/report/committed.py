@@ -43,3 +43,18 @@ def mean_and_spread(values: list[float]) -> str:
         return f"{100 * mean:.2f} (1)"
     variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
     return f"{100 * mean:.2f} ± {100 * variance**0.5:.2f} ({len(values)})"
+
+
+def accuracies(found: list[Result]) -> str:
+    """Test accuracies as mean and spread; runs of different length kept apart."""
+    parts = [
+        f"{mean_and_spread(final_accuracies(runs))}, {epochs:g} epochs"
+        for epochs, runs in by_epochs(found)
+    ]
+    return "; ".join(parts) or "not run"
+
+
+def mean_percent(found: list[Result]) -> float:
+    """Mean accuracy of runs in per cent; of none NaN, which a line leaves out."""
+    values = final_accuracies(found)
+    return 100 * sum(values) / len(values) if values else float("nan")

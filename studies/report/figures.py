@@ -14,9 +14,10 @@ from studies import (
     pruning,
     sparsity,
 )
-from studies.report.committed import Result, by_epochs, chosen, final_accuracies
+from studies.report.committed import Result, chosen, final_accuracies
 from studies.report.equal_queries_table import plot_equal_queries
 from studies.report.ladder_table import longer_runs
+from studies.report.sparsity_table import plot_sparsity
 
 
 def plot_price_aware(found: list[Result], picture: Path) -> None:
@@ -177,47 +178,6 @@ def plot_pruning(found: list[Result], picture: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend()
     save_figure(figure, picture)
-
-
-def plot_sparsity(found: list[Result], picture: Path) -> None:
-    """Accuracy against sparsity, a colour for each method; the paper's dashed."""
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for colour, (method, title) in enumerate(sparsity.TITLES.items()):
-        lengths = by_epochs(chosen(found, method=method))
-        for marker, (epochs, runs) in zip("osv^", lengths, strict=False):
-            axis.plot(
-                [_mean_percent(chosen(runs, sparsity=value)) for value in sparsity.SPARSITIES],
-                color=f"C{colour}",
-                marker=marker,
-                label=f"{title}, {epochs:g} epochs",
-            )
-        if method in sparsity.PAPER:
-            paper = sparsity.PAPER[method]
-            axis.plot(paper, ".--", color=f"C{colour}", linewidth=1, label=f"{title}, paper")
-    for epochs, runs in by_epochs(chosen(found, method="first_order_dense")):
-        title = f"first-order, dense, {epochs:g} epochs"
-        axis.axhline(_mean_percent(runs), color="tab:gray", label=title)
-    axis.axhline(
-        sparsity.PAPER_DENSE,
-        color="tab:gray",
-        linestyle="--",
-        linewidth=1,
-        label="first-order, dense, paper",
-    )
-    percent = [f"{100 * value:g}" for value in sparsity.SPARSITIES]
-    axis.set_xticks(range(len(percent)), percent)
-    axis.set(xlabel="sparsity, %", ylabel="test accuracy, %")
-    axis.set_title("ResNet-20; the paper's runs have 50 epochs")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
-    save_figure(figure, picture)
-
-
-def _mean_percent(found: list[Result]) -> float:
-    """Mean accuracy of runs in per cent; of none NaN, which a line leaves out."""
-    values = final_accuracies(found)
-    return 100 * sum(values) / len(values) if values else float("nan")
 
 
 def plot_samples_asked(found: list[Result], picture: Path) -> None:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from studies import gradient_quality, price_aware, pruning, sparsity, spending, trajectory
+from studies import gradient_quality, price_aware, pruning, spending, trajectory
 from studies.report.committed import (
     Result,
-    by_epochs,
+    accuracies,
     chosen,
     final_accuracies,
     mean_and_spread,
@@ -67,38 +67,6 @@ def spending_section(found: list[Result]) -> str:
                 for batch, steps in runs
             ]
             lines.append(row("test accuracy", cells))
-    return "\n".join(lines)
-
-
-def accuracies(found: list[Result]) -> str:
-    """Test accuracies as mean and spread; runs of different length kept apart."""
-    parts = [
-        f"{mean_and_spread(final_accuracies(runs))}, {epochs:g} epochs"
-        for epochs, runs in by_epochs(found)
-    ]
-    return "; ".join(parts) or "not run"
-
-
-def sparsity_section(found: list[Result]) -> str:
-    """The table of ResNet-20 against sparsity."""
-    columns = sparsity.SPARSITIES
-    lines = [
-        "## ResNet-20 against gradient sparsity",
-        "",
-        f"Paper: 50 epochs (dense first-order: {sparsity.PAPER_DENSE}). "
-        "`python -m studies.sparsity`.",
-        "",
-        *head("", [f"{100 * column:g} %" for column in columns]),
-    ]
-    for method, title in sparsity.TITLES.items():
-        if method in sparsity.PAPER:
-            lines.append(row(f"{title}, paper", sparsity.PAPER[method]))
-        cells = [accuracies(chosen(found, method=method, sparsity=s)) for s in columns]
-        lines.append(row(f"{title}, measured", cells))
-    dense = accuracies(chosen(found, method="first_order_dense"))
-    lines += ["", f"Dense first-order, measured: {dense}."]
-    if found:
-        lines += ["", "![Accuracy against sparsity](sparsity.png)"]
     return "\n".join(lines)
 
 

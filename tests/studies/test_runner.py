@@ -11,9 +11,10 @@ import pytest
 from deepzero_jax.programs import check_record
 from studies import applications, cge_vs_rge, pruning, sparsity, spending, trajectory
 from studies.price_aware import ARMS, PARTS
-from studies.report import cge_vs_rge_section, pruning_section, report, sparsity_section
+from studies.report import cge_vs_rge_section, pruning_section, report
 from studies.report.committed import mean_and_spread
-from studies.report.figures import plot_pruning, plot_sparsity
+from studies.report.figures import plot_pruning
+from studies.report.sparsity_table import plot_sparsity, sparsity_section
 from studies.runner import (
     Cell,
     Measurement,
@@ -122,20 +123,24 @@ def test_layer_ratios_are_shown_by_layer_as_means_over_seeds(tmp_path):
 
 
 def test_accuracies_stand_under_their_sparsity_with_their_length(tmp_path):
-    def run(method, value, accuracy, epochs):
-        labels = {"method": method, "sparsity": value, "seed": 0, "epochs": epochs}
+    def run(method, value, accuracy, epochs, network="resnet20"):
+        labels = {"network": network, "method": method, "sparsity": value, "epochs": epochs}
         return {"labels": labels, "summary": {"test_accuracy": accuracy}}
 
     found = [
         run("first_order_gradient", 0.9, 0.8, 15),
         run("first_order_gradient", 0.9, 0.85, 50),
         run("first_order_dense", 0.0, 0.87, 15),
+        run("deepzero", 0.99, 0.3, 30, "resnet8"),
     ]
     lines = sparsity_section(found).splitlines()
     title = "first-order, sparse gradient, measured"
     both = "80.00 (1), 15 epochs; 85.00 (1), 50 epochs"
     assert f"| {title} | not run | {both} | not run | not run |" in lines
-    assert "Dense first-order, measured: 87.00 (1), 15 epochs." in lines
+    assert "Dense first-order, measured: 87.00 (1), 15 epochs; paper: 92.85." in lines
+    title = "DeepZero, smoothing 1e-4, measured"
+    assert f"| {title} | not run | not run | not run | 30.00 (1), 30 epochs |" in lines
+    assert "Dense first-order, measured: not run." in lines
     plot_sparsity(found, tmp_path / "sparsity.png")
     assert (tmp_path / "sparsity.png").stat().st_size > 10_000
 
@@ -149,7 +154,7 @@ def test_every_part_has_a_config():
 def test_every_cell_of_every_study_is_a_valid_command():
     every = [
         *cge_vs_rge.cells([1, 5], list(cge_vs_rge.METHODS), [0], 30),
-        *sparsity.cells(list(sparsity.METHODS), [0.8, 0.99], [0], 50),
+        *sparsity.cells(tuple(sparsity.NETWORKS), sparsities=(0.8, 0.99)),
         *pruning.cells(list(pruning.SCORES), [0], 2),
         *trajectory.cells(5, 0.99),
         *spending.cells(("cnn3", "resnet20"), seeds=(0,)),

@@ -1,0 +1,71 @@
+"""Accuracy against sparsity: a table and a panel for each network."""
+
+from pathlib import Path
+
+from deepzero_jax.pictures import pyplot, save_figure
+from studies.report.committed import Result, accuracies, by_epochs, chosen, mean_percent
+from studies.report.markdown import head, row
+from studies.sparsity import NETWORKS, SPARSITIES, TITLES
+
+
+def sparsity_section(found: list[Result]) -> str:
+    """The tables of accuracy against sparsity."""
+    lines = [
+        "## Accuracy against gradient sparsity",
+        "",
+        "Masks of as many coordinates of each layer as ZO-GraSP's scores keep, redrawn every 5 "
+        "epochs. `python -m studies.sparsity`.",
+    ]
+    for name, network in NETWORKS.items():
+        runs = chosen(found, network=name)
+        columns = [f"{100 * sparsity:g} %" for sparsity in SPARSITIES]
+        lines += ["", *head(network.title, columns)]
+        for method, title in TITLES.items():
+            if method in network.paper:
+                lines.append(row(f"{title}, paper (50 epochs)", network.paper[method]))
+            cells = [accuracies(chosen(runs, method=method, sparsity=s)) for s in SPARSITIES]
+            lines.append(row(f"{title}, measured", cells))
+        dense = accuracies(chosen(runs, method="first_order_dense"))
+        paper = f"; paper: {network.paper_dense}" if network.paper_dense else ""
+        lines += ["", f"Dense first-order, measured: {dense}{paper}."]
+    if found:
+        lines += ["", "![Accuracy against sparsity](sparsity.png)"]
+    return "\n".join(lines)
+
+
+def plot_sparsity(found: list[Result], picture: Path) -> None:
+    """A panel for each network, a colour for each method; the paper's dashed."""
+    plt = pyplot()
+    shown = [name for name in NETWORKS if chosen(found, network=name)]
+    figure, axes = plt.subplots(
+        len(shown), 1, figsize=(8.5, 4.2 * len(shown)), layout="constrained", squeeze=False
+    )
+    percent = [f"{100 * value:g}" for value in SPARSITIES]
+    for axis, name in zip(axes[:, 0], shown, strict=True):
+        network, runs = NETWORKS[name], chosen(found, network=name)
+        for colour, (method, title) in enumerate(TITLES.items()):
+            lengths = by_epochs(chosen(runs, method=method))
+            for marker, (epochs, ran) in zip("osv^", lengths, strict=False):
+                axis.plot(
+                    [mean_percent(chosen(ran, sparsity=value)) for value in SPARSITIES],
+                    color=f"C{colour}",
+                    marker=marker,
+                    label=f"{title}, {epochs:g} epochs",
+                )
+            if method in network.paper:
+                label = f"{title}, paper, 50 epochs"
+                line = network.paper[method]
+                axis.plot(line, ".--", color=f"C{colour}", linewidth=1, label=label)
+        for epochs, ran in by_epochs(chosen(runs, method="first_order_dense")):
+            label = f"first-order, dense, {epochs:g} epochs"
+            axis.axhline(mean_percent(ran), color="tab:gray", label=label)
+        if network.paper_dense:
+            label = "first-order, dense, paper"
+            axis.axhline(
+                network.paper_dense, color="tab:gray", linestyle="--", linewidth=1, label=label
+            )
+        axis.set_xticks(range(len(percent)), percent)
+        axis.set(xlabel="sparsity, %", ylabel="test accuracy, %", title=network.title)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
+    save_figure(figure, picture)
