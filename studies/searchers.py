@@ -13,6 +13,7 @@ import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths, num_coordinates, valid_length
 from deepzero_jax.sampling import Sampler, Selection, price_aware_sampler
 from deepzero_jax.types import Key, Params, PyTree
+from studies.host_searchers import AskTell, host_init, host_step, nevergrad, pycma
 
 Settings = Mapping[str, Any]
 Evaluate = Callable[[Params], jax.Array]  # on the batch of the step
@@ -40,12 +41,12 @@ class Method(NamedTuple):
     Attributes:
       make: ``(settings, params) -> Searcher``.
       settings: ``{name: (low, high)}`` drawn log-uniformly, ``{name: [choices]}`` uniformly.
-      ours: of this package.
+      package: that it comes with; None: ours.
     """
 
     make: Callable[[Settings, Params], Searcher]
     settings: Mapping[str, tuple[float, float] | list[Any]]
-    ours: bool = True
+    package: str | None = None
 
 
 class _Descent(NamedTuple):
@@ -199,12 +200,27 @@ def _evolution(name: str) -> Callable[[Settings, Params], Searcher]:
     return make
 
 
+def _asked_by_host(
+    kind: Callable[[Any, int, Settings], AskTell],
+) -> Callable[[Settings, Params], Searcher]:
+    """A method of a package that asks and tells in Python."""
+
+    def make(settings: Settings, params: Params) -> Searcher:
+        number = settings.get("population", 1)
+        init = lambda key, start: host_init(kind, key, start, settings)
+        step = lambda state, key, evaluate, progress: host_step(number, state, evaluate)
+        return _on_vectors(Searcher(init, step, lambda state: state[1], number), params)
+
+    return make
+
+
 _RULE: dict[str, Any] = {"optimizer": ["adam", "sgd"], "learning_rate": (1e-3, 1.0)}
 _FEW: dict[str, Any] = {"coordinates": [4, 8, 15, 30, 60], **_RULE}
 _DIRECTIONS: dict[str, Any] = {"directions": [4, 8, 16, 32, 64], **_RULE}
 # As wide as the peers' populations, and a rate that may stay, as theirs do.
 _WIDE: dict[str, Any] = {"smoothing": (0.01, 0.5), "schedule": ["cosine", "constant"]}
-_POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": (0.01, 0.5)}
+_STD = (0.01, 0.5)
+_POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": _STD}
 METHODS: dict[str, Method] = {
     "cge_dense": Method(_dense, _RULE),
     "cge_few": Method(_uniform, _FEW),
@@ -214,14 +230,23 @@ METHODS: dict[str, Method] = {
     "rge_antithetic": Method(_directions(True), _DIRECTIONS),
     "rge_wide": Method(_directions(True), {**_DIRECTIONS, **_WIDE}),
     "open_es": Method(
-        _evolution("Open_ES"), {**_POPULATION, "learning_rate": (1e-3, 0.3)}, ours=False
+        _evolution("Open_ES"), {**_POPULATION, "learning_rate": (1e-3, 0.3)}, "evosax"
     ),
-    "snes": Method(_evolution("SNES"), _POPULATION, ours=False),
-    "sep_cma_es": Method(_evolution("Sep_CMA_ES"), _POPULATION, ours=False),
+    "snes": Method(_evolution("SNES"), _POPULATION, "evosax"),
+    "sep_cma_es": Method(_evolution("Sep_CMA_ES"), _POPULATION, "evosax"),
+    "cma_diagonal": Method(_asked_by_host(pycma), _POPULATION, "cma"),
+    "nevergrad": Method(
+        _asked_by_host(nevergrad),
+        {"std": _STD, "algorithm": ["NGOpt", "TwoPointsDE", "TBPSA", "OnePlusOne"]},
+        "nevergrad",
+    ),
 }
 
 
 def present_methods() -> tuple[str, ...]:
     """Names of the methods whose packages are installed."""
-    peers = find_spec("evosax") is not None
-    return tuple(name for name, method in METHODS.items() if method.ours or peers)
+    return tuple(
+        name
+        for name, method in METHODS.items()
+        if method.package is None or find_spec(method.package) is not None
+    )

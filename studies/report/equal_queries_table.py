@@ -21,6 +21,8 @@ _TITLES = {
     "open_es": "Open ES (evosax)",
     "snes": "SNES (evosax)",
     "sep_cma_es": "Sep-CMA-ES (evosax)",
+    "cma_diagonal": "CMA-ES, diagonal (pycma)",
+    "nevergrad": "NGOpt and others (nevergrad)",
 }
 _PROBLEMS = {
     "digits_mlp": "digits, MLP of 610 parameters, accuracy %",
@@ -113,7 +115,7 @@ def plot_equal_queries(found: list[Result], picture: Path) -> None:
             summary = _summary(found, method, column)
             if summary is None:
                 continue
-            style = f"C{number}{'-' if METHODS[method].ours else '--'}"
+            style = f"C{number}{'-' if METHODS[method].package is None else '--'}"
             queries = np.median([run["queries"] for run in summary["runs"]], axis=0)
             scores = np.median([run["validation"] for run in summary["runs"]], axis=0)
             (line,) = axis.plot(queries, scores, style, label=title, linewidth=1.8)

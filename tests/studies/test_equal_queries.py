@@ -1,15 +1,19 @@
 """The study of equal queries: every method asks what it says, and learns."""
 
 import jax
+import numpy as np
 import pytest
 
 from studies import equal_queries, searchers
+from studies.host_searchers import AskTell
 from studies.problems import problem
 
 SETTINGS = {"coordinates": 15, "directions": 16, "population": 16, "std": 0.05, "smoothing": 0.05}
 
 
-@pytest.mark.parametrize("method", [name for name, m in searchers.METHODS.items() if m.ours])
+@pytest.mark.parametrize(
+    "method", [name for name, m in searchers.METHODS.items() if m.package is None]
+)
 def test_a_method_asks_its_budget_and_learns(method):
     rule = {"optimizer": "adam", "learning_rate": 0.02}
     own = {k: v for k, v in SETTINGS.items() if k in searchers.METHODS[method].settings}
@@ -18,6 +22,38 @@ def test_a_method_asks_its_budget_and_learns(method):
     assert found["queries"][-1] == found["asked"]
     chance = 15 if method == "cge_dense" else 40
     assert found["test"] > chance
+
+
+def random_search(start, seed, settings):
+    """The best of points around the best so far."""
+    size = (settings["population"], len(start))
+    rng, kept = np.random.default_rng(seed), {"best": start, "loss": np.inf}
+
+    def ask():
+        kept["points"] = kept["best"] + settings["std"] * rng.normal(size=size)
+        return kept["points"]
+
+    def tell(losses):
+        assert losses.shape == size[:1]
+        if losses.min() < kept["loss"]:
+            kept.update(best=kept["points"][losses.argmin()], loss=losses.min())
+
+    return AskTell(ask, tell, lambda: kept["best"])
+
+
+def test_a_peer_in_python_is_asked_and_told_what_it_asked(monkeypatch):
+    settings = {"population": 10, "std": 0.05}
+    make = searchers._asked_by_host(random_search)
+    monkeypatch.setitem(searchers.METHODS, "random_search", searchers.Method(make, {}))
+    first, again = (
+        equal_queries.search("digits_mlp", "random_search", settings, 1000, 3) for _ in "ab"
+    )
+    assert first == again
+    assert first["asked"] == 1000
+    other = equal_queries.search("digits_mlp", "random_search", settings, 1000, 4)
+    assert other["validation"] != first["validation"]
+    # What it was told of the points that it asked led it down.
+    assert other["validation"][-1] > other["validation"][0]
 
 
 def test_a_query_is_one_batch_that_the_key_draws():
