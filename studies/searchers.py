@@ -237,7 +237,7 @@ METHODS: dict[str, Method] = {
     "cma_diagonal": Method(_asked_by_host(pycma), _POPULATION, "cma"),
     "nevergrad": Method(
         _asked_by_host(nevergrad),
-        {"std": _STD, "algorithm": ["NGOpt", "TwoPointsDE", "TBPSA", "OnePlusOne"]},
+        {"std": _STD, "algorithm": ["NGOpt", "TwoPointsDE", "TBPSA", "DiagonalCMA"]},
         "nevergrad",
     ),
 }
