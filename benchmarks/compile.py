@@ -38,6 +38,7 @@ from benchmarks.hlo import Hlo
 from benchmarks.off_the_shelf import flax_resnet20
 from deepzero_jax.cost import chunks_for, multiply_adds
 from deepzero_jax.difference.platforms import forms_of
+from deepzero_jax.platform import collect_rarely
 from deepzero_jax.sharding import COORDINATES, DATA
 from deepzero_jax.training import Json
 from deepzero_jax.types import PyTree
@@ -117,6 +118,7 @@ def mesh_of(target: Target | None) -> Mesh:
 
 def measure(name: str, model: str, sparsity: float, dtype: str, batch_size: str) -> Json:
     """What one program is; of the first-order step where ``sparsity`` is negative."""
+    collect_rarely()  # as the programs do
     target = TARGETS[name]
     mesh = mesh_of(target)
     fun, params, args = flax_resnet20(BATCH) if model == "flax_resnet20" else problem(model)

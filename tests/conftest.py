@@ -7,6 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from deepzero_jax.platform import collect_rarely
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,6 +21,7 @@ def x64():
 
 
 def pytest_configure(config):
+    collect_rarely()
     # Nearly all of the default tests' time is LLVM's. What XLA does to a program before that,
     # and all slow tests, are as users have them.
     if config.option.markexpr == "not slow":

@@ -196,7 +196,7 @@ def _shifted_channel(at: Application, point: Point, image: jax.Array) -> Channel
         starts.append(offset)
         sizes.append((at.outputs[0].shape[spec.out_spec[kind]] - 1) * stride + 1)
         strides.append(stride)
-    window = lax.dynamic_slice(planar, starts, sizes)
+    window = lax.dynamic_slice(planar, starts, sizes, allow_negative_indices=False)
     window = lax.slice(window, [0] * window.ndim, window.shape, strides)
     shifted = lax.squeeze(window, (0,)) * point.value
     return Channel(

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from deepzero_jax.platform import keep_freed_memory
+from deepzero_jax.platform import prepare_program
 from deepzero_jax.programs.caches import use_compilation_cache
 from deepzero_jax.programs.command_line import parse_command_line
 from deepzero_jax.programs.exits import report_failure
@@ -107,7 +107,7 @@ def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
     options, record = parse_command_line(
         name, "Train a network from forward evaluations.", programs, arguments, training=True
     )
-    keep_freed_memory()
+    prepare_program()
     with ExitStack() as held:
         watch, run = None, None
         try:
@@ -157,7 +157,7 @@ def prune(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
         leave_at_once(name)
     description = "Compute the layer-wise pruning ratios of a network."
     options, record = parse_command_line(name, description, programs, arguments)
-    keep_freed_memory()
+    prepare_program()
     try:
         program = _program(programs, record)
         if program.prune is None:

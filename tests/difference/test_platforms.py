@@ -1,8 +1,3 @@
-import ctypes
-import os
-import subprocess
-import sys
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -72,33 +67,3 @@ def test_a_misspelt_platform_is_refused():
         forms_of("cuda"),
     ):
         pass
-
-
-TAKES_AND_FREES = """
-import resource, sys
-from deepzero_jax.platform import keep_freed_memory
-if "keep" in sys.argv: keep_freed_memory()
-take = lambda: bytearray(b"x") * 2**26
-take()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20): take()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
-
-
-def page_faults(*arguments, **environment):
-    # What the environment here says of the allocator must not decide.
-    ours = ("MALLOC_", "GLIBC_TUNABLES")
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    call = [sys.executable, "-c", TAKES_AND_FREES, *arguments]
-    return int(subprocess.check_output(call, env={**plain, **environment}, text=True))
-
-
-@pytest.mark.skipif(not GLIBC, reason="an allocator other than glibc's")
-def test_freed_memory_is_kept_unless_the_environment_chooses():
-    assert page_faults("keep") < 20
-    assert page_faults("keep", MALLOC_PERTURB_="0") >= 20
-    assert page_faults() >= 20
