@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import deepzero_jax as dz
-from deepzero_jax.models import MODELS, ResNet, cnn, cuts, split_model_loss
+from deepzero_jax.models import MODELS, cnn, cuts, split_model_loss
 from deepzero_jax.training import cross_entropy
 
 
@@ -22,7 +22,7 @@ def relative_error(got, expected):
 def network_loss(name, width=4, batch=4, size=16, dtype=None, seed=0):
     """``(loss, params, args)`` of a network of the package on random images."""
     dtype = dtype or jnp.zeros(()).dtype
-    model = ResNet(depth=8, width=width) if name == "resnet8" else MODELS[name](width=width)
+    model = MODELS[name](width=width)
     keys = jax.random.split(jax.random.key(seed), 3)
     images = jax.random.normal(keys[0], (batch, size, size, 3), dtype)
     labels = jnp.arange(batch) % 10

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from tests.marks import few
 from tests.problems import quadratic, quadratic_problem, relative_error, some_coordinates
 
 ESTIMATORS = {
@@ -20,7 +21,7 @@ ESTIMATORS = {
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("partial", few([True, False]))
 def test_told_losses_give_the_numbers_of_value_and_grad(name, partial):
     params, target = quadratic_problem()
     estimator = ESTIMATORS[name]

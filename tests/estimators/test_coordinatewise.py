@@ -9,6 +9,7 @@ from deepzero_jax.estimators.base_pass import FlatLoss
 from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.estimators.pass_suffix import suffix_losses
 from deepzero_jax.models import MODELS
+from tests.marks import few
 from tests.problems import (
     estimated,
     estimates_at,
@@ -25,13 +26,17 @@ from tests.problems import (
 NETWORKS = [
     "cnn1",
     "resnet8",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "cnn1"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in MODELS
+        if name not in ("cnn1", "resnet8")
+    ),
 ]
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reuse", ["none", "split", "difference"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", few(NETWORKS))
 def test_error_falls_with_the_order_of_the_difference(name, reuse, monkeypatch):
     if reuse == "none" and name != "cnn1":
         pytest.skip("the whole-pass oracle is checked on small networks")
@@ -90,7 +95,7 @@ def test_the_step_that_the_parameter_took_is_the_divisor():
     assert grads == 0.5
 
 
-@pytest.mark.parametrize("name", ["cnn2", "resnet8"])
+@pytest.mark.parametrize("name", few(["resnet8", "cnn2"]))
 def test_split_equals_none_in_float32(name):
     fun, params, args = network_loss(name, width=4, batch=8)
     coordinates = some_coordinates(params, per_leaf=3, every=1 if name == "cnn2" else 5)

@@ -16,6 +16,7 @@ from tests.estimators.test_pass_difference import (
     GroupNormNet,
     foreign_problem,
 )
+from tests.marks import few, thorough
 from tests.problems import network_loss, relative_error, some_coordinates
 
 
@@ -51,6 +52,7 @@ def count(name, function, *args):
     return sum(eqn.primitive.name == name for eqn in equations(jaxpr))
 
 
+@thorough
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "module", [m if m is GroupNormNet else pytest.param(m, marks=pytest.mark.slow) for m in FOREIGN]
@@ -65,7 +67,7 @@ def test_networks_of_other_people_keep_their_numbers(module, apart):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("batch_size", [1, 4, "auto"])
+@pytest.mark.parametrize("batch_size", few([4, 1, "auto"]))
 @pytest.mark.parametrize("central", [False, True])
 def test_chunks_signs_and_padding_keep_their_numbers(central, batch_size, apart):
     loss, params, images, labels = foreign_problem(Depthwise)
@@ -100,6 +102,7 @@ def test_an_ordinary_network_of_another_library_shares_its_loops(apart):
     assert run() < len(jax.tree.leaves(params)) // 2
 
 
+@thorough
 def test_under_vmap_a_chunk_still_runs_its_own_branch_alone(apart):
     loss, params, images, labels = foreign_problem(GroupNormNet)
     vg = dz.value_and_grad(loss, dz.cge(batch_size=1))
@@ -167,7 +170,9 @@ def often(monkeypatch):
 
 
 @pytest.mark.usefixtures("x64", "often")
-@pytest.mark.parametrize(("batch_size", "central"), [(1, False), (4, True)])
+@pytest.mark.parametrize(
+    ("batch_size", "central"), [(4, True), pytest.param(1, False, marks=thorough)]
+)
 def test_passes_that_land_keep_their_numbers(batch_size, central, apart):
     loss, params = deep_problem(7)
     coordinates = some_coordinates(params, per_leaf=5)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from tests.marks import few
 from tests.problems import estimated, flatten, quadratic, quadratic_problem, relative_error
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("distribution", ["normal", "sphere", "rademacher"])
+@pytest.mark.parametrize("distribution", few(["normal", "sphere", "rademacher"]))
 @pytest.mark.parametrize("sparse", [False, True])
 def test_mean_of_random_estimates_approaches_the_gradient_at_the_root_rate(distribution, sparse):
     params, target = quadratic_problem()
@@ -62,7 +63,7 @@ def test_directions_are_not_stored_for_all_of_q():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reuse", ["difference", "none"])
-@pytest.mark.parametrize("distribution", ["normal", "sphere", "rademacher"])
+@pytest.mark.parametrize("distribution", few(["normal", "sphere", "rademacher"]))
 def test_error_along_the_directions_falls_with_the_order_of_the_difference(distribution, reuse):
     # Compared along the same directions, so that what is left is the truncation.
     params, target = quadratic_problem()

@@ -7,6 +7,7 @@ import matplotlib
 import pytest
 
 from tests.conftest import ROOT
+from tests.marks import few
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # What the default tests run, and with which constants; compiling the others takes too long.
@@ -71,7 +72,10 @@ def test_every_example_is_run():
     assert names == SMALL.keys() | LONG
 
 
-@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"analog_layers"}))
+# The tutorials among them are run with the site.
+@pytest.mark.parametrize(
+    "name", few(["first_gradient", *sorted(SMALL.keys() - {"analog_layers", "first_gradient"})])
+)
 def test_runs_with_few_steps(name, monkeypatch, capsys):
     assert run(name, monkeypatch, capsys, **SMALL[name])
 

@@ -14,6 +14,7 @@ import pytest
 import prune
 import train
 from tests.conftest import ROOT
+from tests.marks import few
 from tests.runs import TINY, call
 
 LENGTH = "--config.training.num_steps=60"
@@ -192,7 +193,7 @@ def test_prune_keeps_out_of_a_folder_in_use(tmp_path, capfd):
     assert "another process is working in" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["folder deleted", "output closed"])
+@pytest.mark.parametrize("what", few(["folder deleted", "output closed"]))
 def test_what_goes_away_during_a_run_is_one_line(what, stopped, tmp_path):
     process = start(tmp_path / "run", "--config.training.checkpoint_seconds=0")
     metrics = tmp_path / "run/metrics.jsonl"

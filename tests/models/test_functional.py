@@ -19,6 +19,7 @@ from deepzero_jax.models import (
     predict,
     split_model_loss,
 )
+from tests.marks import few
 from tests.problems import estimated, flatten, relative_error, some_coordinates
 
 
@@ -123,7 +124,7 @@ def test_what_is_no_model_is_refused():
             use()
 
 
-@pytest.mark.parametrize("name", ["cnn2", "resnet20"])
+@pytest.mark.parametrize("name", few(["cnn2", "resnet20"]))
 def test_the_cut_loss_is_the_loss_of_the_module(name):
     model = MODELS[name](width=2)
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))

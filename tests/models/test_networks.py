@@ -14,6 +14,7 @@ from deepzero_jax.models import (
     prefix_apply,
     suffix_apply,
 )
+from tests.marks import few
 
 NUM_PARAMETERS = {
     "cnn1": 730,
@@ -21,6 +22,7 @@ NUM_PARAMETERS = {
     "cnn3": 6_670,
     "cnn4": 9_640,
     "cnn5": 12_610,
+    "resnet8": 75_290,
     "resnet20": 269_722,
     "resnet32": 464_154,
     "resnet44": 658_586,
@@ -46,7 +48,7 @@ def test_resnet20_splits_parameters_as_the_paper():
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("name", ["cnn3", "resnet20"])
+@pytest.mark.parametrize("name", few(["cnn3", "resnet20"]))
 def test_prefix_and_suffix_compose_to_the_whole_bit_for_bit(name, train):
     model = MODELS[name](width=4)
     images = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))

@@ -12,6 +12,7 @@ import pytest
 import prune
 import train
 from tests.conftest import ROOT
+from tests.marks import thorough
 from tests.records.tiny import get_config
 from tests.runs import TINY
 from tests.runs import call as call_program
@@ -211,6 +212,7 @@ def spawn(folder, **options):
     )
 
 
+@thorough
 def test_kill_9_at_any_moment_and_restart_gives_the_same_bits(tmp_path):
     whole = spawn(tmp_path / "whole")
     output, error = whole.communicate(timeout=300)
@@ -246,6 +248,7 @@ def test_kill_9_at_any_moment_and_restart_gives_the_same_bits(tmp_path):
         assert whole[field] == parts[field], field
 
 
+@thorough
 def test_sigterm_saves_and_leaves(tmp_path):
     process = spawn(tmp_path, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     deadline = time.monotonic() + 120

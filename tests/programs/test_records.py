@@ -10,6 +10,7 @@ from deepzero_jax.applications.classification.config import Config, parse_budget
 from deepzero_jax.fields import fields_of, value_at
 from deepzero_jax.programs import check_record, load_record, override
 from tests.conftest import ROOT
+from tests.marks import thorough
 
 CONFIGS = [
     path for path in sorted((ROOT / "configs").glob("*.py")) if "def get_config" in path.read_text()
@@ -21,11 +22,14 @@ def test_every_config_loads_and_its_fields_are_right(path):
     check_record(load_record(path, PROGRAMS))
 
 
+MARKS = {"quickstart": (), "resnet20_cifar10": pytest.mark.slow}
+
+
 @pytest.mark.parametrize(
     "path",
     [
-        # More than a minute to compile.
-        pytest.param(path, marks=pytest.mark.slow if path.stem == "resnet20_cifar10" else ())
+        # ResNet-20 takes more than a minute to compile.
+        pytest.param(path, marks=MARKS.get(path.stem, thorough))
         for path in CONFIGS
         if "-> Config:" in path.read_text()
     ],
@@ -91,6 +95,7 @@ def test_other_budgets_are_refused(text):
         parse_budget(text)
 
 
+@thorough
 def test_a_shrunken_defense_trains_certifies_and_is_finished(tmp_path, capsys):
     small = {
         "classifier.width": "2",

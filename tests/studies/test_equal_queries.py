@@ -7,13 +7,13 @@ import pytest
 from studies import equal_queries, searchers
 from studies.host_searchers import AskTell
 from studies.problems import problem
+from tests.marks import few
 
+OURS = {name for name, method in searchers.METHODS.items() if method.package is None}
 SETTINGS = {"coordinates": 15, "directions": 16, "population": 16, "std": 0.05, "smoothing": 0.05}
 
 
-@pytest.mark.parametrize(
-    "method", [name for name, m in searchers.METHODS.items() if m.package is None]
-)
+@pytest.mark.parametrize("method", few(["cge_few", "rge", *sorted(OURS - {"cge_few", "rge"})], 2))
 def test_a_method_asks_its_budget_and_learns(method):
     rule = {"optimizer": "adam", "learning_rate": 0.02}
     own = {k: v for k, v in SETTINGS.items() if k in searchers.METHODS[method].settings}

@@ -12,6 +12,7 @@ from deepzero_jax.applications.classification.config import Config, Data, Estima
 from deepzero_jax.sampling import dense_sampler
 from deepzero_jax.training import TrainStep, expected_counts, forecast
 from deepzero_jax.training.forecasting import Seconds, interpolated, timed_leaves
+from tests.marks import few, thorough
 
 
 def small_run(estimator):
@@ -33,6 +34,7 @@ def measured_seconds(step, state):
     return min(seconds)
 
 
+@thorough
 def test_a_forecast_is_within_a_factor_of_three_of_a_step_of_a_small_cnn(tell):
     step, state = small_run(Estimator())
     loss = step.loss(state, step.task.data)
@@ -48,7 +50,7 @@ def test_a_forecast_is_within_a_factor_of_three_of_a_step_of_a_small_cnn(tell):
 
 
 @pytest.mark.parametrize(
-    "estimator", [Estimator("rge", num_directions=100), Estimator("first_order")], ids=str
+    "estimator", few([Estimator("first_order"), Estimator("rge", num_directions=100)]), ids=str
 )
 def test_estimators_without_coordinates_are_forecast_too(estimator, tell, monkeypatch):
     monkeypatch.setattr("deepzero_jax.training.forecasting._SHORT", 0.0)

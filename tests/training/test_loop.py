@@ -26,6 +26,7 @@ from deepzero_jax.training import (
     read_metrics,
     tree_digest,
 )
+from tests.marks import few
 from tests.runs import send_sigterm_after, tiny_run
 
 
@@ -55,7 +56,7 @@ def test_plan_only_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "estimator",
-    [dz.cge(smoothing=1e-3, reuse="split"), dz.rge(smoothing=1e-3, num_directions=5)],
+    few([dz.cge(smoothing=1e-3, reuse="split"), dz.rge(smoothing=1e-3, num_directions=5)]),
     ids=["cge", "rge"],
 )
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, estimator):
@@ -85,7 +86,7 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("how", ["largest", "all", "digest"])
+@pytest.mark.parametrize("how", few(["largest", "all", "digest"]))
 def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path, how):
     whole = tiny_run(tmp_path / "whole")
     tiny_run(tmp_path / "run", num_steps=8)

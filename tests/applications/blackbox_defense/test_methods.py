@@ -20,6 +20,7 @@ from deepzero_jax.data import Dataset
 from deepzero_jax.sampling import dense_sampler
 from deepzero_jax.training import TrainStep, cross_entropy, make_optimizer
 from studies import defense_gradients
+from tests.marks import few, thorough
 
 SHAPE, CLASSES, BATCH = (4, 4, 1), 3, 6
 
@@ -64,7 +65,7 @@ def advance(method, num_steps=2, learning_rate=0.05):
     return params, state, losses
 
 
-@pytest.mark.parametrize("chunk_size", [64, 5])
+@pytest.mark.parametrize("chunk_size", few([64, 5]))
 @pytest.mark.parametrize("name", ["deepzero", "fo_ds", "zo_ds", "zo_ae_ds"])
 def test_every_method_trains_and_counts_what_it_asks(name, chunk_size, defense):
     estimator = default_estimator(name, 1e-2, num_directions=7, chunk_size=chunk_size)
@@ -143,6 +144,7 @@ def test_the_box_is_black_and_methods_are_known(defense):
         make_method("zo_ae_ds", defense, start_of(defense)._replace(autoencoder=None), dz.cge())
 
 
+@thorough
 def test_asking_at_all_parameters_gives_the_whole_gradient_and_more_queries_more_of_it(
     defense, monkeypatch
 ):
