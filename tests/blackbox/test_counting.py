@@ -14,6 +14,7 @@ from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.sampling import price_aware_sampler
 from tests.blackbox.test_box import squares
 from tests.conftest import ROOT
+from tests.marks import few
 
 BATCH = 3
 
@@ -85,7 +86,7 @@ def chosen_by(sampler, params, step):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("batch_size", [7, "auto"])
+@pytest.mark.parametrize("batch_size", few([7, "auto"]))
 @pytest.mark.parametrize("kind", ["dense", "pruned", "price_aware"])
 def test_queries_are_what_the_box_was_asked(name, batch_size, kind):
     fun, params, box = problem(29, 1, 17)

@@ -20,6 +20,7 @@ from deepzero_jax.data import (
     random_crop,
     random_flip,
 )
+from tests.marks import thorough
 
 
 def test_digits_need_no_download_and_are_split_fairly():
@@ -148,6 +149,7 @@ def test_missing_data_name_three_ways_out_at_once(tmp_path):
         assert way in str(caught.value)
 
 
+@thorough
 @pytest.mark.cifar10
 def test_real_cifar10_is_whole_and_in_the_official_order():
     data = load_cifar10()

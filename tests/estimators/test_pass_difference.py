@@ -29,8 +29,8 @@ def grads_of(fun, estimator, params, *args, coordinates=None, has_aux=True, key=
 @pytest.mark.parametrize(
     "name",
     [
-        "cnn1",
         "resnet8",
+        pytest.param("cnn1", marks=thorough),
         *(slow(n) for n in ("cnn3", "cnn5", "resnet20")),
     ],
 )
@@ -134,8 +134,7 @@ def test_models_of_other_people_work_unchanged(module):
     "module",
     [
         Normed,
-        *few([GroupNormNet]),
-        pytest.param(Attention, marks=thorough),
+        *(pytest.param(module, marks=thorough) for module in (GroupNormNet, Attention)),
         *map(slow, (LayerNormMLP, GRU, Depthwise)),
     ],
 )

@@ -129,7 +129,7 @@ def resumed(folder):
     return call(train.main, *TINY, LENGTH, f"--workdir={folder}")
 
 
-@pytest.mark.parametrize("damage", GOES_ON)
+@pytest.mark.parametrize("damage", few(GOES_ON, 5))
 def test_a_run_goes_on_to_the_same_bits(damage, stopped, tmp_path, capfd):
     whole, part = stopped
     shutil.copytree(part, tmp_path / "run")

@@ -16,6 +16,7 @@ from deepzero_jax.applications.blackbox_defense.config import (
 )
 from deepzero_jax.blackbox import onnx_model
 from deepzero_jax.training import StepFailedError
+from tests.marks import thorough
 from tests.problems import flatten
 
 TINY = DefenseConfig(
@@ -70,6 +71,7 @@ def slow(fault):
     return pytest.param(*fault, marks=pytest.mark.slow)
 
 
+@thorough
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

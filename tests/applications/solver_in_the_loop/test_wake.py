@@ -16,6 +16,7 @@ from deepzero_jax.applications.solver_in_the_loop.config import (
 )
 from deepzero_jax.estimators import value_and_grad
 from tests.conftest import ROOT
+from tests.marks import thorough
 from tests.problems import relative_error
 from tests.runs import correction_of
 
@@ -140,6 +141,7 @@ def test_shedding_has_the_strouhal_number_of_a_channel():
     assert behind.min() < -0.05 < 0.05 < behind.max()
 
 
+@thorough
 def test_a_shrunken_comparison_on_the_wake(tmp_path):
     small = {
         **{
