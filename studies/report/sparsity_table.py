@@ -34,9 +34,10 @@ def sparsity_section(found: list[Result]) -> str:
 
 
 def plot_sparsity(found: list[Result], picture: Path) -> None:
-    """A panel for each network, a colour for each method; the paper's dashed."""
+    """A panel for each network with sparse runs, a colour for each method; the paper's dashed."""
     plt = pyplot()
-    shown = [name for name in NETWORKS if chosen(found, network=name)]
+    drawn = [run for run in found if run["labels"]["method"] in TITLES]
+    shown = [name for name in NETWORKS if chosen(drawn, network=name)]
     figure, axes = plt.subplots(
         len(shown), 1, figsize=(8.5, 4.2 * len(shown)), layout="constrained", squeeze=False
     )
