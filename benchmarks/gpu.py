@@ -146,7 +146,7 @@ def measurements(
 
 def training(record: str = "resnet20_cifar10_paper", epochs: float = 50) -> Iterator[Cell]:
     """DeepZero at 99 %."""
-    for cell in cells(("resnet20",), ("deepzero",), (0.99,), (0,), epochs):
+    for cell in cells(methods=("deepzero",), sparsities=(0.99,), epochs=epochs):
         yield cell._replace(name=f"{cell.name}-{record}", config=record)
 
 

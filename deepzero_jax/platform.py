@@ -1,4 +1,4 @@
-"""What the compiler, its threads and the allocator must be told before they start."""
+"""What the compiler, its threads, the allocator and the garbage collector must be told."""
 
 import ctypes
 import gc

@@ -91,8 +91,8 @@ def search(name: str, method: str, settings: Json, budget: int, seed: int) -> Js
       ``queries`` and ``validation``, point by point; ``test`` of the last; what was ``asked``.
     """
     numbers = {key: value for key, value in settings.items() if isinstance(value, float)}
-    others = {key: value for key, value in settings.items() if key not in numbers}
-    fixed = (("budget", budget), *others.items())
+    fixed = tuple((key, value) for key, value in settings.items() if key not in numbers)
+    numbers["budget"] = float(budget)
     run = _searches(name, method, fixed)
     num_steps = max(1, budget // run.of(numbers).queries)
     keys = jax.random.split(jax.random.key(seed), 3)

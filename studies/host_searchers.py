@@ -29,6 +29,9 @@ class AskTell(NamedTuple):
     best: Callable[[], np.ndarray]
 
 
+Kind = Callable[[np.ndarray, int, Settings], AskTell]  # of a start [d], a seed and settings
+
+
 def pycma(start: np.ndarray, seed: int, settings: Settings) -> AskTell:
     """CMA-ES with a diagonal covariance."""
     from cma import CMAEvolutionStrategy  # pyright: ignore[reportMissingImports]
@@ -52,7 +55,7 @@ def nevergrad(start: np.ndarray, seed: int, settings: Settings) -> AskTell:
 
     where = p.Array(init=start).set_mutation(sigma=settings["std"])
     where.random_state.seed(seed)
-    run = optimizers.registry[settings["algorithm"]](where, budget=settings["budget"])
+    run = optimizers.registry[settings["algorithm"]](where, budget=int(settings["budget"]))
     points: list[Any] = []
 
     def ask() -> np.ndarray:
@@ -73,7 +76,7 @@ _KEPT = 4
 
 
 def _begin(
-    kind: Callable[[np.ndarray, int, Settings], AskTell],
+    kind: Kind,
     fixed: Settings,
     start: np.ndarray,
     seed: np.ndarray,
@@ -98,15 +101,12 @@ def _tell(number: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def host_init(
-    kind: Callable[[np.ndarray, int, Settings], AskTell],
-    key: Key,
-    start: jax.Array,
-    settings: Settings,
+    kind: Kind, key: Key, start: jax.Array, settings: Settings
 ) -> tuple[jax.Array, jax.Array]:
     """State of a search that Python carries out: its number, and its solution [d].
 
     Args:
-      kind: ``(start [d], seed, settings) -> AskTell``.
+      kind: of the search.
       key: of its random numbers.
       start: of the search.
       settings: of the method; arrays among them may be traced.

@@ -13,9 +13,8 @@ import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths, num_coordinates, valid_length
 from deepzero_jax.sampling import Sampler, Selection, price_aware_sampler
 from deepzero_jax.types import Key, Params, PyTree
-from studies.host_searchers import AskTell, host_init, host_step, nevergrad, pycma
+from studies.host_searchers import Kind, Settings, host_init, host_step, nevergrad, pycma
 
-Settings = Mapping[str, Any]
 Evaluate = Callable[[Params], jax.Array]  # on the batch of the step
 
 
@@ -200,9 +199,7 @@ def _evolution(name: str) -> Callable[[Settings, Params], Searcher]:
     return make
 
 
-def _asked_by_host(
-    kind: Callable[[Any, int, Settings], AskTell],
-) -> Callable[[Settings, Params], Searcher]:
+def _asked_by_host(kind: Kind) -> Callable[[Settings, Params], Searcher]:
     """A method of a package that asks and tells in Python."""
 
     def make(settings: Settings, params: Params) -> Searcher:

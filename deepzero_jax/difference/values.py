@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from deepzero_jax.difference.precision import wide_dtype
@@ -89,9 +88,7 @@ def take(value: jax.Array, axis: int, index: jax.Array) -> jax.Array:
         order = (axis, *(a for a in range(value.ndim) if a != axis))
         value = lax.transpose(value, order)
     # An index of a channel is never negative, which need not be looked at for each of them.
-    starts = (index, *[np.zeros((), index.dtype)] * (value.ndim - 1))
-    found = lax.dynamic_slice(value, starts, (1, *value.shape[1:]), allow_negative_indices=False)
-    return lax.squeeze(found, (0,))
+    return lax.dynamic_index_in_dim(value, index, 0, keepdims=False, allow_negative_indices=False)
 
 
 def channel_of_point(point: Point, shape: tuple[int, ...], axis: int) -> Channel:

@@ -38,11 +38,12 @@ def plot_sparsity(found: list[Result], picture: Path) -> None:
     plt = pyplot()
     drawn = [run for run in found if run["labels"]["method"] in TITLES]
     shown = [name for name in NETWORKS if chosen(drawn, network=name)]
+    rows = max(1, len(shown))
     figure, axes = plt.subplots(
-        len(shown), 1, figsize=(8.5, 4.2 * len(shown)), layout="constrained", squeeze=False
+        rows, 1, figsize=(8.5, 4.2 * rows), layout="constrained", squeeze=False
     )
     percent = [f"{100 * value:g}" for value in SPARSITIES]
-    for axis, name in zip(axes[:, 0], shown, strict=True):
+    for axis, name in zip(axes[:, 0], shown, strict=False):
         network, runs = NETWORKS[name], chosen(found, network=name)
         for colour, (method, title) in enumerate(TITLES.items()):
             lengths = by_epochs(chosen(runs, method=method))

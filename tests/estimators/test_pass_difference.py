@@ -12,7 +12,7 @@ import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.models import MODELS, split_model_loss
 from deepzero_jax.training import cross_entropy
-from tests.marks import few, thorough
+from tests.marks import few
 from tests.problems import estimates_at, flatten, network_loss, relative_error, some_coordinates
 
 
@@ -28,11 +28,7 @@ def grads_of(fun, estimator, params, *args, coordinates=None, has_aux=True, key=
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name",
-    [
-        "resnet8",
-        pytest.param("cnn1", marks=thorough),
-        *(slow(n) for n in ("cnn3", "cnn5", "resnet20")),
-    ],
+    few(["resnet8", "cnn1", *map(slow, ("cnn3", "cnn5", "resnet20"))]),
 )
 def test_three_ways_give_the_same_numbers(name):
     fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
@@ -103,7 +99,7 @@ class Normed(nn.Module):
         return nn.Dense(5)(x) + nn.Embed(4, 5)(jnp.arange(x.shape[0]) % 4)
 
 
-FOREIGN = [LayerNormMLP, Attention, GRU, Depthwise, GroupNormNet, Normed]
+FOREIGN = [GroupNormNet, LayerNormMLP, Attention, GRU, Depthwise, Normed]
 
 
 def foreign_problem(module):
@@ -117,9 +113,7 @@ def foreign_problem(module):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "module", few([GroupNormNet, *(m for m in FOREIGN if m is not GroupNormNet)])
-)
+@pytest.mark.parametrize("module", few(FOREIGN))
 def test_models_of_other_people_work_unchanged(module):
     loss, params, *args = foreign_problem(module)
     exact = grads_of(loss, dz.first_order(), params, *args, has_aux=False)
@@ -132,11 +126,7 @@ def test_models_of_other_people_work_unchanged(module):
 
 @pytest.mark.parametrize(
     "module",
-    [
-        Normed,
-        *(pytest.param(module, marks=thorough) for module in (GroupNormNet, Attention)),
-        *map(slow, (LayerNormMLP, GRU, Depthwise)),
-    ],
+    few([Normed, GroupNormNet, Attention, *map(slow, (LayerNormMLP, GRU, Depthwise))]),
 )
 def test_small_steps_stay_accurate_in_float32(module):
     loss, params, *args = foreign_problem(module)

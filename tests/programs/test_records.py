@@ -22,13 +22,13 @@ def test_every_config_loads_and_its_fields_are_right(path):
     check_record(load_record(path, PROGRAMS))
 
 
+# ResNet-20 takes more than a minute to compile.
 MARKS = {"quickstart": (), "resnet20_cifar10": pytest.mark.slow}
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        # ResNet-20 takes more than a minute to compile.
         pytest.param(path, marks=MARKS.get(path.stem, thorough))
         for path in CONFIGS
         if "-> Config:" in path.read_text()
