@@ -18,6 +18,7 @@ _TITLES = {
     "rge": "RGE",
     "rge_antithetic": "RGE, antithetic",
     "rge_wide": "RGE, wide",
+    "rge_as_es": "RGE, antithetic, tuned as Open ES",
     "open_es": "Open ES (evosax)",
     "snes": "SNES (evosax)",
     "sep_cma_es": "Sep-CMA-ES (evosax)",
@@ -53,9 +54,11 @@ def equal_queries_section(found: list[Result]) -> str:
         "",
         'A query is the loss of one batch, and nothing else is known of it (`reuse="none"`). The '
         f"settings of each method are the best of {equal_queries.TRIALS} random ones by validation "
-        "score; then three seeds, each judged once by the test score: mean ± standard deviation, "
+        "score; then three seeds, or as many as stand in brackets, each judged once by the test "
+        "score: mean ± standard deviation, "
         "more is better, the best of a column in bold. Wide: central differences whose smoothing, "
-        "up to 0.5, and schedule are tuned too. `python -m studies.equal_queries`.",
+        "up to 0.5, and schedule are tuned too. `python -m studies.equal_queries --problems "
+        f"{','.join(equal_queries.BUDGETS)}`.",
         "",
         *head("", [f"{_PROBLEMS[name]}; {budget:,} queries" for name, budget in columns]),
     ]
@@ -79,7 +82,8 @@ def _score(summary: Result) -> str:
     scores = summary["test_of_seeds"]
     digits = max(0, 2 - int(np.floor(np.log10(max(abs(summary["test"]), 1e-9)))))
     spread = f" ± {np.std(scores, ddof=1):.{digits}f}" if len(scores) > 1 else ""
-    return f"{summary['test']:.{digits}f}{spread}".replace("-", "−")
+    number = f" ({len(scores)})" if len(scores) != 3 else ""
+    return f"{summary['test']:.{digits}f}{spread}{number}".replace("-", "−")
 
 
 def _settings(found: list[Result], columns: list[tuple[str, int]]) -> list[str]:
