@@ -3,7 +3,7 @@
 python -m benchmarks.scaling
 
 Prediction: seconds and traffic of such a step on 1 to 1,024 devices like the one that
-``benchmarks/engine.json`` was measured on.
+``benchmarks/results/engine`` was measured on.
 
 Speed-up: the same step of a CNN of the ladder, on one and on two single-threaded processes
 that talk over the loopback interface. Work: each device's multiply-adds of a 90 %-sparse

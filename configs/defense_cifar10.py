@@ -18,7 +18,7 @@ from deepzero_jax.applications.blackbox_defense.config import (
 
 
 def get_config() -> DefenseConfig:
-    """DnCNN of 12,402 parameters; about 1,150 of them are perturbed in a step."""
+    """DnCNN of 12,480 parameters; 1,332 of them are perturbed in a step."""
     return DefenseConfig(
         data=DataSource(name="cifar10"),
         classifier=Classifier(

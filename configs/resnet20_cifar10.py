@@ -5,8 +5,8 @@
 
 The protocol of configs/resnet20_cifar10_paper.py at a smaller step of the differences; a step costs
 the multiply-adds of the paper's masks at 90 % sparsity, and spends them at the rates that buy most
-gradient, on about four times as many coordinates (docs/results.md). Measured at full length: not
-run; it wants a GPU. 600 steps with exact gradients: 64.5 ± 1.2 %, the paper's masks 55.2 ± 0.6 %.
+gradient. Measured at full length: not run; it wants a GPU. 600 steps with exact gradients, at the
+price of GraSP's ratios: 64.5 ± 1.2 %, the paper's masks 55.2 ± 0.6 % (docs/results.md).
 """
 
 from deepzero_jax.applications.classification.config import (

@@ -47,8 +47,8 @@ def loss(params, statistics, images, labels):
 # ## Every tenth coordinate, drawn afresh at each step
 #
 # Most of the 2,100 parameters are weights of the classifier. A step that moves 5 % of them, and
-# all others, costs a tenth of the queries of a step that moves everything, and here ten times as
-# many steps are worth more. `dz.sample_coordinates` draws inside `jit`: the number of coordinates
+# all others, costs an eighth of the queries of a step that moves everything, so that eight times
+# as many can be taken. `dz.sample_coordinates` draws inside `jit`: the number of coordinates
 # of a leaf follows from the ratio and never changes, so nothing is compiled again.
 
 # %%

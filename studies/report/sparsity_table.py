@@ -14,7 +14,7 @@ def sparsity_section(found: list[Result]) -> str:
         "## Accuracy against gradient sparsity",
         "",
         "Masks of as many coordinates of each layer as ZO-GraSP's scores keep, redrawn every 5 "
-        "epochs. `python -m studies.sparsity`.",
+        "epochs (sparse weights: as GraSP's keep, for good). `python -m studies.sparsity`.",
     ]
     for name, network in NETWORKS.items():
         runs = chosen(found, network=name)

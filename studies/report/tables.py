@@ -18,9 +18,9 @@ def price_aware_section(found: list[Result]) -> str:
     lines = [
         "## Price-aware sampling, at equal price",
         "",
-        "All sparse runs of a column cost the same multiply-adds a step (read off the engine's "
-        "trace); the dense ones cost what they cost. Exact gradients stand for CGE where it says "
-        "so. `python -m studies.price_aware`.",
+        "All sparse runs of a column cost about the same multiply-adds a step (read off the "
+        "engine's trace; seeds differ by up to 9 %); the dense ones cost what they cost. Exact "
+        "gradients stand for CGE where it says so. `python -m studies.price_aware`.",
         "",
     ]
     titles = [part.title for part in price_aware.PARTS.values()]
