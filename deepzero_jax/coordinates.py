@@ -95,7 +95,7 @@ def _check_indices(path: str, size: int, indices: np.ndarray) -> None:
     elif not valid[:count].all():
         index = indices[count:][valid[count:]][0]
         reason = f"stands behind padding (an index of at least {size}, the leaf's size)"
-    elif (np.diff(chosen) > 0).all():
+    elif (chosen[1:] > chosen[:-1]).all():  # not by a difference, which wraps if unsigned
         return
     else:
         distinct, repeats = np.unique(chosen, return_counts=True)

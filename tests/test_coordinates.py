@@ -126,6 +126,11 @@ def test_known_indices_are_checked_and_named(kind, make):
         num_coordinates(params, coordinates)
 
 
+def test_repeats_of_unsigned_indices_are_seen():
+    with pytest.raises(ValueError, match="index 3 stands more than once"):
+        check_coordinates(jnp.zeros(5), np.array([3, 2, 3], np.uint32))
+
+
 def test_order_is_free_and_padding_may_be_any_large_index():
     check_coordinates(jnp.zeros(5), np.array([3, 0, 4, 9, 5, 5], np.uint32))
 

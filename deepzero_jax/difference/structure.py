@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deepzero_jax.difference.application import Application, has_stand_in, widened
+from deepzero_jax.difference.application import (
+    Application,
+    evaluate_and_subtract,
+    has_stand_in,
+    widened,
+)
 from deepzero_jax.difference.edges import with_stand_ins
 from deepzero_jax.difference.elementwise import minus
 from deepzero_jax.difference.rules import rule
@@ -127,7 +132,12 @@ def dynamic_update_slice(at: Application, deltas: list[Delta]) -> list[Delta]:
 
 @rule("scatter", "scatter-add", "scatter-sub", moving=(0, 2))
 def scatter(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Linear in operand and updates: what is overwritten loses its delta."""
+    """Linear in operand and updates: what is overwritten loses its delta.
+
+    Not what ``.at[].apply`` makes of the operand, a ``scatter`` by a function of its own.
+    """
+    if at.eqn.primitive.name == "scatter" and at.params["update_jaxpr"] is not None:
+        return evaluate_and_subtract(at, deltas)
     operand, updates = (dense(deltas[i], at.bases[i]) for i in (0, 2))
     return [at.eqn.primitive.bind(operand, at.bases[1], updates, **at.params)]
 

@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
     BasePass,
@@ -154,7 +155,10 @@ class _Randomized:
             )
             us = jax.tree.leaves(direction)
             slopes, lost = self._slopes(base, us, steps, index < self.num_directions)
-            parts = [(factor * s * u).astype(u.dtype) for s, u in zip(slopes, us, strict=True)]
+            parts = [
+                (factor * s * u).astype(wide_dtype(u.dtype))
+                for s, u in zip(slopes, us, strict=True)
+            ]
             return at.treedef.unflatten(parts), lost.astype(jnp.int32)
 
         asks = base.host_use.asks
@@ -166,7 +170,8 @@ class _Randomized:
         tell_passes(1)
         total, lost = _sum_terms(term, (params, jnp.int32(0)), count, chunk, own, self._passes)
         base.host_use.tell(lost)
-        grads = jax.tree.map(lambda g: g / self.num_directions, total)
+        divided = lambda g, leaf: (g / self.num_directions).astype(jnp.result_type(leaf))
+        grads = jax.tree.map(divided, total, params)
         return (base.value, base.aux), grads
 
     def _slopes(
@@ -216,7 +221,7 @@ def _sum_terms(
 ) -> PyTree:
     """The sum of terms, in chunks; the last is filled up with zeros, unless ``exactly`` many.
 
-    Each takes so many ``passes``.
+    Each takes so many ``passes``. What is ``like`` a leaf of 16 bits is summed in 32.
     """
 
     def chunks_of(size: int) -> RunChunk[PyTree]:
@@ -229,7 +234,7 @@ def _sum_terms(
 
         return add_chunk
 
-    zeros = jax.tree.map(jnp.zeros_like, like)
+    zeros = jax.tree.map(lambda a: jnp.zeros_like(a, wide_dtype(jnp.result_type(a))), like)
     if exactly is not None:
         return run_exactly(chunks_of, exactly, num_directions, chunk, zeros)
     add_chunk = chunks_of(chunk)

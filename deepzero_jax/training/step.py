@@ -100,7 +100,8 @@ class TrainStep:
         )
         sampler_state = self.sampler.update(state.sampler_state, selection, grads)
         if selection.scales is not None:
-            grads = jax.tree.map(lambda g, scale: g * scale, grads, selection.scales)
+            scaled = lambda g, scale: (g * scale).astype(g.dtype)
+            grads = jax.tree.map(scaled, grads, selection.scales)
         updates, opt_state = self.optimizer.update(
             grads,
             state.opt_state,

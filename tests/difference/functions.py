@@ -67,7 +67,8 @@ COARSE = _names("""
     betaln|gammainc|gammaincc|zeta|arctan2(x, 2)|arctan2(1, x)|mod 1.5|angle|ldexp|poisson.logpmf
     sqrt of complex|prod|cumprod|cumlogsumexp|median|quantile|sort|argsort|solve|inverse|det
     slogdet|cholesky|triangular solve|qr|svd|eigh|reduce|while that moves|cond that moves
-    switch that moves|multiply at|max at|min at|segment_max|interp|scan counts what moves|callback
+    switch that moves|multiply at|apply at|max at|min at|segment_max|interp|callback
+    scan counts what moves
     cg|custom_linear_solve|dirichlet|vmap of sort|top_k|multinomial|cummax|cummin|min-pool
     gather where it points|dynamic index moves|cond in a scan|expm|vmap of cond
     vmap of cond over rows|while|complex angle|complex log|complex log1p|complex sqrt|complex rsqrt

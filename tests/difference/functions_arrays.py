@@ -169,6 +169,7 @@ ARRAYS = {
     "multiply at": lambda x: x.at[_indices[:3]].multiply(x[:3]),
     "max at": lambda x: x.at[_indices].max(x),
     "min at": lambda x: x.at[_indices].min(x),
+    "apply at": lambda x: x.at[_indices[:2]].apply(jnp.exp),
     "set drop": lambda x: x.at[_beyond].set(1.0, mode="drop"),
     "add clip": lambda x: x.at[_beyond].add(x[:3], mode="clip"),
     "segment_sum": lambda x: jax.ops.segment_sum(x, _indices, 4),

@@ -94,3 +94,15 @@ def test_antithetic_directions_are_exact_on_a_quadratic():
         assert relative_error(got, estimated(slope_of, fun, params)[1]) < 1e-6
         one_sided = dz.rge(smoothing=0.5, num_directions=3, reuse=reuse)
         assert relative_error(estimated(one_sided, fun, params)[1], flatten(got)) > 0.1
+
+
+@pytest.mark.parametrize("batch_size", [1, "auto"])
+def test_low_precision_parameters_do_not_lose_terms_of_the_sum(batch_size):
+    # Signs on one number: every term is the slope.
+    estimator = dz.rge(
+        smoothing=1e-2, num_directions=2048, distribution="rademacher", batch_size=batch_size
+    )
+    vg = jax.jit(dz.value_and_grad(lambda w: 3 * w.astype(jnp.float32), estimator))
+    grad = vg(jnp.bfloat16(1.0), key=jax.random.key(0))[1]
+    assert grad.dtype == jnp.bfloat16
+    assert float(grad) == pytest.approx(3, rel=0.01)

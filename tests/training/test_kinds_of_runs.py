@@ -9,7 +9,14 @@ import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.models import CNN
 from deepzero_jax.sampling import price_aware_sampler
-from deepzero_jax.training import InterruptedRunError, StepFailedError, classification_task
+from deepzero_jax.training import (
+    InterruptedRunError,
+    StepFailedError,
+    TrainStep,
+    classification_task,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from deepzero_jax.training.metrics import read_metrics
 from tests.runs import send_sigterm_after, tiny_dataset, tiny_run
 
@@ -33,6 +40,25 @@ def test_price_aware_runs_count_their_queries_and_resume_exactly(tmp_path):
     assert parts["parameters_sha256"] == whole["parameters_sha256"]
     assert parts["num_queries"] == whole["num_queries"]
     assert whole["num_queries"] < 8 * (33 + 1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_step_keeps_the_types_of_its_state(optimizer):
+    # Scales of price-aware rates are float32.
+    task = classification_task(CNN(depth=1, width=2, num_classes=3), tiny_dataset(), 12)
+    params, model_state = task.init(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    schedule = learning_rate_schedule("constant", 0.1, 8)
+    step = TrainStep(
+        task,
+        dz.cge(smoothing=1e-2),
+        make_optimizer(optimizer, schedule),
+        price_aware_sampler(params, dict.fromkeys(leaf_paths(params), 1.0), budget=9.0),
+    )
+    state = step.init(jax.random.key(1), params, model_state)
+    moved = jax.eval_shape(step.advance, state, step.select(state), task.data)[0]
+    types = lambda tree: jax.tree.map(jnp.result_type, tree)
+    assert types(moved) == types(state)
 
 
 def test_a_box_that_fails_stops_the_run_and_the_run_goes_on_exactly(tmp_path):
