@@ -218,12 +218,12 @@ _DIRECTIONS: dict[str, Any] = {"directions": [4, 8, 16, 32, 64], **_RULE}
 _WIDE: dict[str, Any] = {"smoothing": (0.01, 0.5), "schedule": ["cosine", "constant"]}
 _STD = (0.01, 0.5)
 _POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": _STD}
-_RATE = (1e-3, 0.3)
-# What Open ES is given, where only its ranks are missing.
+_OPEN_ES: dict[str, Any] = {**_POPULATION, "learning_rate": (1e-3, 0.3)}
+# The same search for RGE: beside Open ES it lacks the ranks of the losses.
 _AS_OPEN_ES: dict[str, Any] = {
-    "directions": _POPULATION["population"],
-    "smoothing": _STD,
-    "learning_rate": _RATE,
+    "directions": _OPEN_ES["population"],
+    "smoothing": _OPEN_ES["std"],
+    "learning_rate": _OPEN_ES["learning_rate"],
     "optimizer": ["adam"],
     "schedule": ["constant"],
 }
@@ -236,7 +236,7 @@ METHODS: dict[str, Method] = {
     "rge_antithetic": Method(_directions(True), _DIRECTIONS),
     "rge_wide": Method(_directions(True), {**_DIRECTIONS, **_WIDE}),
     "rge_as_es": Method(_directions(True), _AS_OPEN_ES),
-    "open_es": Method(_evolution("Open_ES"), {**_POPULATION, "learning_rate": _RATE}, "evosax"),
+    "open_es": Method(_evolution("Open_ES"), _OPEN_ES, "evosax"),
     "snes": Method(_evolution("SNES"), _POPULATION, "evosax"),
     "sep_cma_es": Method(_evolution("Sep_CMA_ES"), _POPULATION, "evosax"),
     "cma_diagonal": Method(_asked_by_host(pycma), _POPULATION, "cma"),

@@ -55,9 +55,9 @@ def equal_queries_section(found: list[Result]) -> str:
         'A query is the loss of one batch, and nothing else is known of it (`reuse="none"`). The '
         f"settings of each method are the best of {equal_queries.TRIALS} random ones by validation "
         "score; then three seeds, or as many as stand in brackets, each judged once by the test "
-        "score: mean ± standard deviation, "
-        "more is better, the best of a column in bold. Wide: central differences whose smoothing, "
-        "up to 0.5, and schedule are tuned too. `python -m studies.equal_queries --problems "
+        "score: mean ± standard deviation, more is better, the best of a column in bold. Wide: "
+        "central differences whose smoothing, up to 0.5, and schedule are tuned too. "
+        "`python -m studies.equal_queries --problems "
         f"{','.join(equal_queries.BUDGETS)}`.",
         "",
         *head("", [f"{_PROBLEMS[name]}; {budget:,} queries" for name, budget in columns]),
