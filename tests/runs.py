@@ -68,6 +68,7 @@ def tiny_run(
     task_of=lambda task: task,
     log=None,
     plan_only=False,
+    optimizer=None,
 ):
     """Trains the smallest CNN; its summary, or the plan."""
     model = CNN(depth=1, width=2, num_classes=3)
@@ -76,7 +77,8 @@ def tiny_run(
     params, model_state = task.init(jax.random.key(0))
     schedule = learning_rate_schedule("cosine", learning_rate, num_steps, 2)
     sampler = sampler or layer_ratio_sampler(params, {"block1_conv/kernel": 0.5}, interval=3)
-    step = TrainStep(task, estimator, make_optimizer("sgd", schedule), sampler)
+    optimizer = optimizer or make_optimizer("sgd", schedule)
+    step = TrainStep(task, estimator, optimizer, sampler)
     state = step.init(jax.random.key(1), params, model_state)
     if plan_only:
         return str(plan(step, state, num_steps=num_steps))

@@ -5,6 +5,7 @@ from deepzero_jax.blackbox.call import (
     HostCall,
     answered,
     from_two_parts,
+    held,
     widened,
     without_derivative,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "boxes_asked",
     "failure",
     "from_two_parts",
+    "held",
     "host_call",
     "http_endpoint",
     "onnx_model",

@@ -123,7 +123,7 @@ class BlackBox:
         if not leaves:
             raise TypeError("a black box needs an input: pass at least one array")
         if not self.options.batched:
-            return HostCall(self, treedef, tuple(leaf.ndim for leaf in leaves), None)
+            return HostCall.of(self, treedef, tuple(leaf.ndim for leaf in leaves), None)
         if any(leaf.ndim == 0 for leaf in leaves):
             raise ValueError(
                 "a black box takes batches: inputs need a first axis of samples; give "
@@ -132,7 +132,7 @@ class BlackBox:
         counts = {leaf.shape[0] for leaf in leaves}
         if len(counts) > 1:
             raise ValueError(f"inputs must have the same number of samples, got {sorted(counts)}")
-        return HostCall(self, treedef, tuple(leaf.ndim for leaf in leaves), counts.pop())
+        return HostCall.of(self, treedef, tuple(leaf.ndim for leaf in leaves), counts.pop())
 
     def answer(self, treedef: PyTree, samples: list[np.ndarray], count: int) -> list[np.ndarray]:
         """The answers to ``count`` samples, flat leaves [count, …]; for callbacks."""

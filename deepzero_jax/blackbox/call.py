@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from deepzero_jax.blackbox.errors import box_errors
+from deepzero_jax.blackbox.errors import BlackBoxError, box_errors
 from deepzero_jax.pages import see
 from deepzero_jax.types import PyTree
 
 if TYPE_CHECKING:
     from deepzero_jax.blackbox.box import BlackBox
-
-_NARROW = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.int64): np.dtype(np.int32)}
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,23 @@ class HostCall:
       treedef: structure of the inputs.
       ndims: axes of each input leaf, without those that ``vmap`` adds.
       count: samples, None where ``batched=False``.
+      dtypes: that JAX had for the answers when this was made; a callback may run in a thread of
+        XLA's, which a context such as ``jax.enable_x64`` does not reach.
     """
 
     box: "BlackBox"
     treedef: PyTree
     ndims: tuple[int, ...]
     count: int | None
+    dtypes: tuple[np.dtype, ...]
+
+    @classmethod
+    def of(
+        cls, box: "BlackBox", treedef: PyTree, ndims: tuple[int, ...], count: int | None
+    ) -> "HostCall":
+        """A query made now."""
+        dtypes = tuple(jax.dtypes.canonicalize_dtype(dtype) for dtype in box.outputs.dtypes)
+        return cls(box, treedef, ndims, count, dtypes)
 
     @property
     def num_samples(self) -> int:
@@ -47,15 +56,19 @@ class HostCall:
         return [(*lead, *shape) for shape in self.box.outputs.shapes]
 
     @property
+    def answer_ndim(self) -> int:
+        """Axes of its first result, without those that ``vmap`` adds."""
+        return len(self.sample_shapes[0])
+
+    @property
     def splits(self) -> bool:
         """Whether float64 answers come as two float32 parts, as JAX has no float64 now."""
-        return self.box.outputs.is_double and not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+        return self.box.outputs.is_double and np.dtype(np.float64) not in self.dtypes
 
     def results(self) -> list[jax.ShapeDtypeStruct]:
         """What the callback returns: the answers, and with ``splits`` what rounding cut off."""
-        dtypes = [jax.dtypes.canonicalize_dtype(dtype) for dtype in self.box.outputs.dtypes]
         shapes = [
-            jax.ShapeDtypeStruct(s, d) for s, d in zip(self.sample_shapes, dtypes, strict=True)
+            jax.ShapeDtypeStruct(s, d) for s, d in zip(self.sample_shapes, self.dtypes, strict=True)
         ]
         return shapes * 2 if self.splits else shapes
 
@@ -66,7 +79,8 @@ class HostCall:
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers to samples under any number of leading axes."""
         answers = self.in_full(*arrays)
-        return in_two_parts(answers) if self.splits else answers
+        rounded = list(map(held, answers, self.dtypes))
+        return rounded + list(map(cut_off, answers, rounded)) if self.splits else rounded
 
     def in_full(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers in the host's own dtypes."""
@@ -84,13 +98,27 @@ class HostCall:
         return outputs.treedef.unflatten(results[: len(outputs.shapes)])
 
 
-def in_two_parts(answers: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Answers rounded to what JAX holds, then what that cut off: their sum keeps 48 bits."""
-    rounded = [a.astype(_NARROW.get(a.dtype, a.dtype)) for a in answers]
-    return rounded + [
-        np.asarray(a - r.astype(a.dtype)).astype(r.dtype)
-        for a, r in zip(answers, rounded, strict=True)
-    ]
+def held(answer: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """An answer in the type in which JAX holds it.
+
+    Raises:
+      BlackBoxError: a whole number beyond that type.
+    """
+    rounded = answer.astype(dtype)
+    if jnp.issubdtype(dtype, jnp.integer) and np.any(rounded != answer):
+        beyond = answer[rounded != answer].reshape(-1)[0]
+        raise BlackBoxError(
+            f"an answer of the black box, {beyond}, is beyond {dtype}, which JAX holds in place of "
+            f"{answer.dtype}: declare a floating-point dtype, or set jax_enable_x64"
+        )
+    return rounded
+
+
+def cut_off(answer: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+    """What rounding cut off, as another number: the sum of both keeps 48 bits of a float64."""
+    if not jnp.issubdtype(rounded.dtype, jnp.floating):
+        return np.zeros_like(rounded)
+    return np.asarray(answer - rounded.astype(answer.dtype)).astype(rounded.dtype)
 
 
 def flat_samples(
@@ -114,7 +142,7 @@ def flat_samples(
 
 
 def from_two_parts(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The float64 answers that ``in_two_parts`` cut."""
+    """The answers of ``held`` numbers and, in the same order, what was ``cut_off``."""
     half = len(parts) // 2
     return [
         np.asarray(high, np.float64) + np.asarray(low, np.float64)

@@ -1,5 +1,6 @@
 """Where a traced function asks a black box, read off its jaxpr."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,29 @@ def _callbacks(equations: Sequence[Any], repeats: int = 1) -> Iterator[tuple[Any
     for eqn in equations:
         if eqn.primitive.name in _CALLBACKS:
             yield eqn.params, repeats
-        inside = repeats * (eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1)
+        inside = repeats * _repeats(eqn)
         for value in eqn.params.values():
             for item in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(item, core.ClosedJaxpr):
                     yield from _callbacks(item.jaxpr.eqns, inside)
                 elif isinstance(item, core.Jaxpr):
                     yield from _callbacks(item.eqns, inside)
+
+
+def _repeats(eqn: Any) -> int:
+    """How often an equation runs what stands inside it: each step of a scan, each device."""
+    if eqn.primitive.name == "scan":
+        return eqn.params["length"]
+    if eqn.primitive.name == "shard_map":
+        sizes = eqn.params["mesh"].shape
+        return math.prod(sizes[axis] for axis in eqn.params["newly_manual_axes"])
+    return 1
+
+
+def _copies(params: dict[str, Any], call: Any) -> int:
+    """Of one evaluation that a callback does at once: ``vmap`` puts their axes in front."""
+    shape = params["result_avals"][0].shape
+    return math.prod(shape[: len(shape) - call.answer_ndim])
 
 
 def asks_host(equations: Sequence[Any]) -> bool:
@@ -50,14 +67,15 @@ def asks_host(equations: Sequence[Any]) -> bool:
 def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:
     """The black boxes that equations ask, and how many samples of each one evaluation sends.
 
-    Loops of unknown length and branches count once each.
+    Copies under ``vmap`` and devices under ``shard_map`` count each, loops of unknown length and
+    branches once.
     """
     found: dict[BlackBox, int] = {}
     for params, repeats in _callbacks(equations):
         call = host_call(params)
         box = getattr(call, "box", None)
         if box is not None:
-            found[box] = found.get(box, 0) + repeats * call.num_samples
+            found[box] = found.get(box, 0) + repeats * _copies(params, call) * call.num_samples
     return found
 
 
@@ -65,9 +83,11 @@ def samples_asked(fun: Callable[..., PyTree], *args: PyTree) -> int:
     """Samples that one evaluation of a function of JAX sends to black boxes; nothing is asked.
 
     Example:
-      >>> import deepzero_jax as dz, jax.numpy as jnp
+      >>> import deepzero_jax as dz, jax, jax.numpy as jnp
       >>> box = dz.black_box(lambda x: x, (3,))
       >>> samples_asked(lambda x: box(x) + box(x[:1]), jnp.ones((2, 3))), box.num_samples
       (3, 0)
+      >>> samples_asked(jax.vmap(box), jnp.ones((5, 2, 3)))
+      10
     """
     return sum(boxes_asked(jax.make_jaxpr(fun)(*args).eqns).values())

@@ -17,7 +17,7 @@ from deepzero_jax.estimators.base_pass import FlatLoss
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.directions import draw_direction
 from deepzero_jax.estimators.loss import Loss
-from deepzero_jax.estimators.smoothing import Step, check_resolution
+from deepzero_jax.estimators.smoothing import Step, along_the_step, check_resolution
 from deepzero_jax.pages import see
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -83,7 +83,7 @@ def ask(
 
 def _steps(at: FlatLoss, settings: Any) -> list[Step]:
     steps = at.steps(settings["smoothing"])
-    check_resolution(steps, at.paths, at.dtypes)
+    check_resolution(steps, at.paths, at.dtypes, at.leaves)
     return steps
 
 
@@ -149,16 +149,21 @@ def _direction_points(
     )
     directions, factors = jax.vmap(draw)(jnp.arange(num))
     us = jax.tree.leaves(directions)
-    points = []
+    points, asked, went = [], [], []
     for leaf, step, u in zip(at.leaves, steps, us, strict=True):
         sides = [leaf[None], leaf + step * u] + ([leaf - step * u] if central else [])
         points.append(np.asarray(jnp.concatenate(sides)))
+        moved = points[-1][1:].astype(np.float64)
+        upper, lower = moved[:num], moved[num:] if central else np.asarray(leaf, np.float64)
+        asked.append((2 if central else 1) * float(step) * np.asarray(u, np.float64))
+        went.append(upper - lower)
+    share = along_the_step(asked, went, 1, np)
 
     def tell(losses: Any) -> tuple[float, Params]:
         found = _checked(losses, 1 + num * (2 if central else 1))
         upper = found[1 : 1 + num]
         deltas = (upper - found[1 + num :]) / 2 if central else upper - found[0]
-        scaled = deltas * np.broadcast_to(np.asarray(factors, np.float64), (num,)) / num
+        scaled = share * deltas * np.broadcast_to(np.asarray(factors, np.float64), (num,)) / num
         grads = [
             jnp.asarray(
                 np.tensordot(scaled / float(step), np.asarray(u, np.float64), 1), leaf.dtype

@@ -1,21 +1,31 @@
 """The rule of a black box in the difference engine: moved and subtracted on the host.
 
-With answers in float64 and a JAX without it, a difference of two rounded answers would be
-rounding. Such a box answers with two float32 parts; a difference sends the base, what moves
-it, and both parts, and the host subtracts in float64.
+A difference sends the base, what moves it, and the answers at the base. A box with float64
+answers is asked in float64, so that nothing is rounded before it is subtracted (where JAX has
+no float64, its answers come in two float32 parts). Any other is asked in the type of its
+inputs, which rounds the step: the difference of each sample is brought back from the step
+that was taken to the one asked for.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
+from deepzero_jax.blackbox import HostCall, from_two_parts, held, host_call
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.values import Moved, is_float
+from deepzero_jax.estimators.smoothing import along_the_step
+
+logger = logging.getLogger("deepzero_jax")
+# Boxes of which it has been said that steps do not move their inputs.
+_told: WeakSet[object] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -24,11 +34,14 @@ class _HostDifference:
 
     Attributes:
       call: the query at the base.
-      moving: numbers of the inputs that move.
+      moving: numbers of the inputs that move: of floating-point ones the difference is given,
+        of others the new value.
+      dtypes: of the results: of differences, and of answers that have none and are given anew.
     """
 
     call: HostCall
     moving: tuple[int, ...]
+    dtypes: tuple[np.dtype, ...]
 
     @property
     def box(self) -> object:
@@ -40,36 +53,87 @@ class _HostDifference:
         """That one evaluation sends."""
         return self.call.num_samples
 
+    @property
+    def answer_ndim(self) -> int:
+        """Axes of its first result, without those that ``vmap`` adds."""
+        return self.call.answer_ndim
+
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         num_inputs, num_moving = len(self.call.ndims), len(self.moving)
         inputs = [np.asarray(array) for array in arrays[:num_inputs]]
-        deltas = arrays[num_inputs : num_inputs + num_moving]
-        bases = from_two_parts(arrays[num_inputs + num_moving :])
-        for number, delta in zip(self.moving, deltas, strict=True):
-            inputs[number] = np.asarray(inputs[number], np.float64) + np.asarray(delta, np.float64)
+        moves = arrays[num_inputs : num_inputs + num_moving]
+        bases = list(map(np.asarray, arrays[num_inputs + num_moving :]))
+        asked: list[np.ndarray] = []
+        went: list[np.ndarray] = []
+        for number, move in zip(self.moving, map(np.asarray, moves), strict=True):
+            base = inputs[number]
+            if not is_float(base):
+                inputs[number] = move
+                continue
+            start, step = base.astype(np.float64), move.astype(np.float64)
+            inputs[number] = start + step
+            if not self.call.box.outputs.is_double:
+                inputs[number] = inputs[number].astype(base.dtype)
+                asked.append(step)
+                went.append(inputs[number].astype(np.float64) - start)
         answers = self.call.in_full(*inputs)
+        bases = from_two_parts(bases) if self.call.splits else bases
+        leading = arrays[0].ndim - self.call.ndims[0]
+        share = self._share(asked, went, leading) if asked else np.ones(())
         return [
-            np.asarray(new - base, np.float32) for new, base in zip(answers, bases, strict=True)
+            _difference(new, base, share).astype(dtype) if is_float(new) else held(new, dtype)
+            for new, base, dtype in zip(answers, bases, self.dtypes, strict=True)
         ]
 
+    def _share(self, asked: list[np.ndarray], went: list[np.ndarray], leading: int) -> np.ndarray:
+        """What brings the difference of each sample back to the step asked for.
 
-@rule("pure_callback")
+        Where rounding left nothing of it, the difference is 0 and counts as such.
+        """
+        front = leading + (self.call.count is not None)
+        any_of = lambda arrays: sum(
+            np.any(a != 0, axis=tuple(range(front, a.ndim))) for a in arrays
+        )
+        moves = any_of(asked) > 0
+        stuck = moves & (any_of(went) == 0)
+        if np.sum(stuck) > np.sum(moves) / 2 and self.box not in _told:
+            _told.add(self.box)
+            logger.warning(
+                "the steps of an estimate do not move the inputs of a black box, in float32 (%s "
+                "of the %s samples of a call that they should move): those slopes count as 0; "
+                "give a larger smoothing, scale the inputs, or declare float64 answers "
+                '(dtype="float64"), which are asked for in float64',
+                f"{np.sum(stuck):,}",
+                f"{np.sum(moves):,}",
+            )
+        return np.where(stuck, 0.0, along_the_step(asked, went, front, np))
+
+
+def _difference(new: np.ndarray, base: np.ndarray, share: np.ndarray) -> np.ndarray:
+    difference = np.asarray(new, np.float64) - np.asarray(base, np.float64)
+    # Axes of vmap and of samples stand in front of those of an answer.
+    return difference * share.reshape((*share.shape, *[1] * (difference.ndim - share.ndim)))
+
+
+@rule("pure_callback", moved=True, decides=True)
 def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[Delta]:
     call = host_call(at.params)
-    if not isinstance(call, HostCall) or not call.splits:
+    if not isinstance(call, HostCall):
         return evaluate_and_subtract(at, deltas)
-    moving = tuple(
-        i
-        for i, (delta, base) in enumerate(zip(deltas, at.bases, strict=True))
-        if delta is not ZERO and jnp.issubdtype(base.dtype, jnp.floating)
-    )
-    half = len(at.outputs) // 2
+    moving = tuple(i for i, delta in enumerate(deltas) if delta is not ZERO)
+    outputs = at.outputs[: len(at.outputs) // 2] if call.splits else at.outputs
+    dtypes = tuple(wide_dtype(o.dtype) for o in outputs)
+    moves = [
+        delta.value if isinstance(delta, Moved) else dense(delta, at.bases[i])
+        for i, delta in ((i, deltas[i]) for i in moving)
+    ]
     found = jax.pure_callback(
-        _HostDifference(call, moving),
-        [jax.ShapeDtypeStruct(o.shape, jnp.float32) for o in at.outputs[:half]],
+        _HostDifference(call, moving, dtypes),
+        [jax.ShapeDtypeStruct(o.shape, d) for o, d in zip(outputs, dtypes, strict=True)],
         *at.bases,
-        *[dense(deltas[i], at.bases[i]) for i in moving],
+        *moves,
         *at.outputs,
         vmap_method="expand_dims",
     )
-    return [*found, *([ZERO] * half)]
+    results = [f if is_float(f) else Moved(f) for f in found]
+    return [*results, *([ZERO] * (len(at.outputs) - len(outputs)))]

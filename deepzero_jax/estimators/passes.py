@@ -58,7 +58,7 @@ def subtracted_passes(
     Raises:
       ValueError: a step below the resolution of a leaf.
     """
-    check_resolution(steps, at.paths, at.dtypes)
+    check_resolution(steps, at.paths, at.dtypes, at.leaves)
     slopes = [
         _quotient(moved, leaf, head[0], step, central)
         for moved, leaf, step in zip(moved_losses, at.leaves, steps, strict=True)

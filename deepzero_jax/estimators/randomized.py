@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
-from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
     BasePass,
@@ -32,7 +32,7 @@ from deepzero_jax.estimators.contract import DirectionEstimator
 from deepzero_jax.estimators.directions import Distribution, draw_direction
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.probing import Probe, chosen_step
-from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution
+from deepzero_jax.estimators.smoothing import Smoothing, Step, along_the_step, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
 
 DirectionReuse = Literal["difference", "none"]
@@ -201,12 +201,14 @@ class _Randomized:
 
 def _subtracted(at: FlatLoss, steps: Sequence[Step]) -> BasePass:
     """The loss at the base, and differences as two evaluations subtracted."""
-    check_resolution(steps, at.paths, at.dtypes)
+    check_resolution(steps, at.paths, at.dtypes, at.leaves)
     value, aux = at.value_and_aux(at.leaves)
 
     def delta(deltas: Sequence[jax.Array]) -> jax.Array:
         moved = [leaf + d for leaf, d in zip(at.leaves, deltas, strict=True)]
-        return at.loss(at.treedef.unflatten(moved)) - value
+        went = [wide(new - leaf) for new, leaf in zip(moved, at.leaves, strict=True)]
+        share = along_the_step(list(map(wide, deltas)), went)
+        return (at.loss(at.treedef.unflatten(moved)) - value) * share
 
     return BasePass(value, aux, delta, at.host_use())
 

@@ -3,6 +3,8 @@
 import math
 import numbers
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from deepzero_jax.registry import nearest
+from deepzero_jax.types import Array
 
 # A positive finite number, or a traced scalar (a schedule).
 Step = float | jax.Array
@@ -114,13 +117,52 @@ def _taken(step: Step, dtype: np.dtype, name: str) -> Step:
     return float(np.asarray(step, dtype))
 
 
+def along_the_step(
+    asked: Sequence[Array], went: Sequence[Array], front: int = 0, xp: Any = jnp
+) -> Array:
+    """What turns a difference along the way that was gone into one along the step asked for.
+
+    Adding a step to a number rounds, so that moved inputs lie elsewhere. This factor predicts
+    the one difference from the other best, in the mean over slopes of all directions, and
+    exactly where one number moves.
+
+    Args:
+      asked: the steps, arrays of the leaves that move.
+      went: moved less unmoved values, like ``asked``.
+      front: axes in front that count steps; each step runs over the others.
+      xp: ``numpy`` or ``jax.numpy``.
+
+    Returns:
+      One factor for each step, of the axes in front; NaN where rounding left nothing of it.
+    """
+    over = lambda array: tuple(range(front, array.ndim))
+    total = lambda terms: sum(xp.sum(term, axis=over(term)) for term in terms)
+    longest = reduce(xp.maximum, [xp.max(xp.abs(a), axis=over(a), initial=0) for a in asked])
+    # Squares of short steps would be below what float32 holds.
+    unit = xp.where(longest > 0, longest, 1)
+    scaled = lambda a: a / unit.reshape((*unit.shape, *[1] * (a.ndim - front)))
+    pairs = [(scaled(a), scaled(w)) for a, w in zip(asked, went, strict=True)]
+    length = total(w * w for _, w in pairs)
+    share = total(a * w for a, w in pairs) / xp.where(length > 0, length, 1)
+    return xp.where((length > 0) | (longest == 0), xp.where(length > 0, share, 1), xp.nan)
+
+
 def check_resolution(
-    steps: Sequence[Step], paths: Sequence[str], dtypes: Sequence[np.dtype]
+    steps: Sequence[Step],
+    paths: Sequence[str],
+    dtypes: Sequence[np.dtype],
+    leaves: Sequence[Array] | None = None,
 ) -> None:
-    """Raises ValueError where a parameter around 1 would not move by its step.
+    """Raises ValueError where a parameter would not move by its step: one around 1, or its own.
 
     For ways of passing that evaluate at the moved parameters and subtract: they would take
     the rounding of the loss, or nothing at all, for its slope.
+
+    Args:
+      steps: of the leaves.
+      paths: of the leaves.
+      dtypes: of the leaves.
+      leaves: their values, of which those that are known are looked at.
     """
     for step, path, dtype in zip(steps, paths, dtypes, strict=True):
         resolution = float(jnp.finfo(dtype).eps)
@@ -130,4 +172,16 @@ def check_resolution(
                 f"({resolution:.3g} around 1): subtracting two evaluations would see no "
                 f"difference. Choose smoothing of at least {resolution:.3g}, or "
                 'reuse="difference", which subtracts nothing'
+            )
+    for step, path, leaf in zip(steps, paths, leaves or (), strict=False):
+        if isinstance(step, Tracer) or isinstance(leaf, Tracer) or not leaf.size:
+            continue
+        values = np.asarray(leaf)
+        largest = values.reshape(-1)[np.argmax(np.abs(values))]
+        if largest + np.asarray(step, values.dtype) == largest:
+            raise ValueError(
+                f"smoothing {float(step):.3g} does not move params[{path!r}] where it is "
+                f"{float(largest):.3g}, in {values.dtype}: choose smoothing of at least "
+                f"{float(jnp.finfo(values.dtype).eps) * abs(float(largest)):.1g}, scale the "
+                'parameter, or take reuse="difference", which subtracts nothing'
             )

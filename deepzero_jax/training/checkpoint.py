@@ -5,9 +5,9 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,11 +22,48 @@ if TYPE_CHECKING:
 def tree_digest(tree: PyTree) -> str:
     """SHA-256 over the bytes, shapes and dtypes of a pytree's leaves."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
+    for leaf in jax.tree.leaves(_raw(tree)):
         array = np.asarray(leaf)
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+
+
+def _raw(tree: PyTree) -> PyTree:
+    """A tree with the raw data of its random keys, which files can hold."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+
+
+def _like(tree: PyTree, raw: PyTree) -> PyTree:
+    """A ``raw`` tree with the random keys of a tree like it."""
+
+    def one(leaf: Any, found: Any) -> jax.Array:
+        array = jax.numpy.asarray(found)
+        if not _is_key(leaf):
+            return array
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(one, tree, raw)
+
+
+def _leaves(tree: PyTree) -> dict[str, str]:
+    """Shape and dtype of each leaf, by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: tree))
+    }
+
+
+def _first_difference(saved: Mapping[str, str], like: Mapping[str, str]) -> str | None:
+    """Of two states' leaves, in words; None if there is none."""
+    for path in [*like, *saved]:
+        if saved.get(path) != like.get(path):
+            return f"{path} is {saved.get(path, 'not')} there and {like.get(path, 'not')} here"
+    return None
 
 
 def _digest(state: PyTree, progress: Json) -> str:
@@ -107,7 +144,8 @@ class Checkpointer:
             return
         import orbax.checkpoint as ocp
 
-        host_state = jax.device_get(state)
+        progress = {**progress, "leaves": _leaves(state)}
+        host_state = jax.device_get(_raw(state))
         progress = {**progress, "digest": _digest(host_state, progress)}
         self._manager.save(
             step,
@@ -124,8 +162,18 @@ class Checkpointer:
 
         Args:
           like: a state of the same structure, shapes and dtypes.
+
+        Raises:
+          RunFolderError: a checkpoint of another structure, which stays where it is.
         """
+        expected = _leaves(like)
         for step in sorted(self._manager.all_steps(), reverse=True):
+            saved = (self._progress_of(step) or {}).get("leaves")
+            if saved is not None and (difference := _first_difference(saved, expected)):
+                raise RunFolderError(
+                    f"{self._folder} holds a run of another state ({difference}): give another "
+                    "folder, or the optimiser, sampler and model that the run began with"
+                )
             try:
                 return self._restore_step(step, like)
             except Exception as error:  # orbax raises many kinds for a damaged file
@@ -139,21 +187,23 @@ class Checkpointer:
 
     def progress(self) -> Json | None:
         """What lies beside the state in the newest checkpoint where it can be read, unverified."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        return next(filter(None, map(self._progress_of, steps)), None)
+
+    def _progress_of(self, step: int) -> Json | None:
         import orbax.checkpoint as ocp
 
         progress = ocp.args.JsonRestore()  # pyright: ignore[reportCallIssue]
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                found = self._manager.restore(step, args=ocp.args.Composite(progress=progress))
-                return dict(found["progress"])
-            except Exception:  # ``restore`` says what is wrong with it
-                continue
-        return None
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(progress=progress))
+            return dict(found["progress"])
+        except Exception:  # ``restore`` says what is wrong with it
+            return None
 
     def _restore_step(self, step: int, like: PyTree) -> tuple[PyTree, Json]:
         import orbax.checkpoint as ocp
 
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(_raw(like)))
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -164,7 +214,8 @@ class Checkpointer:
         progress = dict(restored["progress"])
         if progress.pop("digest", None) != _digest(restored["state"], progress):
             raise ValueError("its digest does not match its content")
-        return jax.tree.map(jax.numpy.asarray, restored["state"]), progress
+        progress.pop("leaves", None)
+        return _like(like, restored["state"]), progress
 
     def _move_aside(self, step: int) -> Path:
         self._manager.close()

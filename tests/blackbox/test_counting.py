@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
 
 import deepzero_jax as dz
+from deepzero_jax.blackbox import samples_asked
 from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.sampling import price_aware_sampler
 from tests.blackbox.test_box import squares
@@ -188,3 +190,39 @@ def test_devices_ask_no_padding():
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr[-1500:]
+
+
+def summed_slopes(box):
+    one = dz.differentiable(box, dz.cge(smoothing=1e-2), samples=False)
+    return jax.grad(lambda x: jnp.sum(jax.vmap(one)(x)))
+
+
+COPIES = {
+    "one at a time": (False, lambda box: jax.vmap(box), (8, 2)),
+    "stacks": (True, lambda box: jax.vmap(box), (4, 2, 2)),
+    "twice": (True, lambda box: jax.vmap(jax.vmap(box)), (3, 4, 2, 2)),
+    "in a scan": (
+        True,
+        lambda box: lambda x: jax.lax.map(jax.vmap(box), x),
+        (3, 4, 2, 2),
+    ),
+    "boundary": (False, summed_slopes, (8, 2)),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_under_vmap_are_told_as_asked(name):
+    batched, of, shape = COPIES[name]
+    host = squares if batched else lambda x: np.sum(x**2, keepdims=True)
+    box = dz.black_box(host, (1,), batched=batched)
+    told = samples_asked(of(box), jnp.ones(shape))
+    assert told == jnp.ones(shape)[..., 0].size * (1 if name != "boundary" else 3)
+    jax.block_until_ready(of(box)(jnp.ones(shape)))
+    assert box.num_samples == told
+
+
+def test_devices_of_a_mesh_are_told_each():
+    box = dz.black_box(squares, (1,))
+    mesh, split = AbstractMesh((4,), ("devices",)), PartitionSpec("devices")
+    fun = jax.shard_map(box, mesh=mesh, in_specs=split, out_specs=split)
+    assert samples_asked(fun, jnp.ones((8, 2))) == 8

@@ -89,3 +89,112 @@ def test_linear_steps_behind_the_box_lose_nothing(name):
     zero = behind(jnp.zeros(2))
     exact = [float(behind(jnp.float32(column)) - zero) for column in slopes.T]
     np.testing.assert_allclose(grads, exact, rtol=2e-5, atol=2e-6)
+
+
+ESTIMATORS = {
+    "cge": dz.cge(),
+    "cge central": dz.cge(central=True),
+    "cge subtracting": dz.cge(reuse="none"),
+    "rge": dz.rge(num_directions=2, distribution="rademacher"),
+    "rge subtracting": dz.rge(num_directions=2, distribution="rademacher", reuse="none"),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("w", [1.0, 1000.0])  # at 1,000 a step of 1e-4 is rounded to 1.22e-4
+def test_the_step_that_float32_took_divides(name, w):
+    estimator, key = ESTIMATORS[name], jax.random.key(0)
+    box = dz.black_box(lambda x: x[:, 0], ())
+    fun, at = lambda w: box(jnp.stack([w, w]))[0], jnp.array([w])
+    vg = dz.value_and_grad(fun, estimator)
+    points, tell = dz.ask(estimator, at, key=key)
+    boundary = dz.differentiable(box, estimator)
+    traced = dz.differentiable(lambda x: x[:, 0], estimator)
+    slopes = {
+        "eager": vg(at, key=key)[1],
+        "jit": jax.jit(vg)(at, key=key)[1],
+        "vmap": jax.vmap(lambda at: vg(at, key=key)[1])(at[None]),
+        "ask": tell([float(point[0]) for point in points])[1],
+        "boundary": jax.grad(lambda x: boundary(x, key=key)[0])(at[None]),
+        "boundary of a function": jax.grad(lambda x: traced(x, key=key)[0])(at[None]),
+    }
+    for way, slope in slopes.items():
+        np.testing.assert_allclose(slope, np.ones_like(slope), rtol=2e-5, err_msg=way)
+
+
+def test_a_step_that_is_rounded_in_several_numbers_comes_back_in_the_mean():
+    # Nearer than the differences along the ways that were gone.
+    mix = jax.random.normal(jax.random.key(0), (64,))
+    w = 100 * jax.random.normal(jax.random.key(1), (64,))
+    box = dz.black_box(lambda x: x @ np.asarray(mix, np.float64), (), dtype="float32")
+    fun = lambda s: box((w * (1 + s))[None])[0]
+    _, slope = dz.value_and_grad(fun, dz.cge(smoothing=1e-4))(jnp.zeros(()))
+    np.testing.assert_allclose(slope, jnp.vdot(mix, w), rtol=2e-2)
+
+
+def test_with_x64_and_parameters_of_float32_nothing_is_rounded(x64):
+    box = dz.black_box(lambda x: x[:, 0], (), dtype="float64")
+    _, slope = dz.value_and_grad(lambda w: box(w[None])[0], dz.cge(smoothing=1e-7))(
+        jnp.ones(1, jnp.float32)
+    )
+    np.testing.assert_allclose(slope, [1.0], rtol=1e-6)
+
+
+def test_x64_of_a_context_holds_for_the_callback():
+    with jax.enable_x64():
+        box = dz.black_box(offset, (), dtype="float64")
+        vg = dz.value_and_grad(lambda w: box(w[None])[0], dz.cge(smoothing=1e-7))
+        value, slopes = jax.jit(vg)(jnp.array([0.3, 0.2]))
+    assert value.dtype == slopes.dtype == np.float64
+    np.testing.assert_allclose(slopes, [0.6, 0.4], rtol=1e-5)
+
+
+def test_steps_that_rounding_swallows_are_told(caplog):
+    box = dz.black_box(lambda x: x[:, 0], ())
+    fun, far = lambda w: box(w[None])[0], jnp.array([5000.0])
+    _, slope = dz.value_and_grad(fun, dz.cge())(far)
+    assert float(slope[0]) == 0
+    assert "do not move the inputs of a black box, in float32 (1 of the 1" in caplog.text
+    with pytest.raises(dz.BlackBoxError, match=r"0\.0001 does not move an input of 5e\+03"):
+        jax.grad(lambda x: dz.differentiable(box, dz.cge())(x)[0])(far[None])
+    for refused in (
+        lambda: dz.ask(dz.cge(), far),
+        lambda: dz.value_and_grad(fun, dz.cge(reuse="none"))(far),
+        lambda: dz.value_and_grad(fun, dz.rge(reuse="none"))(far, key=jax.random.key(0)),
+    ):
+        with pytest.raises(ValueError, match=r"does not move params.*at least 0\.0006"):
+            refused()
+
+
+def test_answers_of_other_kinds_come_whole():
+    output = {
+        "y": jax.ShapeDtypeStruct((), np.float64),
+        "sound": jax.ShapeDtypeStruct((), bool),
+        "number": jax.ShapeDtypeStruct((), np.int64),
+    }
+    host = lambda x: {"y": x.sum(1), "sound": x.sum(1) > 0, "number": np.full(len(x), 5)}
+    box = dz.black_box(host, output)
+    answers = box(jnp.ones((2, 3)))
+    assert answers["sound"].tolist() == [True, True]
+    assert answers["number"].tolist() == [5, 5]
+
+    def fun(w):
+        answer = jax.tree.map(lambda a: a[0], box(w[None]))
+        return jnp.where(answer["sound"], answer["y"] * answer["number"], 0)
+
+    _, slopes = jax.jit(dz.value_and_grad(fun, dz.cge()))(jnp.array([0.3, 0.2]))
+    np.testing.assert_allclose(slopes, [5, 5], rtol=1e-5)
+
+
+def test_an_integer_input_moves_too():
+    box = dz.black_box(lambda x, times: x.sum(1) * times, (), dtype="float64")
+    fun = lambda w: box(w[None], jnp.floor(w[:1] * 10).astype(jnp.int32))[0]
+    w = jnp.array([0.35, 0.2])
+    _, slopes = dz.value_and_grad(fun, dz.cge(smoothing=0.1))(w)
+    np.testing.assert_allclose(slopes, [(4 * 0.65 - 3 * 0.55) / 0.1, 3], rtol=1e-5)
+
+
+def test_whole_numbers_beyond_int32_are_refused():
+    box = dz.black_box(lambda x: np.full(len(x), 2**40), (), dtype="int64")
+    with pytest.raises(dz.BlackBoxError, match="1099511627776, is beyond int32"):
+        box(jnp.ones((2, 3)))

@@ -6,6 +6,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
@@ -164,6 +165,8 @@ def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
         "h": jnp.array([1.5], jnp.bfloat16),
         "i": jnp.int32(7),
         "k": jax.random.key_data(jax.random.key(3)),
+        "typed": jax.random.split(jax.random.key(4), 3),
+        "other": jax.random.key(5, impl="rbg"),
     }
     checkpointer = Checkpointer(tmp_path / "c", print)
     checkpointer.save(1, state, {"num_queries": 2**40})
@@ -173,6 +176,24 @@ def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
     assert restored is not None
     assert tree_digest(restored[0]) == tree_digest(state)
     assert restored[1] == {"num_queries": 2**40}
+    assert jax.tree.map(jnp.result_type, restored[0]) == jax.tree.map(jnp.result_type, state)
+
+
+def test_a_folder_of_another_state_is_refused_and_left_as_it_is(tmp_path):
+    tiny_run(tmp_path, num_steps=2, optimizer=optax.adam(0.1))
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(RunFolderError, match=r"another state \(opt_state/.* and .*give another"):
+        tiny_run(tmp_path, num_steps=4)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    assert tiny_run(tmp_path, num_steps=2, optimizer=optax.adam(0.1))["num_steps"] == 2
+
+
+def test_an_optimiser_with_a_key_of_its_own_goes_on_to_the_same_bits(tmp_path):
+    optimizer = optax.noisy_sgd(0.1, key=jax.random.key(7))
+    whole = tiny_run(tmp_path / "whole", num_steps=4, optimizer=optimizer)
+    tiny_run(tmp_path / "parts", num_steps=2, optimizer=optimizer)
+    parts = tiny_run(tmp_path / "parts", num_steps=4, optimizer=optimizer)
+    assert parts["parameters_sha256"] == whole["parameters_sha256"]
 
 
 def test_folder_of_another_config_is_refused_naming_the_fields(tmp_path):

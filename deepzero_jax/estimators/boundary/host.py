@@ -7,7 +7,7 @@ is subtracted, and the step that each number really took divides.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widen
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
+from deepzero_jax.estimators.smoothing import along_the_step
 
 # Bytes that moved inputs and their answers may take on the host at a time.
 _MEMORY = 2**27
@@ -56,6 +57,11 @@ class HostSlopes:
         return self.call.num_samples * calls
 
     @property
+    def answer_ndim(self) -> int:
+        """Axes of its result [u, k], without those that ``vmap`` adds."""
+        return 2
+
+    @property
     def layout(self) -> Layout:
         """Of the numbers that move."""
         return self.moves.layout
@@ -74,21 +80,22 @@ class HostSlopes:
         found = []
         for calls in self._chunks(copies):
             directions = np.asarray(self.moves.directions(at.drawn, calls, np))
-            difference, span = self._difference(at, directions, self.central)
+            moved = self._moved(at, directions, self.central)
             if self.record is not None:
-                base, moved = (at.leaves, at.answers), (span, difference)
-                rows = secants(self.call, self.layout, self.floating, base, moved)
+                base, rows = (at.leaves, at.answers), (moved.span, moved.difference)
+                rows = secants(self.call, self.layout, self.floating, base, rows)
                 self.record.add(rows, self.call.treedef)
             if coloured is not None:
-                coloured.add(difference, span, calls)
+                coloured.add(moved, calls)
             else:
-                slopes = np.einsum("cukp,cup->cuk", difference, at.cotangents)
-                found.append(at.kept(slopes) / self._divisor(span, at))
+                products = np.einsum("cukp,cup->cuk", moved.difference, at.cotangents)
+                lost = at.lost(moved.difference).any(axis=-1)
+                found.append(np.where(lost, 0.0, products * self._per_product(moved, at)))
         if coloured is not None:
             found = [coloured.gradient]
             if self.check:
                 signs = coloured.signs[None, None, None]
-                coloured.compare(self._difference(at, signs, False)[0][:, :, 0])
+                coloured.compare(self._moved(at, signs, False).difference[:, :, 0])
         whole = np.concatenate(found, axis=-1)
         return whole.reshape((*front, self.layout.num_units, -1)).astype(self.layout.dtype)
 
@@ -113,7 +120,7 @@ class HostSlopes:
         weights = [self._flat(cotangent) for cotangent in cotangents]
         return front, Base(
             leaves,
-            np.asarray(self.layout.per_number([step[0] for step in steps], np), np.float64),
+            np.repeat(np.stack(steps, -1).astype(np.float64), self.layout.sizes, axis=-1),
             np.concatenate(vectors, axis=-1),
             np.concatenate(weights, axis=-1),
             drawn,
@@ -143,20 +150,33 @@ class HostSlopes:
         for start in range(0, self.moves.num_calls, size):
             yield np.arange(start, min(start + size, self.moves.num_calls))
 
-    def _difference(
-        self, at: "Base", directions: np.ndarray, central: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Answers after moves less the base: [c, u, k, p], and what moved: [c, u, k, m]."""
-        offsets = directions * at.steps
+    def _moved(self, at: "Base", directions: np.ndarray, central: bool) -> "Moved":
+        """Answers and inputs after moves less those at the base, or at the moves back."""
+        offsets = directions * at.steps[:, None, None]
         # Units are samples of a call: [c, u, k, m] → [c, k, u, m].
         shape = (len(at.leaves[0]), self.layout.num_units, *offsets.shape[-2:])
         offsets = np.swapaxes(np.broadcast_to(offsets, shape), 1, 2)
         upper, above = self._ask(at, offsets)
+        base = self._base_vectors(at)
         if not central:
-            lower, below = at.answers[:, None], self._base_vectors(at)
+            lower, below = at.answers[:, None], base
         else:
             lower, below = self._ask(at, -offsets)
-        return np.swapaxes(upper - lower, 1, 2), np.swapaxes(above - below, 1, 2)
+        asked, span = (2 if central else 1) * offsets, above - below
+        # Of a colour every number moves by itself.
+        by_itself = isinstance(self.moves, Colours)
+        stuck = (span == 0) & (asked != 0)
+        stuck = stuck if by_itself else stuck & ((span == 0).all(axis=-1, keepdims=True))
+        if stuck.any():
+            c, _, u, m = np.argwhere(stuck)[0]
+            dtype = np.result_type(*(at.leaves[i].dtype for i in self.layout.moving))
+            raise BlackBoxError(
+                f"smoothing {at.steps[c, m]:.3g} does not move an input of {base[c, 0, u, m]:.3g} "
+                f"in {dtype}: give a larger smoothing, scale the input, or declare float64 "
+                'answers (dtype="float64"), which are asked for in float64'
+            )
+        swapped = (np.swapaxes(array, 1, 2) for array in (asked, span, upper - lower))
+        return Moved(*swapped)
 
     def _base_vectors(self, at: "Base") -> np.ndarray:
         moving = [at.leaves[i][:, None] for i in self.layout.moving]
@@ -176,12 +196,28 @@ class HostSlopes:
         went = self.layout.join([moved[i] for i in self.layout.moving], np)
         return np.concatenate(flat, axis=-1), np.asarray(went, np.float64)
 
-    def _divisor(self, span: np.ndarray, at: "Base") -> np.ndarray | float:
-        """What the products of differences are divided by, see ``Moves.divisor``."""
+    def _per_product(self, moved: "Moved", at: "Base") -> np.ndarray:
+        """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
-            return span.sum(axis=-1)  # of one number: the others did not move
+            return 1 / moved.span.sum(axis=-1)  # of one number: the others did not move
+        share = along_the_step([moved.asked], [moved.span], 3, np)
         sides = 2.0 if self.central else 1.0
-        return sides * at.steps[0] if self.moves.divisor == "step" else sides
+        step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
+        return np.asarray(share) / (sides * step)
+
+
+class Moved(NamedTuple):
+    """What some calls of a backward pass found.
+
+    Attributes:
+      asked: how far numbers were to move: [c, u, k, m].
+      span: how far they did, in the type of the inputs: [c, u, k, m].
+      difference: of the answers: [c, u, k, p].
+    """
+
+    asked: np.ndarray
+    span: np.ndarray
+    difference: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +226,7 @@ class Base:
 
     Attributes:
       leaves: inputs [c, …].
-      steps: float64 [m].
+      steps: float64 [c, m].
       answers: float64 [c, u, p].
       cotangents: float64 [c, u, p].
       drawn: of the moves, [c, u, …].
@@ -202,11 +238,9 @@ class Base:
     cotangents: np.ndarray
     drawn: np.ndarray | None
 
-    def kept(self, slopes: np.ndarray) -> np.ndarray:
-        """Slopes [c, u, …], zero where a moved sample had no answer; NaN at the base stays."""
-        answered = np.isfinite(self.answers).all(axis=-1)
-        answered = answered.reshape(answered.shape + (1,) * (slopes.ndim - 2))
-        return np.where(np.isnan(slopes) & answered, 0.0, slopes)
+    def lost(self, difference: np.ndarray) -> np.ndarray:
+        """Where a moved sample had no answer, and the base has: like differences [c, u, k, p]."""
+        return np.isnan(difference) & np.isfinite(self.answers).all(axis=-1)[..., None, None]
 
 
 class Coloured:
@@ -219,20 +253,23 @@ class Coloured:
 
     def __init__(self, moves: Colours, at: Base) -> None:
         self._owners, self._at = moves.owners, at
-        self.gradient = np.zeros((*at.answers.shape[:2], len(at.steps)))
-        self.signs = np.where(np.random.default_rng(0).random(len(at.steps)) < 0.5, -1.0, 1.0)
+        self.gradient = np.zeros((*at.answers.shape[:2], at.steps.shape[-1]))
+        self.signs = np.where(np.random.default_rng(0).random(at.steps.shape[-1]) < 0.5, -1.0, 1.0)
         self._predicted = np.zeros_like(at.answers)
 
-    def add(self, difference: np.ndarray, span: np.ndarray, calls: np.ndarray) -> None:
-        """Takes in calls [k]: differences [c, u, k, p], and what moved [c, u, k, m]."""
+    def add(self, moved: Moved, calls: np.ndarray) -> None:
+        """Takes in what calls [k] found."""
+        lost = self._at.lost(moved.difference)
         for position, owner in enumerate(self._owners[calls]):
             reached = np.flatnonzero(owner >= 0)
             numbers = owner[reached]
-            moved = difference[:, :, position, reached] / span[:, :, position, numbers]
-            products = self._at.kept(moved * self._at.cotangents[..., reached])
+            one: Any = (..., position, reached)
+            slopes = moved.difference[one] / moved.span[..., position, numbers]
+            products = np.where(lost[one], 0.0, slopes * self._at.cotangents[..., reached])
             place: Any = (..., numbers)
             np.add.at(self.gradient, place, products)
-            self._predicted[..., reached] += moved * self.signs[numbers] * self._at.steps[numbers]
+            steps = self.signs[numbers] * self._at.steps[:, None, numbers]
+            self._predicted[..., reached] += slopes * steps
 
     def compare(self, difference: np.ndarray) -> None:
         """Raises BlackBoxError unless the slopes predict a move of everything, by ``signs``."""

@@ -14,6 +14,7 @@ from deepzero_jax.difference.program import Program, Values, without_dead_equati
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.chunks import BatchSize, chunk_size
+from deepzero_jax.estimators.smoothing import along_the_step
 from deepzero_jax.types import PyTree
 
 
@@ -114,7 +115,9 @@ class Propagated(NamedTuple):
                 others[position] = others[position] + part.astype(others[position].dtype)
             found = evaluate(program, others)
             new = [jnp.asarray(read(found, item)) for item in program.outputs]
-            return self._flat([new[i] - bases[i] for i in self.floating])
+            went = self.layout.join([others[i] - leaves[i] for i in self.layout.moving])
+            share = jnp.asarray(along_the_step([moved], [went], 1))
+            return self._flat([new[i] - bases[i] for i in self.floating]) * share[:, None]
         deltas: list[Delta] = [ZERO] * len(leaves)
         for position, part in zip(self.layout.moving, parts, strict=True):
             deltas[position] = jnp.asarray(part).astype(leaves[position].dtype)

@@ -211,3 +211,28 @@ def test_a_small_smoothing_is_kept_where_jax_has_float32_alone():
     f = dz.differentiable(box, dz.cge(smoothing=1e-6))
     x = jnp.array([[0.5], [2.0]])
     assert jax.grad(lambda x: jnp.sum(f(x)))(x) == pytest.approx(np.array([[1], [4]]), rel=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [dz.cge(), dz.rge(num_directions=3)], ids=["cge", "rge"])
+@pytest.mark.parametrize("cotangent", [np.nan, np.inf])
+def test_a_cotangent_that_is_no_number_is_not_taken_for_a_missing_answer(estimator, cotangent):
+    host = lambda x: np.stack([x[:, 0], np.zeros(len(x))], 1)  # the second never moves: inf · 0
+    box = dz.black_box(host, (2,), on_failure="nan", retries=0)
+    f = dz.differentiable(box, estimator)
+    found = jax.grad(lambda x: jnp.sum(f(x, key=jax.random.key(0)) * cotangent))(jnp.ones((1, 2)))
+    assert not np.isfinite(np.asarray(found)).any()
+
+
+@pytest.mark.parametrize("basis", [None, np.eye(3)], ids=["numbers", "basis"])
+@pytest.mark.parametrize("estimator", [dz.cge, dz.rge], ids=["cge", "rge"])
+def test_vmap_over_the_smoothing_moves_each_copy_by_its_own(estimator, basis):
+    cubes = dz.black_box(lambda x: np.sum(x**3, axis=1), (), dtype="float64")
+    x, key = jnp.array([[0.5, 1.0, 1.5]]), jax.random.key(0)
+
+    def slopes(smoothing):
+        f = dz.differentiable(cubes, estimator(smoothing=smoothing), basis=basis)
+        return jax.grad(lambda x: f(x, key=key)[0])(x)
+
+    steps = jnp.array([0.1, 0.01])
+    found = jax.vmap(slopes)(steps)
+    np.testing.assert_allclose(found, jnp.stack([slopes(step) for step in steps]), rtol=1e-4)
