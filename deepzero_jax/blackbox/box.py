@@ -1,5 +1,6 @@
 """A function that can only be queried, as JAX sees it."""
 
+import numbers
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -179,11 +180,11 @@ def _engine(options: Options) -> Engine:
     workers = options.workers
     if isinstance(workers, Executor):
         return Executed(workers)
-    if workers is not None and not isinstance(workers, int):
+    if workers is not None and not isinstance(workers, numbers.Integral):
         return Mapped(workers)
     if workers is None and options.timeout is None:
         return InPlace()
-    return Threads(workers or 1, options.is_thread_safe)
+    return Threads(int(workers or 1), options.is_thread_safe)
 
 
 def black_box(

@@ -1,8 +1,10 @@
 """From a loss and an estimator to a function that gives value and gradient."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from deepzero_jax.estimators.doubts import Doubts
 from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.pages import see
 from deepzero_jax.types import Key, Params, PyTree
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,13 @@ class ValueAndGrad:
                 f"{self.estimator.name} draws random directions: pass key=jax.random.key(…)"
                 f"{see('key')}"
             )
+        for name, given in {"key": key, "coordinates": coordinates}.items():
+            if given is not None and _wants(self.fun, name, (params, *args), kwargs):
+                raise ValueError(
+                    f"{name}= is of the estimate, and the function has an argument {name!r} of "
+                    "its own: hand that over by position, or wrap the function, "
+                    f"lambda *args: fun(*args, {name}=…)"
+                )
         loss = Loss(self.fun, args, self.has_aux, kwargs)
         with _precision(), box_errors(), _explained():
             asks = _checked(loss, params)
@@ -61,6 +72,21 @@ class ValueAndGrad:
             if asks:
                 self._doubts.watch(value, grads, coordinates)
         return ((value, aux) if self.has_aux else value), grads
+
+
+def _wants(
+    fun: LossFunction, name: str, args: tuple[PyTree, ...], kwargs: dict[str, PyTree]
+) -> bool:
+    """Whether a function has an argument of a name that these do not fill."""
+    try:
+        signature = inspect.signature(fun)
+        filled = signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # no signature, or arguments that its call will complain of
+        return False
+    parameter = signature.parameters.get(name)
+    if parameter is None or parameter.kind not in _NAMED or name in filled:
+        return False
+    return not (isinstance(fun, partial) and name in fun.keywords)
 
 
 def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = False) -> ValueAndGrad:

@@ -58,12 +58,16 @@ def in_layer_order(ratios: PerLeaf, layers: Iterable[str]) -> dict[str, float]:
     return dict(sorted(ratios.items(), key=place))
 
 
+# After the name of a leaf: its shape.
+_SHAPE = "|shape"
+
+
 def save_mask(path: Path, mask: PyTree) -> None:
-    """Writes a boolean pytree as packed bits, a named array for each leaf."""
-    arrays = {
-        name: np.packbits(np.asarray(leaf))
-        for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True)
-    }
+    """Writes a boolean pytree: for each leaf, packed bits and its shape."""
+    arrays = {}
+    for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True):
+        arrays[name] = np.packbits(np.asarray(leaf))
+        arrays[name + _SHAPE] = np.asarray(np.shape(leaf), np.int64)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -86,7 +90,9 @@ def load_mask(path: Path, params: Params) -> PyTree:
         ) from error
     masks = []
     for name, leaf in zip(leaf_paths(params), leaves, strict=True):
-        if name not in packed or packed[name].size != -(-np.size(leaf) // 8):
+        shape = packed.get(name + _SHAPE, np.asarray(np.shape(leaf)))
+        fits = name in packed and packed[name].size == -(-np.size(leaf) // 8)
+        if not fits or tuple(shape) != np.shape(leaf):
             raise ValueError(f"{path} does not fit leaf {name!r}: it belongs to another model")
         bits = np.unpackbits(packed[name], count=np.size(leaf)).astype(bool)
         masks.append(bits.reshape(np.shape(leaf)))

@@ -1,5 +1,6 @@
 """What is recorded of each step and each evaluation: metrics, the bar, the best score."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -73,11 +74,13 @@ class Recorder:
 
     def evaluation(self, done: int, scores: dict[str, float], asked: dict[str, int]) -> None:
         """Records an evaluation after ``done`` steps, and says what it found."""
+        scores = {name: float(value) for name, value in scores.items()}
         self._progress.evaluated, self._progress.scores = done, scores
         self._write(done, {**scores, **asked})
         score, best = scores[self._task.score], self._progress.best
         sign = 1 if self._task.higher_is_better else -1
-        if not best or sign * score > sign * best["value"]:
+        # NaN is never above anything: the first score that is a number replaces it.
+        if not best or math.isnan(best["value"]) or sign * score > sign * best["value"]:
             self._progress.best = {"value": score, "step": done}
         words = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
         line = f"step {done:,}/{self._num_steps:,}  {words}"

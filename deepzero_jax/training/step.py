@@ -110,9 +110,16 @@ class TrainStep:
         )
         params = optax.apply_updates(state.params, updates)
         moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
-        count = _num_coordinates(state.params, coordinates)
-        finite = _all_finite((loss, params, model_state))
-        return moved, {"loss": loss, "finite": finite, "num_coordinates": count, **metrics}
+        own = {
+            "loss": loss,
+            "finite": _all_finite((loss, params, model_state)),
+            "num_coordinates": _num_coordinates(state.params, coordinates),
+        }
+        if taken := sorted(own.keys() & metrics.keys()):
+            raise ValueError(
+                f"the task gives a metric {taken[0]!r}, as every step does: give it another name"
+            )
+        return moved, {**own, **metrics}
 
     def spending(self, state: TrainState) -> dict[str, Spending] | None:
         """What the sampler spends on each leaf, or None where prices are not known."""

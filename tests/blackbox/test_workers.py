@@ -244,3 +244,8 @@ def test_mpi_ranks_answer(tmp_path):
         check=False,
     )
     assert found.stdout.split() == ["7", "3", "rank", "1"], found.stdout + found.stderr[-2000:]
+
+
+def test_a_number_of_workers_may_be_of_numpy():
+    box = dz.black_box(hosts.weighted, (), max_batch=1, workers=np.int64(2))
+    assert box(jnp.ones((4, 4))).shape == (4,)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +203,16 @@ def test_an_estimator_of_ones_own():
 def test_lists_of_numbers_are_parameters():
     value, grads = dz.value_and_grad(lambda p: p[0] * p[1], dz.cge(smoothing=1e-2))([2.0, 3.0])
     assert value == 6.0 and np.allclose(grads, [3.0, 2.0], rtol=1e-4)
+
+
+def test_a_key_that_the_function_wants_is_not_swallowed():
+    def loss(params, scale, key=None):
+        return jnp.sum(params * scale) * (1 if key is None else jax.random.uniform(key))
+
+    key, other, at = jax.random.key(0), jax.random.key(1), jnp.ones(2)
+    vg = dz.value_and_grad(loss, dz.rge(num_directions=2))
+    with pytest.raises(ValueError, match="key= is of the estimate, and the function has"):
+        vg(at, 2.0, key=key)
+    by_position = vg(at, 2.0, other, key=key)[0]
+    bound = dz.value_and_grad(partial(loss, key=other), dz.rge(num_directions=2))
+    assert by_position == bound(at, 2.0, key=key)[0] == loss(at, 2.0, other)

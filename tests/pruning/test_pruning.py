@@ -168,6 +168,9 @@ def test_mask_survives_the_disk(tmp_path):
     assert prune_params(SCORES, loaded)["a"].tolist() == [[0.0, -2.0], [0.0, 0.5]]
     with pytest.raises(ValueError, match="another model"):
         load_mask(tmp_path / "mask.npz", {"c": jnp.zeros(3)})
+    same_bytes = {name: jnp.zeros((*leaf.shape[::-1], 1)) for name, leaf in SCORES.items()}
+    with pytest.raises(ValueError, match="does not fit leaf"):
+        load_mask(tmp_path / "mask.npz", same_bytes)
 
 
 def test_report(tmp_path):

@@ -240,7 +240,8 @@ class Base:
 
     def lost(self, difference: np.ndarray) -> np.ndarray:
         """Where a moved sample had no answer, and the base has: like differences [c, u, k, p]."""
-        return np.isnan(difference) & np.isfinite(self.answers).all(axis=-1)[..., None, None]
+        answered = np.all(np.isfinite(self.answers), axis=-1, keepdims=True)[..., None]
+        return np.isnan(difference) & answered
 
 
 class Coloured:
