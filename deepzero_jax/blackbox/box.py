@@ -1,6 +1,5 @@
 """A function that can only be queried, as JAX sees it."""
 
-import numbers
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -180,7 +179,7 @@ def _engine(options: Options) -> Engine:
     workers = options.workers
     if isinstance(workers, Executor):
         return Executed(workers)
-    if workers is not None and not isinstance(workers, numbers.Integral):
+    if workers is not None and not isinstance(workers, int | np.integer):
         return Mapped(workers)
     if workers is None and options.timeout is None:
         return InPlace()
@@ -222,7 +221,7 @@ def black_box(
       backoff: seconds before the first further attempts; they double each time.
       budget: samples that may be sent in all, failed attempts included; None: no limit.
       on_failure: of a sample without an answer: ``"raise"``, or ``"nan"``: its answers are
-        NaN, and the estimators leave its coordinate or direction out of the step.
+        NaN, and the slope of its coordinate or direction counts as 0, see ``slopes_dropped``.
       thread_safe: whether ``host_fn`` may run twice at once in this process, also beside a
         call that was given up. None: if ``workers`` are threads.
 

@@ -3,7 +3,6 @@
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import jax
@@ -137,7 +136,9 @@ def along_the_step(
     """
     over = lambda array: tuple(range(front, array.ndim))
     total = lambda terms: sum(xp.sum(term, axis=over(term)) for term in terms)
-    longest = reduce(xp.maximum, [xp.max(xp.abs(a), axis=over(a), initial=0) for a in asked])
+    longest = xp.zeros(())
+    for a in asked:
+        longest = xp.maximum(longest, xp.max(xp.abs(a), axis=over(a), initial=0))
     # Squares of short steps would be below what float32 holds.
     unit = xp.where(longest > 0, longest, 1)
     scaled = lambda a: a / unit.reshape((*unit.shape, *[1] * (a.ndim - front)))

@@ -106,3 +106,12 @@ def test_low_precision_parameters_do_not_lose_terms_of_the_sum(batch_size):
     grad = vg(jnp.bfloat16(1.0), key=jax.random.key(0))[1]
     assert grad.dtype == jnp.bfloat16
     assert float(grad) == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+@pytest.mark.parametrize("params", [{}, {"a": jnp.zeros(0)}], ids=["no leaf", "an empty leaf"])
+def test_parameters_without_a_number(reuse, params):
+    fun = lambda params: sum(map(jnp.sum, jax.tree.leaves(params)), jnp.ones(()))
+    value, grads = dz.value_and_grad(fun, dz.rge(reuse=reuse))(params, key=jax.random.key(0))
+    assert float(value) == 1
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
