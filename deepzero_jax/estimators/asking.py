@@ -157,7 +157,7 @@ def _direction_points(
         upper, lower = moved[:num], moved[num:] if central else np.asarray(leaf, np.float64)
         asked.append((2 if central else 1) * float(step) * np.asarray(u, np.float64))
         went.append(upper - lower)
-    share = along_the_step(asked, went, 1, np)
+    share = along_the_step(asked, went, 1, on_host=True)
 
     def tell(losses: Any) -> tuple[float, Params]:
         found = _checked(losses, 1 + num * (2 if central else 1))

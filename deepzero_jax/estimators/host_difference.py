@@ -10,6 +10,7 @@ that was taken to the one asked for.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from weakref import WeakSet
 
 import jax
@@ -70,12 +71,12 @@ class _HostDifference:
             if not is_float(base):
                 inputs[number] = move
                 continue
-            start, step = base.astype(np.float64), move.astype(np.float64)
-            inputs[number] = start + step
-            if not self.call.box.outputs.is_double:
-                inputs[number] = inputs[number].astype(base.dtype)
-                asked.append(step)
-                went.append(inputs[number].astype(np.float64) - start)
+            if self.call.box.outputs.is_double:
+                inputs[number] = base.astype(np.float64) + move
+                continue
+            inputs[number] = base + move.astype(base.dtype)
+            asked.append(move)
+            went.append(inputs[number] - base)
         answers = self.call.in_full(*inputs)
         bases = from_two_parts(bases) if self.call.splits else bases
         leading = arrays[0].ndim - self.call.ndims[0]
@@ -91,22 +92,33 @@ class _HostDifference:
         Where rounding left nothing of it, the difference is 0 and counts as such.
         """
         front = leading + (self.call.count is not None)
-        any_of = lambda arrays: sum(
-            np.any(a != 0, axis=tuple(range(front, a.ndim))) for a in arrays
+        share = along_the_step(asked, went, front, on_host=True)
+        # Where it is NaN a step was swallowed, unless the inputs are no numbers.
+        stuck = np.isnan(share)
+        if stuck.any():
+            stuck &= ~_any(went, front)
+            self._tell(np.sum(stuck), np.sum(_any(asked, front)))
+        return np.where(stuck, 0.0, share)
+
+    def _tell(self, num_stuck: int, num_moving: int) -> None:
+        """Warns once where most steps of a call are swallowed."""
+        if num_stuck <= num_moving / 2 or self.box in _told:
+            return
+        _told.add(self.box)
+        logger.warning(
+            "the steps of an estimate do not move the inputs of a black box, in float32 (%s of "
+            "the %s samples of a call that they should move): those slopes count as 0; give a "
+            "larger smoothing, scale the inputs, or declare float64 answers "
+            '(dtype="float64"), which are asked for in float64',
+            f"{num_stuck:,}",
+            f"{num_moving:,}",
         )
-        moves = any_of(asked) > 0
-        stuck = moves & (any_of(went) == 0)
-        if np.sum(stuck) > np.sum(moves) / 2 and self.box not in _told:
-            _told.add(self.box)
-            logger.warning(
-                "the steps of an estimate do not move the inputs of a black box, in float32 (%s "
-                "of the %s samples of a call that they should move): those slopes count as 0; "
-                "give a larger smoothing, scale the inputs, or declare float64 answers "
-                '(dtype="float64"), which are asked for in float64',
-                f"{np.sum(stuck):,}",
-                f"{np.sum(moves):,}",
-            )
-        return np.where(stuck, 0.0, along_the_step(asked, went, front, np))
+
+
+def _any(arrays: list[np.ndarray], front: int) -> np.ndarray:
+    """Whether a number is not 0, for each of the steps that the axes in front count."""
+    found = [np.any(a, axis=tuple(range(front, a.ndim))) for a in arrays]
+    return reduce(np.logical_or, found)
 
 
 def _difference(new: np.ndarray, base: np.ndarray, share: np.ndarray) -> np.ndarray:

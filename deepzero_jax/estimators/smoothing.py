@@ -17,6 +17,8 @@ from deepzero_jax.types import Array
 Step = float | jax.Array
 # One step for all leaves, or ``{leaf path: step}``.
 Smoothing = Step | Mapping[str, Step]
+# Sums of squares above this are those that float32 holds to full precision.
+_SQUARES = 1e-20
 
 
 def check_smoothing(smoothing: object) -> None:
@@ -117,7 +119,7 @@ def _taken(step: Step, dtype: np.dtype, name: str) -> Step:
 
 
 def along_the_step(
-    asked: Sequence[Array], went: Sequence[Array], front: int = 0, xp: Any = jnp
+    asked: Sequence[Array], went: Sequence[Array], front: int = 0, on_host: bool = False
 ) -> Array:
     """What turns a difference along the way that was gone into one along the step asked for.
 
@@ -129,23 +131,49 @@ def along_the_step(
       asked: the steps, arrays of the leaves that move.
       went: moved less unmoved values, like ``asked``.
       front: axes in front that count steps; each step runs over the others.
-      xp: ``numpy`` or ``jax.numpy``.
+      on_host: by NumPy.
 
     Returns:
       One factor for each step, of the axes in front; NaN where rounding left nothing of it.
     """
+    xp: Any = np if on_host else jnp
+    along, length, moves = (_sums_on_host if on_host else _sums)(asked, went, front)
+    share = along / xp.where(length > 0, length, 1)
+    return xp.where((length > 0) | (moves == 0), xp.where(length > 0, share, 1), xp.nan)
+
+
+def _sums(asked: Sequence[Array], went: Sequence[Array], front: int) -> Sequence[Array]:
+    """Asked · went, went · went and max |asked| of each step, up to a factor of each."""
     over = lambda array: tuple(range(front, array.ndim))
-    total = lambda terms: sum(xp.sum(term, axis=over(term)) for term in terms)
-    longest = xp.zeros(())
+    longest = jnp.zeros(())
     for a in asked:
-        longest = xp.maximum(longest, xp.max(xp.abs(a), axis=over(a), initial=0))
+        longest = jnp.maximum(longest, jnp.max(jnp.abs(a), axis=over(a), initial=0))
     # Squares of short steps would be below what float32 holds.
-    unit = xp.where(longest > 0, longest, 1)
+    unit = jnp.where(longest > 0, longest, 1)
     scaled = lambda a: a / unit.reshape((*unit.shape, *[1] * (a.ndim - front)))
     pairs = [(scaled(a), scaled(w)) for a, w in zip(asked, went, strict=True)]
-    length = total(w * w for _, w in pairs)
-    share = total(a * w for a, w in pairs) / xp.where(length > 0, length, 1)
-    return xp.where((length > 0) | (longest == 0), xp.where(length > 0, share, 1), xp.nan)
+    along = sum(jnp.sum(a * w, over(a)) for a, w in pairs)
+    return jnp.asarray(along), jnp.asarray(sum(jnp.sum(w * w, over(w)) for _, w in pairs)), longest
+
+
+def _sums_on_host(asked: Sequence[Array], went: Sequence[Array], front: int) -> Sequence[Array]:
+    """Asked · went, went · went and asked · asked of each step, without copies of the steps."""
+
+    def dots(xs: Sequence[Array], ys: Sequence[Array], dtype: Any) -> np.ndarray:
+        flat = lambda a: np.asarray(a).reshape((*a.shape[:front], -1))
+        return sum(
+            (
+                np.einsum("...i,...i->...", flat(x), flat(y), dtype=dtype, casting="unsafe")
+                for x, y in zip(xs, ys, strict=True)
+            ),
+            np.zeros(()),
+        )
+
+    along, length = dots(asked, went, None), dots(went, went, None)
+    if np.min(length, initial=np.inf) > _SQUARES:
+        return along, length, length
+    pairs = (asked, went), (went, went), (asked, asked)
+    return [dots(*pair, np.float64) for pair in pairs]
 
 
 def check_resolution(

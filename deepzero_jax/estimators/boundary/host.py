@@ -200,7 +200,7 @@ class HostSlopes:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
             return 1 / moved.span.sum(axis=-1)  # of one number: the others did not move
-        share = along_the_step([moved.asked], [moved.span], 3, np)
+        share = along_the_step([moved.asked], [moved.span], 3, on_host=True)
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
         return np.asarray(share) / (sides * step)
