@@ -5,8 +5,9 @@ python -m studies.sparsity --networks resnet8 --methods deepzero,price_aware --e
 
 ``deepzero`` and ``deepzero_paper`` (smoothing 1e-4 and the paper's 5e-3) of ResNet-20 want a GPU,
 of the small ResNet-8 hours of a core; ``price_aware`` spends the price of DeepZero's masks at the
-rates that buy most gradient. A run that was stopped goes on where it was, so that it can be done in
-pieces (``--foreground``: one signal; a second one would end the run before it has saved):
+rates that buy most gradient, and ``first_order_price_aware`` takes the slopes there from autodiff.
+A run that was stopped goes on where it was, so that it can be done in pieces (``--foreground``: one
+signal; a second one would end the run before it has saved):
 
   timeout --foreground 540 python -m studies.sparsity --methods deepzero --sparsities 0.99
 """
@@ -70,11 +71,17 @@ METHODS: dict[str, Json] = {
         "sampling.name": "price_aware",
         "sampling.budget": "layer ratios",
     },
+    "first_order_price_aware": {
+        "estimator.name": "first_order",
+        "sampling.name": "price_aware",
+        "sampling.budget": "layer ratios",
+    },
 }
 TITLES = {
     "deepzero": "DeepZero, smoothing 1e-4",
     "deepzero_paper": "DeepZero, smoothing 5e-3",
     "price_aware": "price-aware CGE at DeepZero's price, smoothing 1e-4",
+    "first_order_price_aware": "first-order, price-aware rates at DeepZero's price",
     "first_order_gradient": "first-order, sparse gradient",
     "first_order_weights": "first-order, sparse weights",
 }
