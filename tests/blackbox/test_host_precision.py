@@ -155,8 +155,10 @@ def test_steps_that_rounding_swallows_are_told(caplog):
     _, slope = dz.value_and_grad(fun, dz.cge())(far)
     assert float(slope[0]) == 0
     assert "do not move the inputs of a black box, in float32 (1 of the 1" in caplog.text
+    before = box.num_samples
     with pytest.raises(dz.BlackBoxError, match=r"0\.0001 does not move an input of 5e\+03"):
         jax.grad(lambda x: dz.differentiable(box, dz.cge())(x)[0])(far[None])
+    assert box.num_samples == before + 1  # the base alone
     for refused in (
         lambda: dz.ask(dz.cge(), far),
         lambda: dz.value_and_grad(fun, dz.cge(reuse="none"))(far),

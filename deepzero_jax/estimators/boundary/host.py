@@ -156,17 +156,22 @@ class HostSlopes:
         # Units are samples of a call: [c, u, k, m] → [c, k, u, m].
         shape = (len(at.leaves[0]), self.layout.num_units, *offsets.shape[-2:])
         offsets = np.swapaxes(np.broadcast_to(offsets, shape), 1, 2)
-        upper, above = self._ask(at, offsets)
         base = self._base_vectors(at)
-        if not central:
-            lower, below = at.answers[:, None], base
-        else:
-            lower, below = self._ask(at, -offsets)
+        ahead, above = self._placed(at, offsets)
+        behind, below = self._placed(at, -offsets) if central else (None, base)
         asked, span = (2 if central else 1) * offsets, above - below
-        # Of a colour every number moves by itself.
-        by_itself = isinstance(self.moves, Colours)
+        self._check_steps(at, base, asked, span)
+        upper = self._answers(ahead)
+        lower = at.answers[:, None] if behind is None else self._answers(behind)
+        return Moved(*(np.swapaxes(array, 1, 2) for array in (asked, span, upper - lower)))
+
+    def _check_steps(
+        self, at: "Base", base: np.ndarray, asked: np.ndarray, span: np.ndarray
+    ) -> None:
+        """Raises BlackBoxError where rounding leaves nothing of a step: all are [c, k, u, m]."""
         stuck = (span == 0) & (asked != 0)
-        stuck = stuck if by_itself else stuck & ((span == 0).all(axis=-1, keepdims=True))
+        if not isinstance(self.moves, Colours):  # of a colour each number moves by itself
+            stuck &= (span == 0).all(axis=-1, keepdims=True)
         if stuck.any():
             c, _, u, m = np.argwhere(stuck)[0]
             dtype = np.result_type(*(at.leaves[i].dtype for i in self.layout.moving))
@@ -175,26 +180,26 @@ class HostSlopes:
                 f"in {dtype}: give a larger smoothing, scale the input, or declare float64 "
                 'answers (dtype="float64"), which are asked for in float64'
             )
-        swapped = (np.swapaxes(array, 1, 2) for array in (asked, span, upper - lower))
-        return Moved(*swapped)
 
     def _base_vectors(self, at: "Base") -> np.ndarray:
         moving = [at.leaves[i][:, None] for i in self.layout.moving]
         return np.asarray(self.layout.join(moving, np), np.float64)
 
-    def _ask(self, at: "Base", offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Answers [c, k, u, p] at moved inputs, and where the numbers went [c, k, u, m]."""
+    def _placed(self, at: "Base", offsets: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Inputs after offsets [c, k, u, m], and where the numbers went, as the offsets."""
         moved = [leaf[:, None] for leaf in at.leaves]
         parts = self.layout.split(offsets)
         for position, part in zip(self.layout.moving, parts, strict=True):
             moved[position] = moved[position] + part.astype(moved[position].dtype)
-        answers = self.call.in_full(*moved)
-        flat = [
-            np.asarray(answers[i], np.float64).reshape((*offsets.shape[:3], -1))
-            for i in self.floating
-        ]
         went = self.layout.join([moved[i] for i in self.layout.moving], np)
-        return np.concatenate(flat, axis=-1), np.asarray(went, np.float64)
+        return moved, np.asarray(went, np.float64)
+
+    def _answers(self, inputs: list[np.ndarray]) -> np.ndarray:
+        """To inputs [c, k, …]: [c, k, u, p]."""
+        answers = self.call.in_full(*inputs)
+        front = (*inputs[self.layout.moving[0]].shape[:2], self.layout.num_units, -1)
+        flat = [np.asarray(answers[i], np.float64).reshape(front) for i in self.floating]
+        return np.concatenate(flat, axis=-1)
 
     def _per_product(self, moved: "Moved", at: "Base") -> np.ndarray:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
