@@ -220,7 +220,8 @@ def run_exactly(
 
     **Cost**: the programs of log₈(chunk) + 2 sizes are compiled where ``count`` is not known.
     """
-    carry = varying_like_chunks(chunks_of(1), start)
+    # Made where it is traced: what a chunk does before its loop would ask already.
+    carry = varying_like_chunks(lambda first, carry: chunks_of(1)(first, carry), start)
     left = _unbatched(count) if isinstance(count, Tracer) else int(count)
     done: jax.Array | int = 0
     for size in _sizes(chunk, most):

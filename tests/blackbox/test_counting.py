@@ -226,3 +226,21 @@ def test_devices_of_a_mesh_are_told_each():
     mesh, split = AbstractMesh((4,), ("devices",)), PartitionSpec("devices")
     fun = jax.shard_map(box, mesh=mesh, in_specs=split, out_specs=split)
     assert samples_asked(fun, jnp.ones((8, 2))) == 8
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("sizes", [(1,), (1, 3, 1)])
+def test_leaves_of_one_number_are_asked_once(sizes, name, transform):
+    # What does not depend on the index is done before the loop over indices.
+    fun, params, box = problem(*sizes)
+    estimator = ESTIMATORS[name](4)
+    told = dz.num_queries(estimator, params) * BATCH
+    assert asked(fun, params, box, estimator, transform=transform) == told
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_an_empty_set_of_one_number_asks_the_base_alone(transform):
+    fun, params, box = problem(1, 1)
+    padding = {"leaf0": jnp.full(1, 1), "leaf1": jnp.full(1, 1)}
+    assert asked(fun, params, box, dz.cge(), padding, transform) == BATCH
