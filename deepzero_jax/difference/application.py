@@ -31,6 +31,7 @@ class Application(NamedTuple):
       sound: whether the closed form holds, by element of the only result: no operand or
         result has a stand-in there. None if that is so everywhere.
       guarded: whether the closed form may be undefined all the same.
+      inside: base values within a loop or a branch, where they are known.
     """
 
     eqn: Equation
@@ -41,6 +42,7 @@ class Application(NamedTuple):
     results: list[jax.Array]
     sound: jax.Array | None = None
     guarded: bool = False
+    inside: Any = None
 
     @property
     def params(self) -> dict[str, Any]:

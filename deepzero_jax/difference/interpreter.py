@@ -14,6 +14,7 @@ from deepzero_jax.difference.program import (
     Operand,
     Program,
     Values,
+    inside,
     last_uses,
     read,
 )
@@ -145,7 +146,8 @@ class Passing:
         operands = [read(self._values, item) for item in eqn.inputs]
         results = [self._values[number] for number in eqn.outputs]
         bases = [self._stand_in_of(item) for item in eqn.inputs]
-        at = Application(eqn, bases, results, self._delta_dtype, operands, results)
+        within = self._values.get(inside(eqn))
+        at = Application(eqn, bases, results, self._delta_dtype, operands, results, inside=within)
         moved, others = propagate_equation(at, inputs, self._signs)
         for number, delta, other in zip(eqn.outputs, moved, others, strict=True):
             if not isinstance(delta, Zero) and number in self._last_use:

@@ -23,6 +23,10 @@ CALLS = {
 }
 
 
+# Primitives that call the host for a value.
+_CALLBACKS = ("pure_callback", "io_callback")
+
+
 class Constant(NamedTuple):
     """An operand whose value is known when the program is built."""
 
@@ -31,8 +35,8 @@ class Constant(NamedTuple):
 
 # The number of a variable, or what it would stand for.
 Operand = int | Constant
-# Values by variable number.
-Values = dict[int, jax.Array]
+# Values by variable number; at ``inside(eqn)`` those within an equation, see ``base_values``.
+Values = dict[int, Any]
 
 
 class Equation(NamedTuple):
@@ -65,6 +69,24 @@ class Program(NamedTuple):
     equations: list[Equation]
     inputs: tuple[int, ...]
     outputs: tuple[Operand, ...]
+
+
+def calls_host(eqn: Any) -> bool:
+    """Whether an equation (of a program or a jaxpr), or one inside it, calls the host."""
+    if eqn.primitive.name in _CALLBACKS:
+        return True
+    found = [
+        getattr(item, "jaxpr", item)
+        for value in eqn.params.values()
+        for item in (value if isinstance(value, tuple | list) else (value,))
+        if isinstance(item, core.ClosedJaxpr | core.Jaxpr)
+    ]
+    return any(calls_host(inner) for jaxpr in found for inner in jaxpr.eqns)
+
+
+def inside(eqn: Equation) -> int:
+    """Where the values within an equation stand among those of its program."""
+    return -eqn.outputs[0] if eqn.outputs else 0
 
 
 class _Builder:

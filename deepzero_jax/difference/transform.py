@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from deepzero_jax.difference.control import results_of
 from deepzero_jax.difference.interpreter import Passing
 from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import (
     Program,
     Values,
-    apply,
+    inside,
     last_uses,
     read,
     trace,
@@ -97,9 +98,9 @@ def _evaluate_and_propagate(
     passing = Passing(program, values, None)
     passing = passing.anew(dict(zip(program.inputs, deltas, strict=True)), stand_ins)
     for place, eqn in enumerate(program.equations):
-        results = apply(eqn, [read(values, item) for item in eqn.inputs])
-        values.update(zip(eqn.outputs, results, strict=True))
+        values.update(results_of(eqn, [read(values, item) for item in eqn.inputs]))
         passing.advance(place)
+        values.pop(inside(eqn), None)
         for item in (*eqn.inputs, *eqn.outputs):
             if isinstance(item, int) and last_use.get(item, place) <= place:
                 values.pop(item, None)

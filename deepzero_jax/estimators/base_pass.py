@@ -10,11 +10,11 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.difference.control import base_values
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import (
     Program,
     Values,
-    evaluate,
     read,
     trace,
     without_dead_equations,
@@ -114,7 +114,7 @@ class Course(NamedTuple):
 def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
     """Exact differences: the loss is traced and evaluated once. **Cost**: one query."""
     program, out_tree = trace(lambda *flat: at.value_and_aux(flat), *at.leaves)
-    values = evaluate(program, at.leaves)
+    values = base_values(program, at.leaves)
     value, aux = out_tree.unflatten([jnp.asarray(read(values, o)) for o in program.outputs])
     to_loss = without_dead_equations(program, program.outputs[:1])
 

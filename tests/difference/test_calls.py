@@ -12,13 +12,13 @@ import deepzero_jax as dz
 from deepzero_jax.difference import (
     RULES,
     Channel,
+    control,
     dense,
     deregister_rule,
     evaluate,
     program,
     propagate,
     trace,
-    transform,
 )
 from deepzero_jax.difference.program import CALLS
 from deepzero_jax.difference.rules import OWN_RULES
@@ -159,7 +159,7 @@ def test_a_difference_keeps_no_value_after_its_last_use(monkeypatch):
             x = jnp.tanh(x) * 1.1 + 0.01
         return x
 
-    monkeypatch.setattr(transform, "apply", noted)
+    monkeypatch.setattr(control, "apply", noted)
     dz.difference(deep, (x,), (jnp.full_like(x, 1e-4),))
     assert len(most) >= 90
     assert max(most[10:]) <= max(most[:10])

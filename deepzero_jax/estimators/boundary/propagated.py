@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from deepzero_jax.blackbox import asks_host
 from deepzero_jax.difference import ZERO, Delta, dense, evaluate, propagate, read, trace
+from deepzero_jax.difference.control import base_values
 from deepzero_jax.difference.program import Program, Values, without_dead_equations
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
@@ -37,7 +38,7 @@ class Traced(NamedTuple):
 
     def values(self, leaves: Sequence[jax.Array]) -> Values:
         """Every value at the base."""
-        return evaluate(self.program, leaves)
+        return base_values(self.program, leaves)
 
     def outputs(self, values: Values) -> PyTree:
         """The outputs as a tree."""
