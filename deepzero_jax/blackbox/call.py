@@ -12,6 +12,7 @@ from jax.core import Tracer
 from deepzero_jax.blackbox.errors import BlackBoxError, box_errors
 from deepzero_jax.pages import see
 from deepzero_jax.types import PyTree
+from deepzero_jax.varying import from_host
 
 if TYPE_CHECKING:
     from deepzero_jax.blackbox.box import BlackBox
@@ -74,7 +75,8 @@ class HostCall:
 
     def asked(self, *leaves: jax.Array) -> list[jax.Array]:
         """The results for input leaves, by a callback; differentiating raises JAX's own error."""
-        return jax.pure_callback(self, self.results(), *leaves, vmap_method="expand_dims")
+        found = jax.pure_callback(self, self.results(), *leaves, vmap_method="expand_dims")
+        return from_host(found, leaves)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers to samples under any number of leading axes."""

@@ -1,6 +1,7 @@
 """Rules that move values about: linear, so the delta takes the same way; channels stay channels."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from deepzero_jax.difference.values import (
     moved_value,
     take,
 )
+from deepzero_jax.varying import vary, varying
 
 
 @rule("reshape", takes="channel", moving=(0,))
@@ -71,6 +73,15 @@ def transpose(at: Application, delta: Channel) -> Channel | None:
     axis = order.index(delta.axis)
     rest = [a if a < delta.axis else a - 1 for a in order if a != delta.axis]
     return Channel(lax.transpose(delta.array, rest), axis, delta.index)
+
+
+@rule("pvary")
+def pvary(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """A difference may vary over the axes of a mesh already, where its base does not."""
+    axes, (delta,) = varying(at.outputs[0]), deltas
+    if isinstance(delta, Channel):
+        return [replace(delta, array=vary(delta.array, axes))]
+    return [vary(dense(delta, at.bases[0]), axes)]
 
 
 @rule("slice", takes="channel", moving=(0,))

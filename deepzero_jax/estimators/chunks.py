@@ -16,8 +16,9 @@ from jax.typing import DTypeLike
 from deepzero_jax.coordinates import valid_length
 from deepzero_jax.cost import live_bytes, memory_budget
 from deepzero_jax.difference.program import Hoisted
-from deepzero_jax.estimators.manual_axes import manual_axes, varying_like
+from deepzero_jax.estimators.manual_axes import manual_axes
 from deepzero_jax.types import Array, PyTree
+from deepzero_jax.varying import varying_like
 
 BatchSize = int | str
 Carry = TypeVar("Carry", bound=PyTree)

@@ -15,7 +15,6 @@ from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_si
 from deepzero_jax.estimators.contract import CoordinateEstimator
 from deepzero_jax.estimators.leaf_loops import LeafLoop, OneLeaf, joined_loops
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.manual_axes import varying_axes, varying_like
 from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.estimators.pass_joined import JoinedPasses
 from deepzero_jax.estimators.pass_suffix import suffix_passes
@@ -24,6 +23,7 @@ from deepzero_jax.estimators.passes import Passes, WayOfPassing
 from deepzero_jax.estimators.probing import Probe, chosen_step
 from deepzero_jax.estimators.smoothing import Smoothing
 from deepzero_jax.types import Array, Params, PyTree
+from deepzero_jax.varying import varying_axes, varying_like
 
 Reuse = Literal["difference", "none", "split"]
 

@@ -23,6 +23,7 @@ from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Moved, is_float
 from deepzero_jax.estimators.smoothing import along_the_step
+from deepzero_jax.varying import from_host
 
 logger = logging.getLogger("deepzero_jax")
 # Boxes of which it has been said that steps do not move their inputs.
@@ -147,5 +148,6 @@ def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[De
         *at.outputs,
         vmap_method="expand_dims",
     )
+    found = from_host(found, [*at.bases, *moves, *at.outputs])
     results = [f if is_float(f) else Moved(f) for f in found]
     return [*results, *([ZERO] * (len(at.outputs) - len(outputs)))]

@@ -11,7 +11,8 @@ from jax import lax
 from jax.extend import core
 
 from deepzero_jax.estimators.loss import Loss
-from deepzero_jax.types import Array, Key, Params, PyTree
+from deepzero_jax.types import Key, Params, PyTree
+from deepzero_jax.varying import vary, varying
 
 _SILENT = {"axis_index", "pvary", "pcast"}  # they name an axis and send nothing over it
 
@@ -40,17 +41,17 @@ def params_on_device(
     call = lambda p, arrays: loss.scalar(loss.with_arrays(arrays).output(p))
     closed, value = jax.make_jaxpr(call, return_shape=True)(params, loss.arrays())
     communicating = set(_communicating_axes(closed.jaxpr))
-    own = _varying(value)
+    own = varying(value)
     for name, tree in {"params": params, "coordinates": coordinates, "key": key}.items():
-        differing = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
+        differing = frozenset().union(*map(varying, jax.tree.leaves(tree)))
         for axis in communicating & set(axes):
             _check_axis(axis, name, differing)
         own |= differing
-    return jax.tree.map(lambda leaf: _vary(leaf, own), params)
+    return jax.tree.map(lambda leaf: vary(leaf, own), params)
 
 
 def _check_axis(axis: str, name: str, differing: frozenset[str]) -> None:
-    if axis not in _varying(lax.axis_index(axis)):
+    if axis not in varying(lax.axis_index(axis)):
         raise ValueError(
             f"the loss communicates over the mesh axis {axis!r} inside "
             "shard_map(check_vma=False), where nothing says whether params are the same "
@@ -63,33 +64,6 @@ def _check_axis(axis: str, name: str, differing: frozenset[str]) -> None:
             f"shard_map the whole {name} (in_specs=PartitionSpec()); dz.sharded spreads "
             "the work over devices"
         )
-
-
-def _vary(array: Array, axes: frozenset[str]) -> Array:
-    more = tuple(sorted(axes - _varying(array)))
-    return lax.pcast(array, more, to="varying") if more else array
-
-
-def varying_like(array: PyTree, result: PyTree) -> PyTree:
-    """``array``, marked as varying over the mesh axes over which ``result`` varies.
-
-    Args:
-      array: pytree of arrays, the start of a loop.
-      result: pytree of arrays or their shapes, what an iteration makes of it.
-    """
-    return jax.tree.map(lambda start, stop: _vary(start, _varying(stop)), array, result)
-
-
-def varying_axes(tree: PyTree) -> frozenset[str]:
-    """Mesh axes over which any leaf of a tree is known to vary."""
-    return frozenset().union(*map(_varying, jax.tree.leaves(tree)))
-
-
-def _varying(value: Array | jax.ShapeDtypeStruct) -> frozenset[str]:
-    aval = value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
-    kind = getattr(aval, "manual_axis_type", None)
-    found = getattr(aval, "vma", None) if kind is None else kind.varying
-    return frozenset(found or ())
 
 
 def _communicating_axes(jaxpr: core.Jaxpr) -> Iterator[str]:

@@ -98,3 +98,35 @@ def test_devices_have_problems_of_their_own_and_shards_of_one_are_refused():
             assert near(outcomes["data"], [2.5], 0.02), case
         else:
             assert "check_vma" in outcomes["data"], case
+
+
+BOXES = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, PartitionSpec as P
+import deepzero_jax as dz
+
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+x, key = jnp.linspace(0, 1, 24).reshape(8, 3), jax.random.key(0)
+box = dz.black_box(lambda x: np.sin(x).sum(1), (), dtype="float64")
+exact = dz.cge(smoothing=1e-4, central=True)
+
+def mapped(fun, out_specs):
+    return jax.jit(jax.shard_map(fun, mesh=mesh, in_specs=(P(), P("d")), out_specs=out_specs))
+
+found = {}
+for name, options in {"cge": {}, "colours": {"structure": np.ones((1, 3), bool)}}.items():
+    f = dz.differentiable(box, exact, **options)
+    whole = mapped(lambda w, x: jax.lax.psum(jnp.sum(f(w * x, key=key)), "d"), P())
+    found[name] = (jax.grad(lambda x: whole(jnp.ones(3), x))(x) / jnp.cos(x)).tolist()
+loss = lambda w, x: jnp.mean(box(w * x))
+each = mapped(lambda w, x: dz.value_and_grad(loss, exact)(w, x)[1][None], P("d"))(jnp.ones(3), x)
+wanted = jnp.mean(x * jnp.cos(x), axis=0)
+found["parameters"] = (jnp.mean(each, axis=0) / wanted).tolist()
+print(json.dumps(found))
+"""
+
+
+def test_answers_of_a_box_vary_as_their_inputs_do():
+    for name, ratios in on_devices(2, BOXES).items():
+        np.testing.assert_allclose(ratios, np.ones_like(ratios), rtol=1e-4, err_msg=name)

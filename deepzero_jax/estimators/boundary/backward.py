@@ -15,9 +15,9 @@ from deepzero_jax.estimators.boundary.host import HostSlopes
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Combined, Moves
 from deepzero_jax.estimators.boundary.propagated import Propagated, Traced
-from deepzero_jax.estimators.manual_axes import varying_like
 from deepzero_jax.estimators.smoothing import check_resolution, leaf_steps
 from deepzero_jax.types import Key, PyTree
+from deepzero_jax.varying import varying_like
 
 if TYPE_CHECKING:
     from deepzero_jax.estimators.boundary.function import Differentiable

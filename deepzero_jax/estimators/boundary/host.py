@@ -18,6 +18,7 @@ from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
 from deepzero_jax.estimators.smoothing import along_the_step
+from deepzero_jax.varying import from_host
 
 # Bytes that moved inputs and their answers may take on the host at a time.
 _MEMORY = 2**27
@@ -70,7 +71,7 @@ class HostSlopes:
         """[u, k], or [u, m] of coloured moves; jit-able, one callback."""
         count = self.layout.size if isinstance(self.moves, Colours) else self.moves.num_calls
         shape = jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.dtype)
-        return jax.pure_callback(self, shape, start, vmap_method="expand_dims")
+        return from_host(jax.pure_callback(self, shape, start, vmap_method="expand_dims"), start)
 
     def __call__(self, start: Start) -> np.ndarray:
         """The slopes of any number of copies, whose axes ``vmap`` put in front."""

@@ -1,0 +1,41 @@
+"""Over which axes of a mesh values vary, inside ``jax.shard_map``."""
+
+import jax
+from jax import lax
+
+from deepzero_jax.types import Array, PyTree
+
+
+def vary(array: Array, axes: frozenset[str]) -> Array:
+    """An array, marked as varying over some axes besides its own."""
+    more = tuple(sorted(axes - varying(array)))
+    return lax.pcast(array, more, to="varying") if more else array
+
+
+def varying_like(array: PyTree, result: PyTree) -> PyTree:
+    """``array``, marked as varying over the mesh axes over which ``result`` varies.
+
+    Args:
+      array: pytree of arrays, the start of a loop.
+      result: pytree of arrays or their shapes, what an iteration makes of it.
+    """
+    return jax.tree.map(lambda start, stop: vary(start, varying(stop)), array, result)
+
+
+def varying_axes(tree: PyTree) -> frozenset[str]:
+    """Mesh axes over which any leaf of a tree is known to vary."""
+    return frozenset().union(*map(varying, jax.tree.leaves(tree)))
+
+
+def varying(value: Array | jax.ShapeDtypeStruct) -> frozenset[str]:
+    """Mesh axes over which a value is known to vary."""
+    aval = value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
+    kind = getattr(aval, "manual_axis_type", None)
+    found = getattr(aval, "vma", None) if kind is None else kind.varying
+    return frozenset(found or ())
+
+
+def from_host(answers: PyTree, operands: PyTree) -> PyTree:
+    """What a callback answered, marked as varying where its operands do: it does not say so."""
+    axes = varying_axes(operands)
+    return jax.tree.map(lambda answer: vary(answer, axes), answers)
