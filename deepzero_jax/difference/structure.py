@@ -81,7 +81,7 @@ def pvary(at: Application, deltas: list[Delta]) -> list[Delta]:
     axes, (delta,) = varying(at.outputs[0]), deltas
     if isinstance(delta, Channel):
         return [replace(delta, array=vary(delta.array, axes))]
-    return [vary(dense(delta, at.bases[0]), axes)]
+    return [jnp.asarray(vary(dense(delta, at.bases[0]), axes))]
 
 
 @rule("slice", takes="channel", moving=(0,))

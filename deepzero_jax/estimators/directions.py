@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.difference.precision import wide
 from deepzero_jax.types import Key, Params, PyTree
 
 Distribution = Literal["normal", "sphere", "tensor_sphere", "rademacher"]
@@ -47,6 +48,7 @@ def draw_direction(
 
 
 def _unit(vectors: Sequence[jax.Array]) -> list[jax.Array]:
-    squared = jnp.asarray(sum(jnp.sum(jnp.square(u)) for u in vectors))
+    # In float32: a sum of many squares is beyond float16.
+    squared = jnp.asarray(sum(jnp.sum(jnp.square(wide(u))) for u in vectors))
     norm = jnp.sqrt(jnp.where(squared == 0, 1.0, squared))
     return [(u / norm).astype(u.dtype) for u in vectors]

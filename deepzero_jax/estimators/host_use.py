@@ -36,6 +36,12 @@ def slopes_dropped() -> int:
     return _dropped.count
 
 
+def tell_dropped(count: np.ndarray) -> None:
+    """Adds to ``slopes_dropped``, from the host."""
+    if count:
+        _dropped.add(count)
+
+
 class HostUse(NamedTuple):
     """What a loss asks of the host, and what that means for its estimates.
 

@@ -1,5 +1,6 @@
 """How far one gradient is from another."""
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.coordinates import check_coordinates
+from deepzero_jax.difference.precision import wide
 from deepzero_jax.types import PyTree
 
 
@@ -65,10 +67,25 @@ def gradient_quality(
             )
             for pair, indices in zip(pairs, chosen, strict=True)
         ]
-    product = sum(jnp.vdot(first, second) for first, second in pairs)
-    norm = lambda leaves: jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
-    lengths = norm([first for first, _ in pairs]), norm([second for _, second in pairs])
-    error = norm([first - second for first, second in pairs])
-    both = lengths[0] * lengths[1]
+    pairs = [(wide(jnp.asarray(a)), wide(jnp.asarray(b))) for a, b in pairs]
+    sides = [[pair[i] for pair in pairs] for i in range(2)]
+    # Each in units of its largest number: squares might be beyond what float32 holds.
+    units = [_largest(side) for side in sides]
+    scaled = [[leaf / unit for leaf in side] for side, unit in zip(sides, units, strict=True)]
+    product = sum(jnp.vdot(first, second) for first, second in zip(*scaled, strict=True))
+    both = _norm(scaled[0]) * _norm(scaled[1])
     cosine = jnp.where(both > 0, product / jnp.where(both > 0, both, 1), 0.0)
-    return GradientQuality(cosine, error / lengths[1])
+    unit = jnp.maximum(*units)
+    error = _norm([first / unit - second / unit for first, second in pairs])
+    return GradientQuality(cosine, error / (_norm(scaled[1]) * (units[1] / unit)))
+
+
+def _norm(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
+
+
+def _largest(leaves: list[jax.Array]) -> jax.Array:
+    """The largest number by size, 1 where all are zero."""
+    tops = [jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]
+    top = reduce(jnp.maximum, tops, jnp.zeros(()))
+    return jnp.where(top > 0, top, 1)

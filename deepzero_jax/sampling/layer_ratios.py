@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.coordinates import check_ratios, kept_per_leaf, sample_coordinates
+from deepzero_jax.coordinates import check_ratios, kept_per_leaf, leaf_paths, sample_coordinates
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PerLeaf
 
@@ -20,7 +20,8 @@ def layer_ratio_sampler(
         kept whole.
       interval: steps between draws, at least 1.
       unbiased: divide the estimates of a leaf by the fraction that is perturbed, so that
-        their mean over draws is the dense gradient; the paper does not.
+        their mean over draws is the dense gradient; every leaf then keeps a coordinate at
+        least. The paper does not.
 
     Raises:
       ValueError: ratios of another model, or an interval below 1.
@@ -33,8 +34,11 @@ def layer_ratio_sampler(
     leaves, treedef = jax.tree.flatten(params)
     scales = None
     if unbiased:
-        kept = kept_per_leaf(params, ratios).values()
-        factors = [np.size(leaf) / max(count, 1) for leaf, count in zip(leaves, kept, strict=True)]
+        sizes = {p: np.size(leaf) for p, leaf in zip(leaf_paths(params), leaves, strict=True)}
+        # Of a leaf that keeps nothing no mean is the gradient.
+        ratios = {path: min(ratio, 1 - 1 / max(sizes[path], 1)) for path, ratio in ratios.items()}
+        kept = kept_per_leaf(params, ratios)
+        factors = [size / max(kept[path], 1) for path, size in sizes.items()]
         scales = treedef.unflatten([jnp.float32(factor) for factor in factors])
 
     def sample(state: jax.Array, step: jax.Array) -> Selection:

@@ -1,6 +1,7 @@
 """Sampling that weighs what a coordinate costs against what it tells."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -87,6 +88,11 @@ class _PriceAware:
                 raise ValueError(
                     f"{name} and params must have the same leaves; they differ at {odd}"
                 )
+            for path, value in (values or {}).items():
+                if not 0 <= value < math.inf:
+                    raise ValueError(
+                        f"{name}[{path!r}] must be a finite number of at least 0, got {value}"
+                    )
         if not self.budget > 0:
             raise ValueError(f"budget must be positive, got {self.budget}")
         if self.costs and self.budget < min(self.costs.values()):

@@ -3,11 +3,27 @@
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
 from deepzero_jax.training.folder import Json, free_name, write_text
 from deepzero_jax.types import Log
+
+# What a line of the metrics tells besides those of a task.
+RECORDED = frozenset(
+    {"step", "epoch", "loss", "finite", "learning_rate", "seconds"}
+    | {"num_queries", "num_coordinates", "num_dropped", "box_samples"}
+)
+
+
+def check_names(kind: str, names: Iterable[str]) -> None:
+    """Raises ValueError for a metric or score of a task with the name of what is recorded."""
+    if taken := sorted(RECORDED.intersection(names)):
+        raise ValueError(
+            f"the task gives a {kind} {taken[0]!r}, which every run records by that name: give it "
+            "another"
+        )
 
 
 class MetricsLog:

@@ -8,7 +8,7 @@ import jax
 from tqdm import tqdm
 
 from deepzero_jax.sharding import is_lead
-from deepzero_jax.training.metrics import MetricsLog, plot_learning_curve
+from deepzero_jax.training.metrics import MetricsLog, check_names, plot_learning_curve
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.progress import Progress
 from deepzero_jax.training.step import Metrics, TrainStep
@@ -74,6 +74,12 @@ class Recorder:
 
     def evaluation(self, done: int, scores: dict[str, float], asked: dict[str, int]) -> None:
         """Records an evaluation after ``done`` steps, and says what it found."""
+        check_names("score", scores)
+        if self._task.score not in scores:
+            raise ValueError(
+                f"evaluate gives no score {self._task.score!r}, by which the task is judged, but "
+                f"{sorted(scores)}: give it, or name another in score="
+            )
         scores = {name: float(value) for name, value in scores.items()}
         self._progress.evaluated, self._progress.scores = done, scores
         self._write(done, {**scores, **asked})

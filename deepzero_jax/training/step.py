@@ -16,6 +16,7 @@ from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
 from deepzero_jax.sampling import Sampler, Selection, Spending
 from deepzero_jax.sharding import replicate, split_batch
 from deepzero_jax.training.boxes import Boxes
+from deepzero_jax.training.metrics import check_names
 from deepzero_jax.training.task import Task
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -115,10 +116,13 @@ class TrainStep:
             "finite": _all_finite((loss, params, model_state)),
             "num_coordinates": _num_coordinates(state.params, coordinates),
         }
-        if taken := sorted(own.keys() & metrics.keys()):
-            raise ValueError(
-                f"the task gives a metric {taken[0]!r}, as every step does: give it another name"
-            )
+        check_names("metric", metrics)
+        for name, value in metrics.items():
+            if jnp.shape(value):
+                raise ValueError(
+                    f"a metric must be one number, and the task's {name!r} has shape "
+                    f"{jnp.shape(value)}: give its mean"
+                )
         return moved, {**own, **metrics}
 
     def spending(self, state: TrainState) -> dict[str, Spending] | None:

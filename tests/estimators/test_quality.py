@@ -36,3 +36,14 @@ def test_unlike_trees_are_refused():
         dz.gradient_quality({"a": jnp.zeros(2)}, {"b": jnp.zeros(2)})
     with pytest.raises(ValueError, match=r"differ in shape: \(2,\) and \(3,\)"):
         dz.gradient_quality(jnp.zeros(2), jnp.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float32", 1e-25), ("float32", 1e25), ("float16", 300)]
+)
+def test_neither_small_nor_large_numbers_are_lost(dtype, size):
+    g = jnp.array([1, 2, -1, 0.5], dtype) * jnp.asarray(size, dtype)
+    quality = dz.gradient_quality(g, g)
+    assert float(quality.cosine) == pytest.approx(1, rel=1e-6)
+    assert float(quality.relative_error) == 0
+    assert float(dz.gradient_quality(2 * g, g).relative_error) == pytest.approx(1, rel=1e-3)

@@ -115,3 +115,12 @@ def test_parameters_without_a_number(reuse, params):
     value, grads = dz.value_and_grad(fun, dz.rge(reuse=reuse))(params, key=jax.random.key(0))
     assert float(value) == 1
     assert jax.tree.structure(grads) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("distribution", ["sphere", "tensor_sphere"])
+def test_many_float16_parameters_have_a_direction_of_unit_length(distribution):
+    w = jnp.ones(70_000, jnp.float16)
+    rge = dz.rge(smoothing=1e-2, num_directions=2, distribution=distribution)
+    loss = lambda w: jnp.sum(w.astype(jnp.float32)) / 300
+    found = dz.value_and_grad(loss, rge)(w, key=jax.random.key(0))[1]
+    assert float(jnp.max(jnp.abs(found))) > 0

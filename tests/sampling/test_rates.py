@@ -157,6 +157,11 @@ def test_unbiased_layer_ratios_scale_by_the_rate():
     scaled = layer_ratio_sampler(params, {"a": 0.8}, 1, unbiased=True)
     scales = scaled.sample(scaled.init(jax.random.key(0)), 0).scales
     assert (float(scales["a"]), float(scales["b"])) == (5.0, 1.0)
+    # A leaf that kept nothing could have no unbiased estimate: it keeps one coordinate.
+    tiny = layer_ratio_sampler(params, {"a": 0.8, "b": 0.95}, 1, unbiased=True)
+    chosen = tiny.sample(tiny.init(jax.random.key(0)), 0)
+    assert len(chosen.coordinates["b"]) == 1
+    assert float(chosen.scales["b"]) == 4.0
 
 
 def test_bad_samplers_are_refused():
@@ -167,3 +172,8 @@ def test_bad_samplers_are_refused():
         price_aware_sampler(params, {"a": 1.0}, 0.0)
     with pytest.raises(ValueError, match="decay"):
         price_aware_sampler(params, {"a": 1.0}, 1.0, decay=1.0)
+    for number in (np.nan, np.inf, -1.0):
+        with pytest.raises(ValueError, match=r"costs\['a'\] must be a finite number"):
+            price_aware_sampler(params, {"a": number}, 1.0)
+        with pytest.raises(ValueError, match=r"second_moments\['a'\] must be a finite number"):
+            price_aware_sampler(params, {"a": 1.0}, 1.0, second_moments={"a": number})

@@ -298,5 +298,17 @@ def test_a_metric_of_the_name_of_what_is_recorded_is_refused(tmp_path):
 
         return task._replace(loss=loss)
 
-    with pytest.raises(ValueError, match="metric 'loss', as every step does"):
+    with pytest.raises(ValueError, match="metric 'loss', which every run records"):
         tiny_run(tmp_path, dz.cge(), num_steps=2, task_of=loss_of)
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", "learning_rate", "box_samples"])
+def test_a_score_of_the_name_of_what_is_recorded_is_refused(tmp_path, name):
+    evaluate = lambda *_: {"test_accuracy": 0.5, name: 1.0}
+    with pytest.raises(ValueError, match=f"score {name!r}, which every run records"):
+        tiny_run(tmp_path, num_steps=1, task_of=with_evaluation(evaluate))
+
+
+def test_an_evaluation_without_the_score_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="gives no score 'test_accuracy'"):
+        tiny_run(tmp_path, num_steps=1, task_of=with_evaluation(lambda *_: {"error": 0.5}))

@@ -179,11 +179,15 @@ class Backward:
         layout = moves.layout
         steps = self._steps(layout)
         drawn = moves.draw(key)
+        if not layout.num_units * layout.size:
+            return Combined(jnp.zeros((layout.num_units, layout.size), layout.wide), jnp.zeros(()))
         slopes = self._slopes(moves, Start(leaves, steps, kept, cotangents, drawn))
         known = None
         if surrogate is not None:
             known = self._known(layout, surrogate, leaves, cotangents, constants)
-        return moves.combine(slopes, drawn, layout.per_number(steps), known)  # pyright: ignore
+            known = known.astype(layout.wide)
+        per_number = jnp.asarray(layout.per_number(steps)).astype(layout.wide)
+        return moves.combine(slopes, drawn, per_number, known)
 
     def _slopes(self, moves: Moves, start: Start) -> jax.Array:
         settings = self.of.settings
@@ -213,8 +217,11 @@ class Backward:
         subtracts = self.of.settings["reuse"] == "none" if self.host is None else True
         if subtracts and not (self.host is not None and self.host.box.outputs.is_double):
             check_resolution(steps, names, dtypes)
-        if self.of.basis is not None and len({str(step) for step in steps}) > 1:
-            raise ValueError("a basis runs over all leaves: give one smoothing for all of them")
+        if self.of.basis is not None:
+            given = smoothing.values() if isinstance(smoothing, dict) else [smoothing]
+            if len({str(step) for step in given}) > 1:
+                raise ValueError("a basis runs over all leaves: give one smoothing for all of them")
+            return [jnp.asarray(step, layout.wide) for step in given] * (len(names) // len(given))
         return [jnp.asarray(step, dtype) for step, dtype in zip(steps, dtypes, strict=True)]
 
     def _known(

@@ -105,13 +105,18 @@ class Differentiable:
           cotangents: like the outputs.
           *inputs: as of a call.
           key: as of a call.
+
+        Raises:
+          ValueError: cotangents that are not like the outputs, or nothing to move.
         """
         if self.needs_key:
             assert_key(key)
         leaves, backward = self._prepared(inputs)
-        outputs, kept = backward.forward(leaves)
         moving = tuple(i for i, leaf in enumerate(leaves) if _is_floating(leaf))
-        weights = [jnp.asarray(c) for c in jax.tree.leaves(cotangents)]
+        if not moving:
+            raise ValueError("there is nothing to move: no input is of a floating-point type")
+        weights = _like(cotangents, backward.output_shapes)
+        outputs, kept = backward.forward(leaves)
         chosen = [weights[i] for i in backward.floating]
         found = backward.gradient(leaves, moving, key, kept, chosen, *backward.surrogate())
         tree = backward.treedef.unflatten(backward.placed(found, moving, leaves))
@@ -245,6 +250,19 @@ def differentiable(
     return Differentiable(
         fun, estimator, samples, structure, rows, surrogate, num_coordinates, check, record
     )
+
+
+def _like(cotangents: PyTree, outputs: PyTree) -> list[jax.Array]:
+    """The leaves of cotangents that are like outputs."""
+    found, wanted = jax.tree.leaves(cotangents), jax.tree.leaves(outputs)
+    same = jax.tree.structure(cotangents) == jax.tree.structure(outputs)
+    shapes = [np.shape(leaf) for leaf in found], [leaf.shape for leaf in wanted]
+    if not same or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"cotangents must be like the outputs, {jax.tree.structure(outputs)} of shapes "
+            f"{shapes[1]}, got {jax.tree.structure(cotangents)} of shapes {shapes[0]}"
+        )
+    return [jnp.asarray(leaf) for leaf in found]
 
 
 def _is_floating(leaf: Any) -> bool:

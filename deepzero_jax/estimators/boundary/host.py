@@ -17,6 +17,7 @@ from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widen
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
+from deepzero_jax.estimators.host_use import tell_dropped
 from deepzero_jax.estimators.smoothing import along_the_step
 from deepzero_jax.varying import from_host
 
@@ -70,7 +71,7 @@ class HostSlopes:
     def slopes(self, start: Start) -> jax.Array:
         """[u, k], or [u, m] of coloured moves; jit-able, one callback."""
         count = self.layout.size if isinstance(self.moves, Colours) else self.moves.num_calls
-        shape = jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.dtype)
+        shape = jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.wide)
         return from_host(jax.pure_callback(self, shape, start, vmap_method="expand_dims"), start)
 
     def __call__(self, start: Start) -> np.ndarray:
@@ -91,14 +92,16 @@ class HostSlopes:
             else:
                 products = np.einsum("cukp,cup->cuk", moved.difference, at.cotangents)
                 lost = at.lost(moved.difference).any(axis=-1)
+                tell_dropped(lost.sum())
                 found.append(np.where(lost, 0.0, products * self._per_product(moved, at)))
         if coloured is not None:
             found = [coloured.gradient]
+            tell_dropped(coloured.lost.sum())
             if self.check:
                 signs = coloured.signs[None, None, None]
                 coloured.compare(self._moved(at, signs, False).difference[:, :, 0])
         whole = np.concatenate(found, axis=-1)
-        return whole.reshape((*front, self.layout.num_units, -1)).astype(self.layout.dtype)
+        return whole.reshape((*front, self.layout.num_units, -1)).astype(self.layout.wide)
 
     def _at(self, start: Start) -> "tuple[tuple[int, ...], Base]":
         """Everything with one axis of copies in front, in the precision of the box."""
@@ -262,6 +265,7 @@ class Coloured:
         self._owners, self._at = moves.owners, at
         self.gradient = np.zeros((*at.answers.shape[:2], at.steps.shape[-1]))
         self.signs = np.where(np.random.default_rng(0).random(at.steps.shape[-1]) < 0.5, -1.0, 1.0)
+        self.lost = np.zeros(self.gradient.shape, bool)
         self._predicted = np.zeros_like(at.answers)
 
     def add(self, moved: Moved, calls: np.ndarray) -> None:
@@ -275,6 +279,7 @@ class Coloured:
             products = np.where(lost[one], 0.0, slopes * self._at.cotangents[..., reached])
             place: Any = (..., numbers)
             np.add.at(self.gradient, place, products)
+            np.logical_or.at(self.lost, place, lost[one])
             steps = self.signs[numbers] * self._at.steps[:, None, numbers]
             self._predicted[..., reached] += slopes * steps
 

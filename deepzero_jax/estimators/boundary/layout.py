@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.types import Array
 
 
@@ -59,6 +60,11 @@ class Layout:
     def dtype(self) -> np.dtype:
         """Of vectors of the moving numbers."""
         return np.dtype(jax.numpy.result_type(*(self.dtypes[i] for i in self.moving)))
+
+    @property
+    def wide(self) -> np.dtype:
+        """Of slopes and what is made of them: float16 and bfloat16 hold neither."""
+        return wide_dtype(self.dtype)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:

@@ -201,7 +201,7 @@ class Directions(Moves):
         """Directions: float [u, k, d]."""
         assert_key(key)
         keys = jax.random.split(key, (self.layout.num_units, self.count))  # pyright: ignore[reportArgumentType]
-        dtype = self.layout.dtype
+        dtype = self.layout.wide
         sizes = self.layout.sizes if self.basis is None else (self.num_coordinates,)
         zeros = [jnp.zeros(size, dtype) for size in sizes]
         one = lambda k: jnp.concatenate(draw_direction(k, zeros, None, self.distribution)[0])

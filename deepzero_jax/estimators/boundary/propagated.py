@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from deepzero_jax.blackbox import asks_host
 from deepzero_jax.difference import ZERO, Delta, dense, evaluate, propagate, read, trace
 from deepzero_jax.difference.control import base_values
+from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Program, Values, without_dead_equations
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
@@ -75,13 +76,13 @@ class Propagated(NamedTuple):
     def slopes(self, start: Start) -> jax.Array:
         """[u, k], or [u, m] of coloured moves."""
         leaves, steps, values, cotangents, drawn = start
-        step = jnp.asarray(self.layout.per_number(steps))
+        step = jnp.asarray(self.layout.per_number(steps)).astype(self.layout.wide)
         weights = self._flat(cotangents)
 
         def one(call: jax.Array) -> jax.Array:
             moved = self.moves.directions(drawn, call[None], jnp)[..., 0, :] * step
             moved = jnp.broadcast_to(moved, (self.layout.num_units, self.layout.size))
-            moved = moved.astype(self.layout.dtype)
+            moved = moved.astype(self.layout.wide)
             difference = self._difference(leaves, values, moved)
             if self.central:
                 difference -= self._difference(leaves, values, -moved)
@@ -116,12 +117,13 @@ class Propagated(NamedTuple):
                 others[position] = others[position] + part.astype(others[position].dtype)
             found = evaluate(program, others)
             new = [jnp.asarray(read(found, item)) for item in program.outputs]
-            went = self.layout.join([others[i] - leaves[i] for i in self.layout.moving])
+            went = self.layout.join([wide(others[i]) - wide(leaves[i]) for i in self.layout.moving])
             share = jnp.asarray(along_the_step([moved], [went], 1))
-            return self._flat([new[i] - bases[i] for i in self.floating]) * share[:, None]
+            difference = self._flat([wide(new[i]) - wide(bases[i]) for i in self.floating])
+            return difference * share[:, None]
         deltas: list[Delta] = [ZERO] * len(leaves)
         for position, part in zip(self.layout.moving, parts, strict=True):
-            deltas[position] = jnp.asarray(part).astype(leaves[position].dtype)
+            deltas[position] = jnp.asarray(part).astype(wide_dtype(leaves[position].dtype))
         found = propagate(program, values, deltas, self.delta_dtype)
         return self._flat([dense(found[i], bases[i]) for i in self.floating])
 

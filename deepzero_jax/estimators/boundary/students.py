@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox import HostCall
+from deepzero_jax.blackbox import BlackBoxError, HostCall
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.types import Array, Key, Params, PyTree
 
@@ -49,6 +49,7 @@ class Record:
             raise ValueError(f"capacity must be an integer of at least 1, got {capacity!r}")
         self.capacity = capacity
         self.treedef: PyTree = None
+        self._kinds: PyTree = None
         self._rows: tuple[list[np.ndarray], ...] | None = None
         self._count = 0
 
@@ -63,7 +64,13 @@ class Record:
           rows: of one call of the box.
           treedef: of the inputs, a tuple of positional arguments.
         """
-        self.treedef = treedef
+        kinds = [[(leaf.shape[1:], leaf.dtype) for leaf in leaves] for leaves in rows]
+        if self._rows is not None and (treedef, kinds) != (self.treedef, self._kinds):
+            raise BlackBoxError(
+                "a record holds rows of one function: its inputs and outputs have other shapes or "
+                "types than those before; give each function a record of its own"
+            )
+        self.treedef, self._kinds = treedef, kinds
         sound = np.ones(len(rows.inputs[0]), bool)
         for leaf in (*rows.outputs, *rows.differences):
             sound &= np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)

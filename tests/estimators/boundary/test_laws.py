@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import deepzero_jax as dz
+from deepzero_jax.estimators import slopes_dropped
 
 RNG = np.random.default_rng(0)
 MIX = RNG.normal(size=(5, 3))
@@ -236,3 +237,62 @@ def test_vmap_over_the_smoothing_moves_each_copy_by_its_own(estimator, basis):
     steps = jnp.array([0.1, 0.01])
     found = jax.vmap(slopes)(steps)
     np.testing.assert_allclose(found, jnp.stack([slopes(step) for step in steps]), rtol=1e-4)
+
+
+def half(scale, estimator, size, **options):
+    """A box of float16 inputs, and its gradient at ones."""
+    host = lambda x: scale * x.astype(np.float64).sum(1, keepdims=True)
+    f = dz.differentiable(dz.black_box(host, (1,), dtype="float64"), estimator, **options)
+    x = jnp.ones((1, size), jnp.float16)
+    loss = lambda x: jnp.sum(f(x, key=jax.random.key(0)).astype(jnp.float32))
+    return f, x, jax.grad(loss)(x)
+
+
+def test_float16_inputs_neither_underflow_nor_overflow():
+    found = half(1e-6, dz.rge(smoothing=1e-3, num_directions=500), 4)[2]
+    np.testing.assert_allclose(found, np.full((1, 4), 1e-6), rtol=0.25)
+    found = half(100, dz.cge(smoothing=1e-3), 784, num_coordinates=100)[2]
+    assert float(jnp.max(found)) == pytest.approx(784, rel=1e-3)
+    f, x, _ = half(300, dz.rge(smoothing=1e-3, num_directions=50), 4)
+    assert 0.2 < float(f.estimate(jnp.ones((1, 1)), x, key=jax.random.key(0)).spread) < 0.5
+
+
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+def test_float16_inputs_of_a_function(reuse):
+    f = dz.differentiable(
+        lambda x: jnp.sum(jnp.sin(x), axis=1), dz.cge(smoothing=2e-2, central=True, reuse=reuse)
+    )
+    x = jnp.linspace(0.1, 1, 6, dtype=jnp.float16).reshape(2, 3)
+    found = jax.grad(lambda x: jnp.sum(f(x).astype(jnp.float32)))(x)
+    tolerance = 2e-3 if reuse == "difference" else 6e-2
+    np.testing.assert_allclose(found, np.cos(x), atol=tolerance)
+
+
+def test_inputs_of_two_types_run_along_one_basis():
+    box = dz.black_box(lambda x, y: (x.astype(np.float64) + y).sum(1), (), dtype="float64")
+    f = dz.differentiable(box, dz.cge(smoothing=1e-2), basis=np.eye(6))
+    loss = lambda x, y: jnp.sum(f(x, y))
+    found = jax.grad(loss, (0, 1))(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((2, 3)))
+    for grad in found:
+        np.testing.assert_allclose(np.asarray(grad, np.float32), np.ones((2, 3)), rtol=1e-2)
+
+
+@pytest.mark.parametrize("fun", [lambda x: jnp.sum(x, axis=1), "box"], ids=["function", "box"])
+def test_an_empty_batch_has_an_empty_gradient(fun):
+    fun = dz.black_box(lambda x: x.sum(1), ()) if fun == "box" else fun
+    f = dz.differentiable(fun, dz.cge())
+    assert jax.grad(lambda x: jnp.sum(f(x)))(jnp.ones((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"structure": "elementwise"}], ids=["cge", "colours"])
+def test_slopes_that_are_dropped_are_counted(options):
+    host = lambda x: np.where((x if options else x[:, :1]) > 1.0005, np.nan, x)
+    box = dz.black_box(host, (3,), dtype="float64", on_failure="nan", retries=0)
+    f = dz.differentiable(box, dz.cge(smoothing=1e-2), **options)
+    before = slopes_dropped()
+    x = jnp.ones((2, 3)).at[:, 1:].set(0.5)
+    grads = jax.block_until_ready(jax.grad(lambda x: jnp.sum(f(x)))(x))
+    # The numbers of a colour move in one call, and its sample has no answer.
+    expected = [0, 0, 0] if options else [0, 1, 1]
+    np.testing.assert_allclose(grads, [expected] * 2, rtol=1e-4)
+    assert slopes_dropped() - before == 2 * expected.count(0)

@@ -181,6 +181,15 @@ REFUSED = {
     ),
     "goes with cge": lambda box: dz.differentiable(box, dz.rge(), structure="elementwise"),
     "check=True is of a structure": lambda box: dz.differentiable(box, dz.cge(), check=True),
+    "asks a black box once more": lambda box: dz.differentiable(
+        stencil, dz.cge(), structure="elementwise", check=True
+    ),
+    "cotangents must be like the outputs": lambda box: dz.differentiable(box, dz.cge()).estimate(
+        X.T, X
+    ),
+    "there is nothing to move": lambda box: dz.differentiable(box, dz.cge()).estimate(
+        X, X.astype(int)
+    ),
     "num_directions": lambda box: dz.differentiable(box, dz.rge(), num_coordinates=3),
     "at least 1, got 0": lambda box: dz.differentiable(box, dz.cge(), num_coordinates=0),
     "finite numbers": lambda box: dz.differentiable(box, dz.cge(), basis=np.full((2, 12), np.nan)),

@@ -44,3 +44,13 @@ def test_what_has_nothing_to_learn_from_is_refused():
         dz.Record(0)
     with pytest.raises(ValueError, match="a record is of a black box"):
         dz.differentiable(jnp.tanh, dz.cge(), record=dz.Record())
+
+
+def test_a_record_takes_rows_of_one_function():
+    record = dz.Record(8)
+    gradient = lambda box, x: jax.grad(
+        lambda x: jnp.sum(dz.differentiable(box, dz.cge(), record=record)(x))
+    )(x)
+    gradient(dz.black_box(np.sin, (2,)), jnp.ones((2, 2)))
+    with pytest.raises(dz.BlackBoxError, match="rows of one function"):
+        gradient(dz.black_box(np.sin, (1,)), jnp.ones((2, 1)))
