@@ -5,7 +5,6 @@ from deepzero_jax.blackbox.call import (
     HostCall,
     answered,
     from_two_parts,
-    held,
     widened,
     without_derivative,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "boxes_asked",
     "failure",
     "from_two_parts",
-    "held",
     "host_call",
     "http_endpoint",
     "onnx_model",

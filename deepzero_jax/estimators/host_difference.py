@@ -16,7 +16,8 @@ from weakref import WeakSet
 import jax
 import numpy as np
 
-from deepzero_jax.blackbox import HostCall, from_two_parts, held, host_call
+from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
+from deepzero_jax.blackbox.call import held
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
 from deepzero_jax.difference.precision import wide_dtype

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import deepzero_jax as dz
 from deepzero_jax.blackbox import samples_asked
@@ -225,7 +225,10 @@ def test_copies_under_vmap_are_told_as_asked(name):
 
 def test_devices_of_a_mesh_are_told_each():
     box = dz.black_box(squares, (1,))
-    mesh, split = AbstractMesh((4,), ("devices",)), PartitionSpec("devices")
+    mesh, split = (
+        AbstractMesh((4,), ("devices",), axis_types=(AxisType.Auto,)),
+        PartitionSpec("devices"),
+    )
     fun = jax.shard_map(box, mesh=mesh, in_specs=split, out_specs=split)
     assert samples_asked(fun, jnp.ones((8, 2))) == 8
 
