@@ -14,16 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-
-def _sub_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                found.append(item.jaxpr)
-            elif isinstance(item, core.Jaxpr):
-                found.append(item)
-    return found
+from deepzero_jax.jaxprs import sub_jaxprs
 
 
 def _dot_multiply_adds(eqn: Any) -> int:
@@ -57,7 +48,7 @@ def jaxpr_multiply_adds(jaxpr: core.Jaxpr) -> int:
             aval: Any = eqn.outvars[0].aval
             total += math.prod(aval.shape) if jnp.issubdtype(aval.dtype, jnp.floating) else 0
         else:
-            inner = [jaxpr_multiply_adds(sub) for sub in _sub_jaxprs(eqn.params)]
+            inner = [jaxpr_multiply_adds(sub) for sub in sub_jaxprs(eqn.params)]
             if name == "scan":
                 total += eqn.params["length"] * sum(inner)
             elif name == "cond":
@@ -128,7 +119,7 @@ def size_bytes(aval: Any) -> int:
 
 def inner_live_bytes(params: dict[str, Any]) -> int:
     """Bytes alive at the worst moment inside an equation with these parameters."""
-    return max((jaxpr_live_bytes(sub) for sub in _sub_jaxprs(params)), default=0)
+    return max((jaxpr_live_bytes(sub) for sub in sub_jaxprs(params)), default=0)
 
 
 def jaxpr_live_bytes(jaxpr: core.Jaxpr) -> int:

@@ -17,6 +17,7 @@ LEVELS = {
     "coordinates": 1,
     "cost": 1,
     "varying": 1,
+    "jaxprs": 1,
     "difference": 1,
     "split": 1,
     "sampling": 1,
@@ -34,7 +35,7 @@ LEVELS = {
 # Within level 1 everything may use these; models may be cut, and nothing else uses models or data.
 GROUND = (
     *("types", "registry", "fields", "coordinates", "pages"),
-    *("platform", "pictures", "bars", "cost", "varying"),
+    *("platform", "pictures", "bars", "cost", "varying", "jaxprs"),
 )
 BESIDE = {"models": ("split",), "sampling": (), "data": (), "blackbox": (), "sharding": ()}
 MODULES = sorted(ROOT.glob("deepzero_jax/**/*.py"))

@@ -5,15 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax.extend import core
 
+from deepzero_jax.jaxprs import CALLBACKS, calls_host, sub_jaxprs
 from deepzero_jax.types import PyTree
 
 if TYPE_CHECKING:
     from deepzero_jax.blackbox.box import BlackBox
-
-# Primitives that call the host for a value.
-_CALLBACKS = ("pure_callback", "io_callback")
 
 
 def host_call(params: dict[str, Any]) -> Any:
@@ -25,15 +22,10 @@ def host_call(params: dict[str, Any]) -> Any:
 def _callbacks(equations: Sequence[Any], repeats: int = 1) -> Iterator[tuple[Any, int]]:
     """Parameters of every callback, and how often one evaluation comes by."""
     for eqn in equations:
-        if eqn.primitive.name in _CALLBACKS:
+        if eqn.primitive.name in CALLBACKS:
             yield eqn.params, repeats
-        inside = repeats * _repeats(eqn)
-        for value in eqn.params.values():
-            for item in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(item, core.ClosedJaxpr):
-                    yield from _callbacks(item.jaxpr.eqns, inside)
-                elif isinstance(item, core.Jaxpr):
-                    yield from _callbacks(item.eqns, inside)
+        for jaxpr in sub_jaxprs(eqn.params):
+            yield from _callbacks(jaxpr.eqns, repeats * _repeats(eqn))
 
 
 def _repeats(eqn: Any) -> int:
@@ -61,7 +53,7 @@ def asks_host(equations: Sequence[Any]) -> bool:
       >>> asks_host(jax.make_jaxpr(jax.jit(box))(jnp.ones((2, 3))).eqns)
       True
     """
-    return next(_callbacks(equations), None) is not None
+    return any(map(calls_host, equations))
 
 
 def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:

@@ -1,37 +1,29 @@
 """Loops and branches: the difference runs inside them, beside the base."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.base_values import (
+    base_values,
+    fits,
+    scan_layout,
+    scan_options,
+    turns_of,
+)
 from deepzero_jax.difference.edges import subtracted
 from deepzero_jax.difference.interpreter import propagate_beside
-from deepzero_jax.difference.program import (
-    Constant,
-    Equation,
-    Program,
-    Values,
-    apply,
-    calls_host,
-    flatten_jaxpr,
-    inside,
-    read,
-)
+from deepzero_jax.difference.program import Constant, Program, Values, flatten_jaxpr, read
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import ZERO, Delta, Moved, dense, dense_or_none, is_float
-from deepzero_jax.types import PyTree
 
 # One for each of some values, None for zero or for no stand-in.
 Arrays = list[jax.Array | None]
 Pair = tuple[Arrays, Arrays]
-# Up to here the base values of all turns of a loop are kept, beyond they are computed again.
-KEPT_BYTES = 128 * 2**20
 
 
 class Beside(NamedTuple):
@@ -56,49 +48,6 @@ def _beside(at: Application, deltas: list[Delta]) -> Beside:
     pairs = zip(at.bases, at.values, strict=True)
     stand_ins = [None if base is value else base for base, value in pairs]
     return Beside(at.values, stand_ins, dense_or_none(deltas, at.bases))
-
-
-def base_values(
-    program: Program, inputs: Sequence[jax.Array], known: Values | None = None
-) -> Values:
-    """Every base value of a program, by variable number.
-
-    Of loops and branches that call the host also those inside, so that no pass of deltas calls
-    it again for them.
-
-    Args:
-      program: flat equations.
-      inputs: values of its inputs.
-      known: base values, all or some, that have been evaluated before.
-    """
-    values = dict(zip(program.inputs, inputs, strict=True)) | (known or {})
-    for eqn in program.equations:
-        if all(number in values for number in eqn.outputs) and (eqn.outputs or known):
-            continue
-        values.update(results_of(eqn, [read(values, item) for item in eqn.inputs]))
-    return values
-
-
-def results_of(eqn: Equation, operands: Sequence[jax.Array]) -> Values:
-    """The results of an equation by variable number, and as ``base_values`` what is inside."""
-    within = None
-    if eqn.primitive.name in _WITHIN and calls_host(eqn):
-        results, within = _WITHIN[eqn.primitive.name](eqn, operands)
-    else:
-        results = apply(eqn, operands)
-    found: Values = dict(zip(eqn.outputs, results, strict=True))
-    return found if within is None else {**found, inside(eqn): within}
-
-
-def _asked(program: Program, values: Values) -> Values:
-    """Of all values those that the host gave."""
-    found: Values = {}
-    for eqn in program.equations:
-        if calls_host(eqn):
-            found.update((number, values[number]) for number in eqn.outputs)
-            if inside(eqn) in values:
-                found[inside(eqn)] = values[inside(eqn)]
-    return found
 
 
 def _run(
@@ -144,24 +93,6 @@ def _probe(
     return seen[0], seen[1]
 
 
-def _scan_layout(eqn: Equation, operands: Sequence[Any], results: Sequence[Any]) -> tuple[int, int]:
-    """Numbers of constants and carries of a scan.
-
-    Read off the shapes, as the parameters that hold them differ between versions of JAX:
-    what is scanned over, or stacked, has one axis more outside the body than inside.
-    """
-    body = eqn.params["jaxpr"].jaxpr
-    num_xs = sum(
-        jnp.ndim(outside) != len(inner.aval.shape)
-        for outside, inner in zip(operands, body.invars, strict=True)
-    )
-    num_carry = sum(
-        jnp.ndim(outside) == len(inner.aval.shape)
-        for outside, inner in zip(results, body.outvars, strict=True)
-    )
-    return len(operands) - num_carry - num_xs, num_carry
-
-
 def _carried(carry: Beside, with_stand_ins: bool) -> Beside:
     """A carry of which every floating-point part may move, and may have a stand-in."""
     kept = zip(carry.values, carry.stand_ins, strict=True)
@@ -176,80 +107,11 @@ def _carried(carry: Beside, with_stand_ins: bool) -> Beside:
     return Beside(carry.values, stand_ins, deltas)
 
 
-def _turns(
-    eqn: Equation, operands: Sequence[jax.Array], layout: tuple[int, int]
-) -> tuple[list[jax.Array], Values]:
-    """Results of a scan, and every base value of every turn, stacked.
-
-    They depend on nothing that moves, so a loop over perturbations does not repeat them. Where
-    that is too much to keep, what the host gave.
-    """
-    program, (num_consts, num_carry) = flatten_jaxpr(eqn.params["jaxpr"]), layout
-    consts, last = operands[:num_consts], num_consts + num_carry
-    still, fits = dict(zip(program.inputs, consts, strict=False)), _fits(eqn, program)
-
-    def turn(carry: list[jax.Array], x: list[jax.Array]) -> tuple[list[jax.Array], PyTree]:
-        found = base_values(program, [*consts, *carry, *x])
-        after = [read(found, item) for item in program.outputs]
-        kept = found if fits else _asked(program, found)
-        kept = {number: value for number, value in kept.items() if number not in still}
-        return after[:num_carry], (after[num_carry:], kept)
-
-    start, xs = list(operands[num_consts:last]), list(operands[last:])
-    final, (stacked, turns) = lax.scan(turn, start, xs, **_scan_options(eqn))
-    return [*final, *stacked], turns
-
-
-def _fits(eqn: Equation, program: Program) -> bool:
-    """Whether the values of every turn of a scan may be kept."""
-    sizes = [size for inner in program.equations for size in inner.output_bytes]
-    return eqn.params["length"] * sum(sizes) <= KEPT_BYTES
-
-
-def _scan_options(eqn: Equation) -> dict[str, Any]:
-    return {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
-
-
-def _scan_within(eqn: Equation, operands: Sequence[jax.Array]) -> tuple[list[jax.Array], Values]:
-    shapes = jax.eval_shape(lambda *operands: apply(eqn, operands), *operands)
-    return _turns(eqn, operands, _scan_layout(eqn, operands, shapes))
-
-
-def _cond_within(
-    eqn: Equation, operands: Sequence[jax.Array]
-) -> tuple[list[jax.Array], list[Values]]:
-    """Results of a choice, and what the host gave in each branch: zeros in those not taken."""
-    programs = list(map(flatten_jaxpr, eqn.params["branches"]))
-
-    def asked(program: Program, inputs: Sequence[jax.Array]) -> tuple[list[jax.Array], Values]:
-        found = base_values(program, inputs)
-        return [read(found, item) for item in program.outputs], _asked(program, found)
-
-    index, inputs = operands[0], list(operands[1:])
-    likes = [jax.eval_shape(partial(asked, program), inputs)[1] for program in programs]
-
-    def branch(place: int) -> Callable[[list[jax.Array]], tuple[list[jax.Array], list[Values]]]:
-        def run(inputs: list[jax.Array]) -> tuple[list[jax.Array], list[Values]]:
-            results, mine = asked(programs[place], inputs)
-            zeros = lambda like: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
-            return results, [mine if i == place else zeros(o) for i, o in enumerate(likes)]
-
-        return run
-
-    return lax.switch(index, list(map(branch, range(len(programs)))), inputs)
-
-
-_WITHIN: dict[str, Callable[[Equation, Sequence[jax.Array]], tuple[list[jax.Array], Any]]] = {
-    "scan": _scan_within,
-    "cond": _cond_within,
-}
-
-
 @rule("scan", takes="body", decides=True)
 def scan(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta], list[jax.Array]]:
     """A scan over base and delta together; a carry that moves once is carried as dense."""
     program, inputs = flatten_jaxpr(at.params["jaxpr"]), _beside(at, deltas)
-    num_consts, num_carry = layout = _scan_layout(at.eqn, at.bases, at.outputs)
+    num_consts, num_carry = layout = scan_layout(at.eqn, at.bases, at.outputs)
     consts, xs = inputs.part(0, num_consts), inputs.part(num_consts + num_carry, None)
     start = inputs.part(num_consts, num_consts + num_carry)
     doubtful = any(other is not None for other in start.stand_ins)
@@ -263,8 +125,8 @@ def scan(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta
         return subtracted(at, deltas)
 
     turns = at.inside
-    if turns is None and _fits(at.eqn, program):
-        turns = _turns(at.eqn, inputs.values, layout)[1]
+    if turns is None and fits(at.eqn, program):
+        turns = turns_of(at.eqn, inputs.values, layout)[1]
     still = dict(zip(program.inputs, consts.values, strict=False))
 
     def step(carry: Beside, x: tuple[Beside, Values | None]) -> tuple[Beside, Pair]:
@@ -283,7 +145,7 @@ def scan(at: Application, deltas: list[Delta], signs: Signs) -> tuple[list[Delta
         after = Beside(outputs[:num_carry], kept, arrays[:num_carry])
         return after, (arrays[num_carry:], found[num_carry:])
 
-    final, (arrays, found) = lax.scan(step, carry, (xs, turns), **_scan_options(at.eqn))
+    final, (arrays, found) = lax.scan(step, carry, (xs, turns), **scan_options(at.eqn))
     return _results(at, [*final.deltas, *arrays], [*final.stand_ins, *found])
 
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from deepzero_jax.difference.program import Equation, evaluate, flatten_jaxpr, read
+from deepzero_jax.jaxprs import CALLBACKS
 
 _LOW = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
 # They hand their operands to code that expects the types it was written for.
-_FOREIGN = {"pure_callback", "io_callback", "ffi_call", "custom_partitioning", "call_exported"}
+_FOREIGN = {*CALLBACKS, "ffi_call", "custom_partitioning", "call_exported"}
 
 
 def is_low(value: jax.typing.ArrayLike) -> bool:

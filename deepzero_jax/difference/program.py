@@ -23,10 +23,6 @@ CALLS = {
 }
 
 
-# Primitives that call the host for a value.
-_CALLBACKS = ("pure_callback", "io_callback")
-
-
 class Constant(NamedTuple):
     """An operand whose value is known when the program is built."""
 
@@ -69,19 +65,6 @@ class Program(NamedTuple):
     equations: list[Equation]
     inputs: tuple[int, ...]
     outputs: tuple[Operand, ...]
-
-
-def calls_host(eqn: Any) -> bool:
-    """Whether an equation (of a program or a jaxpr), or one inside it, calls the host."""
-    if eqn.primitive.name in _CALLBACKS:
-        return True
-    found = [
-        getattr(item, "jaxpr", item)
-        for value in eqn.params.values()
-        for item in (value if isinstance(value, tuple | list) else (value,))
-        if isinstance(item, core.ClosedJaxpr | core.Jaxpr)
-    ]
-    return any(calls_host(inner) for jaxpr in found for inner in jaxpr.eqns)
 
 
 def inside(eqn: Equation) -> int:

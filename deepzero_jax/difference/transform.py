@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from deepzero_jax.difference.control import results_of
+from deepzero_jax.difference.base_values import results_of
 from deepzero_jax.difference.interpreter import Passing
 from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import (

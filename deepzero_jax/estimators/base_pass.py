@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import leaf_paths
-from deepzero_jax.difference.control import base_values
+from deepzero_jax.difference.base_values import base_values
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import (
     Program,

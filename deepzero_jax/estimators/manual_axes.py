@@ -11,6 +11,7 @@ from jax import lax
 from jax.extend import core
 
 from deepzero_jax.estimators.loss import Loss
+from deepzero_jax.jaxprs import sub_jaxprs
 from deepzero_jax.types import Key, Params, PyTree
 from deepzero_jax.varying import vary, varying
 
@@ -73,9 +74,5 @@ def _communicating_axes(jaxpr: core.Jaxpr) -> Iterator[str]:
                 names = eqn.params.get(parameter, ())
                 names = names if isinstance(names, tuple | list) else (names,)
                 yield from (name for name in names if isinstance(name, str))
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(inner, core.ClosedJaxpr):
-                    yield from _communicating_axes(inner.jaxpr)
-                elif isinstance(inner, core.Jaxpr):
-                    yield from _communicating_axes(inner)
+        for inner in sub_jaxprs(eqn.params):
+            yield from _communicating_axes(inner)

@@ -12,7 +12,7 @@ import deepzero_jax as dz
 from deepzero_jax.difference import (
     RULES,
     Channel,
-    control,
+    base_values,
     dense,
     deregister_rule,
     evaluate,
@@ -159,7 +159,7 @@ def test_a_difference_keeps_no_value_after_its_last_use(monkeypatch):
             x = jnp.tanh(x) * 1.1 + 0.01
         return x
 
-    monkeypatch.setattr(control, "apply", noted)
+    monkeypatch.setattr(base_values, "apply", noted)
     dz.difference(deep, (x,), (jnp.full_like(x, 1e-4),))
     assert len(most) >= 90
     assert max(most[10:]) <= max(most[:10])

@@ -57,14 +57,9 @@ class Layout:
         return self.shapes[0][0] if self.samples else 1
 
     @property
-    def dtype(self) -> np.dtype:
-        """Of vectors of the moving numbers."""
-        return np.dtype(jax.numpy.result_type(*(self.dtypes[i] for i in self.moving)))
-
-    @property
     def wide(self) -> np.dtype:
-        """Of slopes and what is made of them: float16 and bfloat16 hold neither."""
-        return wide_dtype(self.dtype)
+        """Of vectors of the moving numbers and of slopes: float16 and bfloat16 hold neither."""
+        return wide_dtype(np.dtype(jax.numpy.result_type(*(self.dtypes[i] for i in self.moving))))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from deepzero_jax.blackbox import asks_host
 from deepzero_jax.difference import ZERO, Delta, dense, evaluate, propagate, read, trace
-from deepzero_jax.difference.control import base_values
+from deepzero_jax.difference.base_values import base_values
 from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Program, Values, without_dead_equations
 from deepzero_jax.estimators.boundary.layout import Layout, Start
