@@ -21,7 +21,7 @@ from deepzero_jax.training.folder import Json, write_json
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.planning import plan
 from deepzero_jax.training.probing import Probing
-from deepzero_jax.training.progress import Progress
+from deepzero_jax.training.progress import ASKED, Progress
 from deepzero_jax.training.recording import Recorder
 from deepzero_jax.training.signals import StopRequest
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
@@ -144,8 +144,8 @@ class _Trainer:
                 self._save(state)
             return state
         self.progress.load(restored[1])
-        self.progress.load_asked(self.folder / "asked.json")
         state = self.compiled.step.place(restored[0])
+        self.progress.load_asked(self.folder / "asked.json", int(state.step))
         self.log(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
         return state
 
@@ -166,7 +166,8 @@ class _Trainer:
         try:
             with StopRequest() as stop:
                 # A box that failed while it was asked for scores is asked again.
-                self._evaluate_if_due(state, recorder)
+                if self._evaluate_if_due(state, recorder):
+                    self._save(state)
                 while int(state.step) < settings.num_steps:
                     state = self._one_step(state, recorder, stop)
                     evaluated = self._evaluate_if_due(state, recorder)
@@ -187,7 +188,7 @@ class _Trainer:
         self.checkpointer.save(int(state.step), state, progress)
         if any(progress["samples"].values()) and is_lead():
             # A step that failed has asked too, after the checkpoint that it goes on from.
-            write_json(self.folder / "asked.json", {n: progress[n] for n in ("samples", "boxes")})
+            write_json(self.folder / "asked.json", {name: progress[name] for name in ASKED})
 
     def _one_step(self, state: TrainState, recorder: Recorder, stop: StopRequest) -> TrainState:
         started, counts = time.perf_counter(), self.progress.of_host()

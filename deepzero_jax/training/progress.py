@@ -13,6 +13,10 @@ from deepzero_jax.training.folder import Json, RunFolderError, read_json
 from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.samples import Samples
 
+_EVALUATION = ("evaluated", "scores", "best")
+# What can change after the checkpoint of a step.
+ASKED = ("samples", "boxes", *_EVALUATION)
+
 
 class Progress:
     """Counters that a checkpoint holds beside the state.
@@ -73,14 +77,18 @@ class Progress:
         self.samples.load(saved.get("samples", {}))
         self._boxes.load(saved.get("boxes", ()))
 
-    def load_asked(self, path: Path) -> None:
-        """Takes over what was asked after the checkpoint, where a file says so."""
-        if path.exists():
-            asked = read_json(path)
-            now = self.samples.dump()
-            later = {name: max(now[name], asked["samples"].get(name, 0)) for name in now}
-            self.samples.load(later)
-            self._boxes.load(asked["boxes"])
+    def load_asked(self, path: Path, step: int) -> None:
+        """Takes over what was asked after the checkpoint of a step, where a file says so."""
+        if not path.exists():
+            return
+        asked = read_json(path)
+        now = self.samples.dump()
+        later = {name: max(now[name], asked["samples"].get(name, 0)) for name in now}
+        self.samples.load(later)
+        self._boxes.load(asked["boxes"])
+        # An evaluation that failed, and was caught up when the run went on.
+        if self.evaluated < asked.get("evaluated", 0) <= step:
+            self.evaluated, self.scores, self.best = (asked[name] for name in _EVALUATION)
 
     def dump(self) -> Json:
         """What a checkpoint is to hold."""

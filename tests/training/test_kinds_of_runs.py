@@ -174,3 +174,38 @@ def test_slopes_at_a_boundary_are_in_the_plan_and_in_the_budget(tmp_path):
     with pytest.raises(StepFailedError, match=f"step 3 failed: it sends {per_step:,} samples"):
         run(tmp_path / "parts", box)
     assert box.num_samples == 2 * per_step
+
+
+def test_an_evaluation_that_was_caught_up_is_not_asked_again(tmp_path):
+    failing, evaluated = [], []
+
+    def host(x):
+        if failing:
+            raise RuntimeError(failing.pop())
+        return np.sum(x**2, axis=1, keepdims=True)
+
+    box = dz.black_box(host, (1,), retries=0)
+
+    def task_of(task):
+        def evaluate(params, *_):
+            evaluated.append(failing.append("gone") if not evaluated else None)
+            return {"test_accuracy": float(jnp.sum(box(params["classifier"]["kernel"])))}
+
+        return boxed(box)(task)._replace(evaluate=evaluate)
+
+    def run():
+        # The step behind an evaluation that was caught up fails as well.
+        caught_up = lambda line: line.startswith("step 4/8") and len(evaluated) == 2
+        log = lambda line: failing.append("gone again") if caught_up(line) else None
+        return tiny_run(tmp_path, dz.cge(smoothing=1e-3), task_of=task_of, log=log)
+
+    with pytest.raises(StepFailedError, match=r"the evaluation after step 4 failed: .* gone"):
+        run()
+    with pytest.raises(StepFailedError, match=r"step 5 failed: .* gone again"):
+        run()
+    found = run()
+    scored = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "test_accuracy" in line]
+    assert [line["step"] for line in scored] == [4, 8]
+    assert len(evaluated) == 3
+    assert found["best_test_accuracy"] == max(line["test_accuracy"] for line in scored)
+    assert sum(found["box_samples"].values()) == box.num_samples
