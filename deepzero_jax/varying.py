@@ -1,7 +1,8 @@
-"""Over which axes of a mesh values vary, inside ``jax.shard_map``."""
+"""What a type says of a mesh: axes over which values vary, and those that split an array."""
 
 import jax
 from jax import lax
+from jax.sharding import AxisType, reshard
 
 from deepzero_jax.types import Array, PyTree
 
@@ -35,7 +36,8 @@ def varying(value: Array | jax.ShapeDtypeStruct) -> frozenset[str]:
     return frozenset(found or ())
 
 
-def from_host(answers: PyTree, operands: PyTree) -> PyTree:
-    """What a callback answered, marked as varying where its operands do: it does not say so."""
-    axes = varying_axes(operands)
-    return jax.tree.map(lambda answer: vary(answer, axes), answers)
+def split_like(array: jax.Array, other: jax.Array) -> jax.Array:
+    """An array, split as another one where the types of arrays say so: along explicit axes."""
+    wanted = jax.typeof(other).sharding
+    explicit = AxisType.Explicit in wanted.mesh.axis_types
+    return reshard(array, wanted) if explicit and jax.typeof(array).sharding != wanted else array

@@ -10,9 +10,9 @@ import numpy as np
 from jax.core import Tracer
 
 from deepzero_jax.blackbox.errors import BlackBoxError, box_errors
+from deepzero_jax.callbacks import call_host
 from deepzero_jax.pages import see
 from deepzero_jax.types import PyTree
-from deepzero_jax.varying import from_host
 
 if TYPE_CHECKING:
     from deepzero_jax.blackbox.box import BlackBox
@@ -75,8 +75,7 @@ class HostCall:
 
     def asked(self, *leaves: jax.Array) -> list[jax.Array]:
         """The results for input leaves, by a callback; differentiating raises JAX's own error."""
-        found = jax.pure_callback(self, self.results(), *leaves, vmap_method="expand_dims")
-        return from_host(found, leaves)
+        return call_host(self, self.results(), *leaves)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers to samples under any number of leading axes."""

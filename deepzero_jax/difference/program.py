@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, cast
 import jax
 from jax.extend import core
 
+from deepzero_jax.callbacks import bind_callback
 from deepzero_jax.cost import Operation, inner_live_bytes, most_alive, size_bytes
+from deepzero_jax.jaxprs import CALLBACKS
 from deepzero_jax.types import PyTree
 
 # Primitives that only call another jaxpr, and the parameter that holds it.
@@ -158,6 +160,8 @@ def read(values: Values, operand: Operand) -> jax.Array:
 
 def apply(eqn: Equation, operands: Iterable[jax.typing.ArrayLike]) -> list[jax.Array]:
     """Evaluates one equation."""
+    if eqn.primitive.name in CALLBACKS:
+        return bind_callback(eqn.primitive, eqn.params, list(operands))
     results = eqn.primitive.bind(*operands, **eqn.params)
     return list(results) if eqn.primitive.multiple_results else [results]
 

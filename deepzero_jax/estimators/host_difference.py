@@ -18,13 +18,13 @@ import numpy as np
 
 from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
 from deepzero_jax.blackbox.call import held
+from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
 from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Moved, is_float
 from deepzero_jax.estimators.smoothing import along_the_step
-from deepzero_jax.varying import from_host
 
 logger = logging.getLogger("deepzero_jax")
 # Boxes of which it has been said that steps do not move their inputs.
@@ -141,14 +141,12 @@ def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[De
         delta.value if isinstance(delta, Moved) else dense(delta, at.bases[i])
         for i, delta in ((i, deltas[i]) for i in moving)
     ]
-    found = jax.pure_callback(
+    found = call_host(
         _HostDifference(call, moving, dtypes),
         [jax.ShapeDtypeStruct(o.shape, d) for o, d in zip(outputs, dtypes, strict=True)],
         *at.bases,
         *moves,
         *at.outputs,
-        vmap_method="expand_dims",
     )
-    found = from_host(found, [*at.bases, *moves, *at.outputs])
     results = [f if is_float(f) else Moved(f) for f in found]
     return [*results, *([ZERO] * (len(at.outputs) - len(outputs)))]

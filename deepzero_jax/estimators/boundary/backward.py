@@ -17,7 +17,7 @@ from deepzero_jax.estimators.boundary.moves import Combined, Moves
 from deepzero_jax.estimators.boundary.propagated import Propagated, Traced
 from deepzero_jax.estimators.smoothing import check_resolution, leaf_steps
 from deepzero_jax.types import Key, PyTree
-from deepzero_jax.varying import varying_like
+from deepzero_jax.varying import split_like, varying_like
 
 if TYPE_CHECKING:
     from deepzero_jax.estimators.boundary.function import Differentiable
@@ -142,8 +142,9 @@ class Backward:
         for position, part in zip(layout.moving, parts, strict=True):
             if position in moving:
                 gradient = jnp.asarray(part).astype(self.dtypes[position])
-                # A callback does not say over which mesh axes its answers vary.
-                gradients[position] = varying_like(gradient, leaves[position])
+                # A callback does not say over which mesh axes its answers vary, or are split.
+                leaf = leaves[position]
+                gradients[position] = split_like(varying_like(gradient, leaf), leaf)
         return gradients
 
     def surrogate(self) -> tuple[Any, list[jax.Array]]:

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widened
+from deepzero_jax.callbacks import call_host
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
 from deepzero_jax.estimators.host_use import tell_dropped
 from deepzero_jax.estimators.smoothing import along_the_step
-from deepzero_jax.varying import from_host
 
 # Bytes that moved inputs and their answers may take on the host at a time.
 _MEMORY = 2**27
@@ -72,7 +72,7 @@ class HostSlopes:
         """[u, k], or [u, m] of coloured moves; jit-able, one callback."""
         count = self.layout.size if isinstance(self.moves, Colours) else self.moves.num_calls
         shape = jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.wide)
-        return from_host(jax.pure_callback(self, shape, start, vmap_method="expand_dims"), start)
+        return call_host(self, shape, start)
 
     def __call__(self, start: Start) -> np.ndarray:
         """The slopes of any number of copies, whose axes ``vmap`` put in front."""
