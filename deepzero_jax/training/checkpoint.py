@@ -168,14 +168,15 @@ class Checkpointer:
         """
         expected = _leaves(like)
         for step in sorted(self._manager.all_steps(), reverse=True):
-            saved = (self._progress_of(step) or {}).get("leaves")
+            progress = self._progress_of(step) or {}
+            saved = progress.get("leaves")
             if saved is not None and (difference := _first_difference(saved, expected)):
                 raise RunFolderError(
                     f"{self._folder} holds a run of another state ({difference}): give another "
                     "folder, or the optimiser, sampler and model that the run began with"
                 )
             try:
-                return self._restore_step(step, like)
+                return self._restore_step(step, like, progress)
             except Exception as error:  # orbax raises many kinds for a damaged file
                 reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
                 aside = self._move_aside(step)
@@ -200,22 +201,17 @@ class Checkpointer:
         except Exception:  # ``restore`` says what is wrong with it
             return None
 
-    def _restore_step(self, step: int, like: PyTree) -> tuple[PyTree, Json]:
+    def _restore_step(self, step: int, like: PyTree, progress: Json) -> tuple[PyTree, Json]:
         import orbax.checkpoint as ocp
 
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(_raw(like)))
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract),  # pyright: ignore[reportCallIssue]
-                progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
-            ),
-        )
-        progress = dict(restored["progress"])
-        if progress.pop("digest", None) != _digest(restored["state"], progress):
+        state = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+        known = {name: value for name, value in progress.items() if name != "digest"}
+        if progress.get("digest") != _digest(restored, known):
             raise ValueError("its digest does not match its content")
-        progress.pop("leaves", None)
-        return _like(like, restored["state"]), progress
+        known.pop("leaves", None)
+        return _like(like, restored), known
 
     def _move_aside(self, step: int) -> Path:
         self._manager.close()
