@@ -18,6 +18,7 @@ LEVELS = {
     "cost": 1,
     "varying": 1,
     "jaxprs": 1,
+    "callbacks": 1,
     "difference": 1,
     "split": 1,
     "sampling": 1,
@@ -35,7 +36,7 @@ LEVELS = {
 # Within level 1 everything may use these; models may be cut, and nothing else uses models or data.
 GROUND = (
     *("types", "registry", "fields", "coordinates", "pages"),
-    *("platform", "pictures", "bars", "cost", "varying", "jaxprs"),
+    *("platform", "pictures", "bars", "cost", "varying", "jaxprs", "callbacks"),
 )
 BESIDE = {"models": ("split",), "sampling": (), "data": (), "blackbox": (), "sharding": ()}
 MODULES = sorted(ROOT.glob("deepzero_jax/**/*.py"))
