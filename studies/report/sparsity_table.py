@@ -67,6 +67,7 @@ def plot_sparsity(found: list[Result], picture: Path) -> None:
                 network.paper_dense, color="tab:gray", linestyle="--", linewidth=1, label=label
             )
         axis.set_xticks(range(len(percent)), percent)
+        axis.set_xlim(-0.2, len(percent) - 0.8)
         axis.set(xlabel="sparsity, %", ylabel="test accuracy, %", title=network.title)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
