@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.core import Tracer
 from jax.extend.core import Primitive
 
 from deepzero_jax.types import Array, PyTree
@@ -23,33 +24,48 @@ def call_host(fun: Callable[..., Any], shapes: PyTree, *operands: PyTree) -> PyT
       operands: pytrees of arrays.
     """
     leaves, treedef = jax.tree.flatten(shapes)
-    return treedef.unflatten(_called(fun, tuple(leaves), operands))
-
-
-@partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _called(
-    fun: Callable[..., Any], shapes: tuple[jax.ShapeDtypeStruct, ...], operands: PyTree
-) -> list[jax.Array]:
-    found = jax.pure_callback(fun, list(shapes), *operands, vmap_method="expand_dims")
-    axes = varying_axes(operands)
-    return _on_all_devices([vary(answer, axes) for answer in found])
+    return treedef.unflatten(_on_all_devices(_called, (fun, tuple(leaves)), operands))
 
 
 def bind_callback(
     primitive: Primitive, params: Mapping[str, Any], operands: Sequence[jax.typing.ArrayLike]
 ) -> list[jax.Array]:
     """Evaluates a callback of a traced program once more."""
-    return _bound(primitive, tuple(params.items()), tuple(operands))
+    return _on_all_devices(_bound, (primitive, tuple(params.items())), tuple(operands))
 
 
-@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _called(
+    fun: Callable[..., Any], shapes: tuple[jax.ShapeDtypeStruct, ...], operands: PyTree
+) -> Sequence[Array]:
+    found = jax.pure_callback(fun, list(shapes), *operands, vmap_method="expand_dims")
+    axes = varying_axes(operands)
+    return [vary(answer, axes) for answer in found]
+
+
 def _bound(
     primitive: Primitive, params: tuple[tuple[str, Any], ...], operands: tuple[jax.Array, ...]
+) -> Sequence[Array]:
+    return primitive.bind(*operands, **dict(params))
+
+
+def _on_all_devices(
+    ask: Callable[..., Sequence[Array]], known: tuple[Any, ...], operands: PyTree
 ) -> list[jax.Array]:
-    return _on_all_devices(primitive.bind(*operands, **dict(params)))
+    """The answers of ``ask(*known, operands)``, where other programs take them.
+
+    The result of a callback lies on the first device alone; behind a barrier of the same program
+    it lies where results do.
+    """
+    if any(isinstance(operand, Tracer) for operand in jax.tree.leaves(operands)):
+        # A function of its own, as what JAX keeps of a trace would keep the black box alive.
+        return jax.jit(partial(_behind_a_barrier, ask, known), inline=True)(operands)
+    return _compiled(ask, known, operands)
 
 
-def _on_all_devices(answers: Sequence[Array]) -> list[jax.Array]:
-    # The result of a callback lies on the first device, and no other program of several devices
-    # takes it; behind a barrier of the same program it lies where results do.
-    return lax.optimization_barrier(list(answers))
+def _behind_a_barrier(
+    ask: Callable[..., Sequence[Array]], known: tuple[Any, ...], operands: PyTree
+) -> list[jax.Array]:
+    return lax.optimization_barrier(list(ask(*known, operands)))
+
+
+_compiled = jax.jit(_behind_a_barrier, static_argnums=(0, 1), inline=True)

@@ -198,20 +198,21 @@ class Checkpointer:
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(progress=progress))
             return dict(found["progress"])
-        except Exception:  # ``restore`` says what is wrong with it
+        except Exception:  # ``restore`` says that it is damaged
             return None
 
     def _restore_step(self, step: int, like: PyTree, progress: Json) -> tuple[PyTree, Json]:
         import orbax.checkpoint as ocp
 
+        if not progress:
+            raise ValueError("what lies beside its state cannot be read")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(_raw(like)))
         state = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
         restored = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
-        known = {name: value for name, value in progress.items() if name != "digest"}
-        if progress.get("digest") != _digest(restored, known):
+        if progress.pop("digest", None) != _digest(restored, progress):
             raise ValueError("its digest does not match its content")
-        known.pop("leaves", None)
-        return _like(like, restored), known
+        progress.pop("leaves", None)
+        return _like(like, restored), progress
 
     def _move_aside(self, step: int) -> Path:
         self._manager.close()

@@ -1,7 +1,9 @@
+import gc
 import os
 import subprocess
 import sys
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -172,3 +174,16 @@ print(last.sum())
         check=True,
     )
     assert float(found.stdout) == 5000 * 1024
+
+
+def test_a_box_is_freed_with_the_programs_that_ask_it():
+    def asked(program_of):
+        box = dz.black_box(lambda x: np.sum(x**2, axis=1, keepdims=True), (1,))
+        jax.block_until_ready(jax.jit(program_of(box))(jnp.ones((4, 3))))
+        return weakref.ref(box)
+
+    slopes = lambda box: jax.grad(lambda x: jnp.sum(dz.differentiable(box, dz.cge())(x)))
+    values = lambda box: lambda x: box(x)  # its own function: JAX keeps what it is given
+    found = [asked(values), asked(slopes)]
+    gc.collect()
+    assert [box() for box in found] == [None, None]
