@@ -105,10 +105,11 @@ def cells(
         for seed in seeds:
             for method in methods:
                 for sparsity in [0.0] if method == "first_order_dense" else sparsities:
-                    yield _cell(network, method, sparsity, seed, epochs)
+                    yield cell(network, method, sparsity, seed, epochs)
 
 
-def _cell(network: str, method: str, sparsity: float, seed: int, epochs: float) -> Cell:
+def cell(network: str, method: str, sparsity: float, seed: int, epochs: float) -> Cell:
+    """One run."""
     overrides = {
         "seed": seed,
         "pruning.sparsity": sparsity,
