@@ -15,7 +15,8 @@ from pathlib import Path
 
 from deepzero_jax.applications.classification import build, prepare_run, train_prepared
 from deepzero_jax.models.resnet import ResNet
-from deepzero_jax.training import InterruptedRunError, Json
+from deepzero_jax.programs import identity
+from deepzero_jax.training import InterruptedRunError, Json, RunFolder
 from studies import sparsity
 from studies.runner import Measurement, check_known, configured, learning_curve, main
 from studies.torch_slopes import torch_loss
@@ -56,17 +57,20 @@ def cells(
 
 def _train(overrides: Json, precision: str, workdir: Path) -> Json:
     """Trains a run, or goes on training it; its summary and its test accuracies by epoch."""
-    experiment = build(configured("resnet20_cifar10_paper", overrides))
+    config = configured("resnet20_cifar10_paper", overrides)
+    experiment = build(config)
     assert isinstance(experiment.model, ResNet)
-    workdir.mkdir(parents=True, exist_ok=True)
-    prepared = prepare_run(experiment, workdir)
-    loss = torch_loss(experiment.model, precision)
-    step = replace(prepared.step.step, task=experiment.task._replace(loss=loss))
-    prepared = prepared._replace(step=step.compile(prepared.state))
-    try:
-        summary = train_prepared(prepared, workdir, workdir.name)
-    except InterruptedRunError as error:
-        raise SystemExit(f"{STUDY}/{workdir.name} stopped: {error}") from error
+    with RunFolder(workdir, identity(config)) as folder:
+        # Scores and prices are those of the loss in JAX.
+        prepared = prepare_run(experiment, workdir)
+        loss = torch_loss(experiment.model, precision)
+        step = replace(prepared.step.step, task=experiment.task._replace(loss=loss))
+        prepared = prepared._replace(step=step.compile(prepared.state))
+        folder.claim()
+        try:
+            summary = train_prepared(prepared, workdir, workdir.name)
+        except InterruptedRunError as error:
+            raise SystemExit(f"{STUDY}/{workdir.name} stopped: {error}") from error
     return {**summary, "learning_curve": learning_curve(workdir / "metrics.jsonl")}
 
 

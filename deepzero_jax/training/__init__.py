@@ -47,10 +47,11 @@ from deepzero_jax.training.probing import (
 from deepzero_jax.training.processes import PeerWatch
 from deepzero_jax.training.samples import PURPOSES, Purpose, Samples
 from deepzero_jax.training.signals import exit_now, leave_at_once
-from deepzero_jax.training.stages import Stages, Trained
+from deepzero_jax.training.stages import Stages
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.task import Task
 from deepzero_jax.training.timing import coordinate_seconds, step_seconds
+from deepzero_jax.training.trained import Trained, load_trained
 
 __all__ = [
     "FORMAT",
@@ -99,6 +100,7 @@ __all__ = [
     "kept_probe",
     "learning_rate_schedule",
     "leave_at_once",
+    "load_trained",
     "make_optimizer",
     "plan",
     "read_json",

@@ -50,12 +50,18 @@ def _like(tree: PyTree, raw: PyTree) -> PyTree:
     return jax.tree.map(one, tree, raw)
 
 
+def _by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves by their paths, in order; a path says nothing of the kinds of containers."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def _leaves(tree: PyTree) -> dict[str, str]:
     """Shape and dtype of each leaf, by its path."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: tree))
-    }
+    shapes = _by_path(jax.eval_shape(lambda: tree))
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in shapes.items()}
 
 
 def _first_difference(saved: Mapping[str, str], like: Mapping[str, str]) -> str | None:
@@ -70,6 +76,10 @@ def _digest(state: PyTree, progress: Json) -> str:
     """Of all that a checkpoint holds, so that what was edited counts as damaged."""
     text = json.dumps(progress, sort_keys=True)
     return hashlib.sha256(f"{tree_digest(state)} {text}".encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]
 
 
 def _speak_alone() -> None:
@@ -99,6 +109,41 @@ class _LateReads:
         )
         if not closed:
             self._before(unraisable)
+
+
+def load_newest(folder: Path) -> Json:
+    """The newest state in a folder of checkpoints, verified; nothing there is changed.
+
+    For who does not know its structure: NumPy arrays in dictionaries and lists, where it held
+    tuples and records.
+
+    Raises:
+      RunFolderError: no checkpoint, or one that is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    _speak_alone()
+    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
+    step = None
+    try:
+        with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
+            if (step := manager.latest_step()) is None:
+                raise RunFolderError(f"{folder} holds no checkpoint")
+            parts = ocp.args.Composite(
+                state=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
+                progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
+            )
+            found = manager.restore(step, args=parts)
+        progress, state = dict(found["progress"]), found["state"]
+        digest, leaves = progress.pop("digest"), _by_path(state)
+        if digest != _digest([leaves[path] for path in progress["leaves"]], progress):
+            raise ValueError("its digest does not match its content")
+    except RunFolderError:
+        raise
+    except Exception as error:  # orbax raises many kinds for a damaged file
+        at = folder if step is None else folder / str(step)
+        raise RunFolderError(f"{at} cannot be read ({_first_line(error)})") from error
+    return state
 
 
 class Checkpointer:
@@ -178,10 +223,9 @@ class Checkpointer:
             try:
                 return self._restore_step(step, like, progress)
             except Exception as error:  # orbax raises many kinds for a damaged file
-                reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
                 aside = self._move_aside(step)
                 self._log(
-                    f"checkpoint {step} is damaged ({reason}); moved to {aside}, "
+                    f"checkpoint {step} is damaged ({_first_line(error)}); moved to {aside}, "
                     "falling back to the one before"
                 )
         return None

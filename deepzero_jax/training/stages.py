@@ -3,35 +3,21 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
 from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Sampler, dense_sampler
 from deepzero_jax.training.checkpoint import Checkpointer
-from deepzero_jax.training.folder import Json, read_json
+from deepzero_jax.training.folder import read_json
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from deepzero_jax.training.probing import Probing, find_probe
 from deepzero_jax.training.samples import SamplesFile
 from deepzero_jax.training.step import TrainStep
 from deepzero_jax.training.task import Task
-from deepzero_jax.types import Key, Log, Params, PyTree
-
-
-class Trained(NamedTuple):
-    """A finished stage.
-
-    Attributes:
-      params: parameters.
-      model_state: running statistics.
-      summary: of its run.
-    """
-
-    params: Params
-    model_state: PyTree
-    summary: Json
+from deepzero_jax.training.trained import Trained
+from deepzero_jax.types import Key, Log, Params
 
 
 class Stages:

@@ -10,6 +10,7 @@ from studies import (
     gradient_quality,
     price_aware,
     pruning,
+    recipe,
     sparsity,
     spending,
     trajectory,
@@ -22,7 +23,7 @@ from studies.report.application_tables import (
 from studies.report.committed import Result, results
 from studies.report.equal_queries_table import equal_queries_section
 from studies.report.ladder_table import cge_vs_rge_section
-from studies.report.sparsity_table import sparsity_section
+from studies.report.sparsity_table import recipe_section, sparsity_section
 from studies.report.tables import (
     gradient_quality_section,
     price_aware_section,
@@ -45,6 +46,7 @@ _SECTIONS: tuple[tuple[str, Callable[[list[Result]], str]], ...] = (
     (spending.STUDY, spending_section),
     (cge_vs_rge.STUDY, cge_vs_rge_section),
     (sparsity.STUDY, sparsity_section),
+    (recipe.STUDY, recipe_section),
     (trajectory.STUDY, trajectory_section),
     (pruning.STUDY, pruning_section),
     (gradient_quality.STUDY, gradient_quality_section),

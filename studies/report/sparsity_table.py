@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
-from studies.report.committed import Result, accuracies, by_epochs, chosen, mean_percent
+from studies import recipe, sparsity
+from studies.report.committed import Result, accuracies, by_epochs, chosen, mean_percent, results
 from studies.report.markdown import head, row
 from studies.sparsity import NETWORKS, SPARSITIES, TITLES
+from studies.torch_slopes import PRECISIONS
 
 
 def sparsity_section(found: list[Result]) -> str:
@@ -18,7 +20,7 @@ def sparsity_section(found: list[Result]) -> str:
     ]
     for name, network in NETWORKS.items():
         runs = chosen(found, network=name)
-        columns = [f"{100 * sparsity:g} %" for sparsity in SPARSITIES]
+        columns = [f"{100 * level:g} %" for level in SPARSITIES]
         lines += ["", *head(network.title, columns)]
         for method, title in TITLES.items():
             if method in network.paper:
@@ -30,6 +32,38 @@ def sparsity_section(found: list[Result]) -> str:
         lines += ["", f"Dense first-order, measured: {dense}{paper}."]
     if found:
         lines += ["", "![Accuracy against sparsity](sparsity.png)"]
+    return "\n".join(lines)
+
+
+def recipe_section(found: list[Result]) -> str:
+    """The paper's recipe at its full length beside what the paper prints."""
+    network, shorter = NETWORKS["resnet20"], results(sparsity.STUDY)
+    lines = [
+        "## The paper's recipe at its full length",
+        "",
+        "ResNet-20, first-order, 50 epochs: parameters, data, masks and optimiser as above; loss "
+        "and slopes by PyTorch, convolutions in bfloat16 (float32 where the row says so). "
+        "`python -m studies.recipe`.",
+        "",
+        *head("", ["paper", "measured", "by XLA in float32, shorter"]),
+    ]
+    for method, levels in recipe.METHODS.items():
+        for level in levels:
+            printed: object = ""
+            title = "first-order, dense"
+            if level:
+                title = f"{TITLES[method]}, {100 * level:g} %"
+                if method in network.paper:
+                    printed = network.paper[method][SPARSITIES.index(level)]
+            else:
+                printed = network.paper_dense
+            labels = {"method": method, "sparsity": level}
+            before = accuracies(chosen(shorter, network="resnet20", **labels))
+            for precision in PRECISIONS[::-1]:
+                runs = chosen(found, precision=precision, **labels)
+                if runs or precision == "bfloat16":
+                    note = "" if precision == "bfloat16" else f", {precision}"
+                    lines.append(row(f"{title}{note}", [printed, accuracies(runs), before]))
     return "\n".join(lines)
 
 

@@ -18,8 +18,13 @@ STEP = Readable(check_record_smoothing)
 
 @dataclass(frozen=True)
 class Classifier:
-    """The black box, trained first by autodiff (Adam) and written as an ONNX file."""
+    """The black box, an ONNX file: trained first by autodiff (Adam), or trained already."""
 
+    path: str | None = setting(
+        None,
+        meaning="a run folder of train.py, or an ONNX file of images [n, h, w, c] in [0, 1] → "
+        "logits; none: trained first, as the other fields say",
+    )
     model: str = setting("cnn2", OneOf(MODELS), "the network")
     width: int | None = setting(12, CHANNELS, "channels of the first stage; none: its own")
     num_epochs: float = setting(40.0, Range(above=0, at_most=1e6))

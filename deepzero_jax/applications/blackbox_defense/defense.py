@@ -18,7 +18,7 @@ class Defense(NamedTuple):
     Attributes:
       examples: images and the box's answers to them.
       box: the classifier, which can only be queried.
-      twin: the same as a white box, for ``fo_ds`` alone.
+      twin: the same as a white box, for ``fo_ds`` alone; None where nobody has one.
       denoiser: the network in front of it.
       autoencoder: of ``zo_ae_ds``.
       sigma: standard deviation of the noise, in units of the pixels.
@@ -28,7 +28,7 @@ class Defense(NamedTuple):
 
     examples: Examples
     box: Classifier
-    twin: Classifier
+    twin: Classifier | None
     denoiser: DnCNN
     autoencoder: AutoEncoder
     sigma: float

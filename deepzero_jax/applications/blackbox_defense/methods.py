@@ -198,6 +198,10 @@ def _deepzero(defense: Defense, start: Start, estimator: Estimator) -> Method:
 
 
 def _fo_ds(defense: Defense, start: Start, estimator: Estimator) -> Method:
+    if defense.twin is None:
+        raise ValueError(
+            "fo_ds takes slopes of the classifier, and there is no white-box twin of it"
+        )
     return _at_image(defense, start, answers(defense.twin), estimator)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.applications.blackbox_defense import config as fields
+from deepzero_jax.applications.blackbox_defense.box import check_box, find_box
 from deepzero_jax.applications.blackbox_defense.certification import (
     certified_accuracy,
     certify_images,
@@ -24,20 +25,18 @@ from deepzero_jax.applications.blackbox_defense.methods import (
     autoencoder_pretraining,
     denoiser_pretraining,
 )
-from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
 from deepzero_jax.applications.blackbox_defense.places import places_of
-from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
+from deepzero_jax.applications.blackbox_defense.stability import Examples
 from deepzero_jax.bars import bar, tell
 from deepzero_jax.blackbox import BlackBox, HostFunction, black_box, onnx_model
 from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
-from deepzero_jax.models import make_model, predict
 from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import Program, Run, cache_folder
 from deepzero_jax.registry import present
 from deepzero_jax.sampling import layer_ratio_sampler
-from deepzero_jax.training import Json, Stages, Task, classification_task, write_json
+from deepzero_jax.training import Json, Stages, Task, write_json
 from deepzero_jax.types import Key, Log
 
 _STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
@@ -51,34 +50,6 @@ Respond = Callable[[jax.Array], jax.Array]
 def stages_of(config: DefenseConfig, workdir: Path, log: Log = print) -> Stages:
     """The stages of a run folder."""
     return Stages(config.seed, STAGE_KEYS, workdir, config.training.checkpoint_seconds, log)
-
-
-def train_classifier(
-    config: DefenseConfig, stages: Stages, dataset: Dataset
-) -> tuple[Path, Classifier, Json]:
-    """The box: an ONNX file, its white-box twin on images in [0, 1], and its summary."""
-    chosen = config.classifier
-    model = make_model(chosen.model, dataset.num_classes, chosen.width)
-    task = classification_task(model, dataset, chosen.batch_size, chosen.augment)
-    num_steps = max(1, round(chosen.num_epochs * task.steps_per_epoch))
-    params, model_state, summary = stages.run(
-        "classifier", task, first_order(), num_steps, chosen.learning_rate
-    )
-    variables = {"params": params, **model_state}
-    mean, std = (np.asarray(values, np.float32) for values in (dataset.mean, dataset.std))
-
-    def twin(images: jax.Array) -> jax.Array:
-        return predict(model, params, model_state, (images - mean) / std)
-
-    path = stages.workdir / "classifier.onnx"
-    height, width, channels = dataset.train_images.shape[1:]
-    shape = (height, width, channels)
-    export_onnx(model, variables, shape, dataset.mean, dataset.std, path)
-    images = np.asarray(dataset.train_images[:64], np.float32) / 255
-    gap = float(np.max(np.abs(onnx_model(path)(images) - np.asarray(twin(jnp.asarray(images))))))
-    if gap > 1e-3:
-        raise ValueError(f"{path} answers otherwise than the network it was made from, by {gap:g}")
-    return path, twin, summary
 
 
 def train_defenses(
@@ -99,7 +70,7 @@ def train_defenses(
     started = time.perf_counter()
     dataset = config.data.load(cache_folder())
     stages = stages_of(config, workdir, log)
-    defense, box_summary = prepare_defense(config, stages, dataset, open_box)
+    defense, box_accuracy = prepare_defense(config, stages, dataset, open_box)
     names = config.training.methods
     log(f"\n{places_of(config, defense)}")
     start = pretrain(config, stages, defense, names)
@@ -122,7 +93,7 @@ def train_defenses(
         "abstained": {name: num_abstentions(found) for name, found in records.items()},
         "num_queries": num_queries,
         "box_samples": stages.box_samples,
-        "box_test_accuracy": box_summary["test_accuracy"],
+        "box_test_accuracy": box_accuracy,
         "num_images": len(next(iter(records.values()))),
         "sigma": certification.sigma,
         "num_samples": certification.num_samples,
@@ -148,9 +119,9 @@ def prepare_defense(
     stages: Stages,
     dataset: Dataset,
     open_box: OpenBox = onnx_model,
-) -> tuple[Defense, Json]:
-    """What all methods share, the box trained, and the summary of its training."""
-    path, twin, summary = train_classifier(config, stages, dataset)
+) -> tuple[Defense, float | None]:
+    """What all methods share, and the test accuracy of the box where it was measured."""
+    path, twin, test_accuracy = find_box(config, stages, dataset)
     host = open_box(path, num_threads=num_cores())
     box = black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
     held = config.training.held_out
@@ -168,7 +139,7 @@ def prepare_defense(
         config.training.batch_size,
         config.training.boundary_cosines,
     )
-    return defense, summary
+    return defense, test_accuracy
 
 
 def pretrain(
@@ -259,6 +230,7 @@ def _certify(
 
 
 def _train(config: DefenseConfig, run: Run) -> Json:
+    check_box(config)
     run.hold()
     run.claim()
     return train_defenses(config, run.workdir, run.log)

@@ -1,0 +1,71 @@
+"""Boxes that were trained already: by a run of train.py, or elsewhere."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepzero_jax.applications import commands
+from deepzero_jax.applications.blackbox_defense import prepare_defense, stages_of
+from deepzero_jax.applications.blackbox_defense.config import Classifier, DefenseConfig, Training
+from deepzero_jax.training import load_trained
+
+SHORT = ("--config.model.width=2", "--config.training.num_steps=2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["--config", "configs/quickstart.py", *SHORT, "--workdir", str(folder)]
+    assert commands.train(arguments) == 0
+    return folder
+
+
+def config_of(path, methods=("deepzero", "fo_ds")):
+    return DefenseConfig(classifier=Classifier(path=str(path)), training=Training(methods=methods))
+
+
+def prepared(config, workdir):
+    workdir.mkdir(exist_ok=True)
+    dataset = config.data.load(workdir)
+    return prepare_defense(config, stages_of(config, workdir, lambda line: None), dataset)
+
+
+def test_a_run_s_classifier_is_the_box_and_its_twin(trained, tmp_path):
+    config = config_of(trained)
+    (defense, accuracy), images = prepared(config, tmp_path), jnp.ones((3, 8, 8, 1)) / 2
+    assert accuracy == load_trained(trained).summary["test_accuracy"]
+    assert defense.twin is not None
+    np.testing.assert_allclose(defense.box(images), defense.twin(images), atol=1e-4)
+    assert not (tmp_path / "classifier").exists()  # nothing was trained
+
+    given = config_of(tmp_path / "classifier.onnx", ("deepzero",))
+    again, accuracy = prepared(given, tmp_path / "given")
+    assert (again.twin, accuracy) == (None, None)
+    np.testing.assert_array_equal(again.box(images), defense.box(images))
+
+
+@pytest.mark.parametrize(
+    ("path", "methods", "words"),
+    [
+        ("{}/nowhere", ("deepzero",), "neither an ONNX file .* nor the folder of a finished run"),
+        ("{}/nothing.onnx", ("deepzero",), "there is no such file"),
+        ("{}/box.onnx", ("fo_ds", "zo_ds"), "leave it out, --config.training.methods=zo_ds"),
+        ("trained", ("deepzero",), "was trained on digits, and data.name is cifar10"),
+    ],
+)
+def test_a_box_that_cannot_be_had_is_one_line_and_claims_no_folder(
+    path, methods, words, trained, tmp_path, capsys
+):
+    (tmp_path / "box.onnx").touch()
+    path = trained if path == "trained" else path.format(tmp_path)
+    arguments = [
+        *("--config", "configs/defense_cifar10.py", "--workdir", str(tmp_path / "run")),
+        f"--config.classifier.path={path}",
+        f"--config.training.methods={','.join(methods)}",
+    ]
+    assert commands.train(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(words, line)
+    assert not (tmp_path / "run").exists()
