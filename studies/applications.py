@@ -7,7 +7,11 @@ Runs of ``sol_ks`` and ``sol_ks_large`` train from three seeds themselves. ``at_
 variations of ``defense_digits``: asked at the pixels of the box's input, codes too narrow for the
 digits, next to no training, four times the queries, and the white box in DeepZero's number of
 steps. ``sol_wake_large`` is one of ``sol_wake``: a correction of 22,994 parameters, trained at the
-solver's inputs.
+solver's inputs. ``defense_cifar10`` is short, and defends the dense network of ``studies.recipe``,
+which runs first:
+
+  python -m studies.recipe --methods first_order_dense
+  python -m studies.applications --parts defense_cifar10 --seeds 0
 """
 
 from collections.abc import Iterator
@@ -33,9 +37,22 @@ _WAKE_LARGE: Json = {
     "training.num_steps": 400,
     "correction.width": 48,
 }
+# What two cores can do in an hour, in front of a box that ``studies.recipe`` has trained.
+_CIFAR10_SHORT: Json = {
+    "classifier.path": "runs/studies/recipe/resnet20-first_order_dense-0-50-0-bfloat16",
+    "denoiser.pretraining_steps": 4000,
+    "autoencoder.pretraining_steps": 3000,
+    "training.num_queries": 24_000,
+    "training.batch_size": 32,
+    "training.first_order_steps": 1000,
+    "certification.num_images": 200,
+    "certification.num_samples": 1000,
+    "certification.radii": "0,0.25,0.5",
+}
 # Part: its record, and the fields in which it differs.
 _VARIATIONS: dict[str, tuple[str, Json]] = {
     **{part: ("defense_digits", fields) for part, fields in DEFENSE_VARIATIONS.items()},
+    "defense_cifar10": ("defense_cifar10", _CIFAR10_SHORT),
     "sol_wake_large": ("sol_wake", _WAKE_LARGE),
 }
 _TRAINS_SEVERAL = ("sol_ks", "sol_ks_large")

@@ -1,5 +1,7 @@
 """The tables of the two applications."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from studies import applications, defense_gradients
@@ -16,26 +18,30 @@ def defense_section(found: list[Result]) -> str:
         "front of a ResNet-50 on ten classes of ImageNet. `python -m studies.applications "
         f"--parts {','.join(['defense_digits', *applications.DEFENSE_VARIATIONS])}`.",
     ]
-    radii = ("0", "0.25", "0.5", "0.75")
     for part in applications.DEFENSES:
         runs = [run["summary"] for run in chosen(found, part=part)]
+        radii = next(iter(runs[0]["certified_accuracy"].values())) if runs else _RADII
         lines += ["", *head(part, radii)]
+        varied = _VARIATIONS if part == "defense_digits" else {}
         for method, (title, paper) in _DEFENSES.items():
+            if varied and method in ("zo_boundary", "pretrained"):
+                continue  # a variation
             if paper:
-                lines.append(row(f"{title}, paper", paper))
+                printed = dict(zip(_RADII, paper, strict=True))
+                lines.append(row(f"{title}, paper", [printed[radius] for radius in radii]))
             lines.append(row(f"{title}, measured", _certified(runs, method, radii)))
-        if part == "defense_digits":
-            for variation, title in _VARIATIONS.items():
-                others = [run["summary"] for run in chosen(found, part=variation)]
-                method = applications.DEFENSE_VARIATIONS[variation]["training.methods"]
-                lines.append(row(f"{title}, measured", _certified(others, method, radii)))
+        for variation, title in varied.items():
+            others = [run["summary"] for run in chosen(found, part=variation)]
+            method = applications.DEFENSE_VARIATIONS[variation]["training.methods"]
+            lines.append(row(f"{title}, measured", _certified(others, method, radii)))
         for run in runs[:1]:
             queries = ", ".join(f"{name} {n:,}" for name, n in run["num_queries"].items())
             minutes = np.mean([run["wall_seconds"] for run in runs]) / 60
             lines += [
                 "",
-                f"{run['num_images']} test images. Queries of a run: {queries}. All methods of a "
-                f"seed take {minutes:.0f} min.",
+                f"{run['num_images']} test images, {run['num_samples']:,} noisy copies of each. "
+                f"The box is right on {100 * run['box_test_accuracy']:.1f} % of all test images. "
+                f"Queries of a run: {queries}. All methods of a seed take {minutes:.0f} min.",
             ]
             if part == "defense_digits":
                 lines += ["", _WHY, "", "![Certified accuracy of seed 0](defense_digits.png)"]
@@ -55,7 +61,7 @@ for a code are the paper's case; digits are neither. The order against ZO-AE-DS 
 loses more."""
 
 
-def _certified(runs: list[Result], method: str, radii: tuple[str, ...]) -> list[str]:
+def _certified(runs: list[Result], method: str, radii: Iterable[str]) -> list[str]:
     """Certified accuracy of a method by radius."""
     accuracies = [run["certified_accuracy"] for run in runs]
     return [
@@ -69,8 +75,11 @@ _DEFENSES = {
     "deepzero": ("DeepZero", (86.02, 76.61, 61.80, 43.05)),
     "zo_ae_ds": ("ZO-AE-DS", (63.60, 52.80, 43.13, 32.73)),
     "zo_ds": ("ZO-DS", None),
+    "zo_boundary": ("asked at the box's input (zo_boundary)", None),
+    "pretrained": ("the denoiser as pre-trained, no query", None),
     "none": ("no defense", None),
 }
+_RADII = ("0", "0.25", "0.5", "0.75")
 _VARIATIONS = {
     "at_boundary": "asked at the box's 64 pixels (zo_boundary)",
     "code_of_2": "ZO-AE-DS with a code of 2 numbers",

@@ -250,7 +250,7 @@ def _directions(smoothing: float, num_directions: int, chunk_size: int) -> Estim
     )
 
 
-# None: trains nothing, the bare box.
+# None: trains nothing; ``untrained`` says how it answers.
 METHODS: Registry[Training | None] = Registry(
     "method",
     {
@@ -261,8 +261,18 @@ METHODS: Registry[Training | None] = Registry(
         "none": None,
         # Behind the others, whose numbers are those of their random draws.
         "zo_boundary": Training(_zo_boundary, _at_the_boundary, at_boundary=True),
+        "pretrained": None,
     },
 )
+
+
+def untrained(name: str, defense: Defense, start: Start) -> Callable[[jax.Array], jax.Array]:
+    """How a method that trains nothing answers: "none", the bare box, or "pretrained"."""
+    if name == "none":
+        return defense.box
+    params, model_state = split_variables(start.denoiser)
+    cleaned = lambda x: denoise(defense.denoiser, params, model_state, x, train=False)[0]
+    return lambda images: defense.box(cleaned(images))
 
 
 def make_method(name: str, defense: Defense, start: Start, estimator: Estimator) -> Method:

@@ -24,6 +24,7 @@ from deepzero_jax.applications.blackbox_defense.methods import (
     Start,
     autoencoder_pretraining,
     denoiser_pretraining,
+    untrained,
 )
 from deepzero_jax.applications.blackbox_defense.places import places_of
 from deepzero_jax.applications.blackbox_defense.stability import Examples
@@ -78,7 +79,7 @@ def train_defenses(
     num_queries: dict[str, int] = {}
     for name in names:
         if METHODS[name] is None:
-            responses[name], num_queries[name] = defense.box, 0
+            responses[name], num_queries[name] = untrained(name, defense, start), 0
             continue
         responses[name], num_queries[name] = _train_method(name, config, stages, defense, start)
     certification = config.certification

@@ -6,8 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import deepzero_jax as dz
 from deepzero_jax.applications import commands
-from deepzero_jax.applications.blackbox_defense import prepare_defense, stages_of
+from deepzero_jax.applications.blackbox_defense import (
+    Start,
+    make_method,
+    prepare_defense,
+    stages_of,
+)
 from deepzero_jax.applications.blackbox_defense.config import Classifier, DefenseConfig, Training
 from deepzero_jax.training import load_trained
 
@@ -44,6 +50,12 @@ def test_a_run_s_classifier_is_the_box_and_its_twin(trained, tmp_path):
     again, accuracy = prepared(given, tmp_path / "given")
     assert (again.twin, accuracy) == (None, None)
     np.testing.assert_array_equal(again.box(images), defense.box(images))
+
+
+def test_slopes_of_a_box_without_a_twin_say_so(trained, tmp_path):
+    defense, _ = prepared(config_of(trained), tmp_path)
+    with pytest.raises(ValueError, match="no white-box twin"):
+        make_method("fo_ds", defense._replace(twin=None), Start({}), dz.first_order())
 
 
 @pytest.mark.parametrize(

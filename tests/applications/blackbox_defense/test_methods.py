@@ -16,6 +16,7 @@ from deepzero_jax.applications.blackbox_defense import (
     estimated_head,
     make_method,
 )
+from deepzero_jax.applications.blackbox_defense.methods import untrained
 from deepzero_jax.data import Dataset
 from deepzero_jax.sampling import dense_sampler
 from deepzero_jax.training import TrainStep, cross_entropy, make_optimizer
@@ -132,6 +133,14 @@ def test_an_estimated_head_hands_back_the_gradient_of_every_image(defense):
     wanted = jax.value_and_grad(lambda x: cross_entropy(defense.twin(x), labels)[0])(images)
     np.testing.assert_allclose(value, wanted[0], rtol=1e-5)
     np.testing.assert_allclose(grads, wanted[1], rtol=2e-2, atol=1e-3)
+
+
+def test_what_trains_nothing_answers_as_it_starts(defense):
+    start, images = start_of(defense), jnp.ones((2, *SHAPE)) / 3
+    np.testing.assert_array_equal(untrained("none", defense, start)(images), defense.box(images))
+    method = make_method("deepzero", defense, start, dz.cge(smoothing=1e-2))
+    expected = method.respond(*method.task.init(jax.random.key(0)), images)
+    np.testing.assert_array_equal(untrained("pretrained", defense, start)(images), expected)
 
 
 def test_the_box_is_black_and_methods_are_known(defense):
