@@ -5,7 +5,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,8 @@ def _digest(state: PyTree, progress: Json) -> str:
     return hashlib.sha256(f"{tree_digest(state)} {text}".encode()).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+def _first_line(error: Exception, length: int = 200) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:length]
 
 
 def _speak_alone() -> None:
@@ -184,6 +185,9 @@ class Checkpointer:
           step: the checkpoint's number; saving a step twice does nothing.
           state: pytree of arrays.
           progress: what JSON can hold.
+
+        Raises:
+          OSError: this one or the one before could not be written; so do ``wait`` and ``close``.
         """
         if step in self._manager.all_steps():
             return
@@ -192,13 +196,12 @@ class Checkpointer:
         progress = {**progress, "leaves": _leaves(state)}
         host_state = jax.device_get(_raw(state))
         progress = {**progress, "digest": _digest(host_state, progress)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(host_state),  # pyright: ignore[reportCallIssue]
-                progress=ocp.args.JsonSave(progress),  # pyright: ignore[reportCallIssue]
-            ),
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(host_state),  # pyright: ignore[reportCallIssue]
+            progress=ocp.args.JsonSave(progress),  # pyright: ignore[reportCallIssue]
         )
+        with self._writing():
+            self._manager.save(step, args=parts)
 
     def restore(self, like: PyTree) -> tuple[PyTree, Json] | None:
         """Restores the newest checkpoint that is whole; None when there is none.
@@ -269,9 +272,20 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Returns when every save that was started is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for saves and releases the folder."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        self.wait()
+        with self._writing():
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Orbax says with errors of many kinds that files could not be written."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            reason = _first_line(error, 1000).split(" [tensorstore_spec=")[0]
+            raise OSError(f"no checkpoint can be written to {self._folder} ({reason})") from error

@@ -82,6 +82,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, estimator):
     assert steps == list(range(1, 9))
 
 
+@pytest.mark.parametrize("do", few(["save", "wait", "close"]))
+def test_what_orbax_cannot_write_is_an_error_of_the_system(tmp_path, monkeypatch, do):
+    checkpoints = Checkpointer(tmp_path / "checkpoints", print)
+    name = "save" if do == "save" else "wait_until_finished"
+
+    def fail(*arguments, **options):
+        raise ValueError("NOT_FOUND: no such directory [tensorstore_spec='{...}']\nand so on")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, name, fail)
+        call = {
+            "save": lambda: checkpoints.save(1, {"a": np.ones(2)}, {}),
+            "wait": checkpoints.wait,
+            "close": checkpoints.close,
+        }[do]
+        with pytest.raises(OSError, match=r"written to .*checkpoints \(NOT_FOUND: .* directory\)$"):
+            call()
+    checkpoints.close()
+
+
 def truncate(path):
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
