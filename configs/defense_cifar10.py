@@ -28,6 +28,7 @@ def get_config() -> DefenseConfig:
         autoencoder=AutoEncoder(latent=192, width=48, pretraining_steps=20_000),
         training=Training(
             num_queries=2_000_000,
+            learning_rate=1e-4,
             batch_size=256,
             held_out=1000,
             first_order_steps=20_000,

@@ -37,15 +37,15 @@ _WAKE_LARGE: Json = {
     "training.num_steps": 400,
     "correction.width": 48,
 }
-# What two cores can do in an hour, in front of a box that ``studies.recipe`` has trained.
+# What two cores can do in half an hour, in front of a box that ``studies.recipe`` has trained.
 _CIFAR10_SHORT: Json = {
     "classifier.path": "runs/studies/recipe/resnet20-first_order_dense-0-50-0-bfloat16",
     "denoiser.pretraining_steps": 4000,
-    "autoencoder.pretraining_steps": 3000,
-    "training.num_queries": 24_000,
+    "training.methods": "fo_ds,deepzero,zo_ds,zo_boundary,pretrained,none",
+    "training.num_queries": 8000,
     "training.batch_size": 32,
     "training.first_order_steps": 1000,
-    "certification.num_images": 200,
+    "certification.num_images": 50,
     "certification.num_samples": 1000,
     "certification.radii": "0,0.25,0.5",
 }
