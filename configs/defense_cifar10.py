@@ -2,8 +2,10 @@
 
   python train.py --config configs/defense_cifar10.py
 
-Source: DeepZero, section 6 (arXiv 2310.02025), on ImageNet-10. Measured: not run.
-At full size this wants a GPU.
+Source: DeepZero, section 6 (arXiv 2310.02025), on ImageNet-10.
+Measured: not run at this size, which wants a GPU; a short trial is in docs/results.md.
+A box that is trained already, for all methods but fo_ds:
+--config.classifier.path=studies/boxes/resnet20_cifar10.onnx
 """
 
 from deepzero_jax.applications.blackbox_defense.config import (
