@@ -55,15 +55,15 @@ def find_box(config: DefenseConfig, stages: Stages, dataset: Dataset) -> Box:
     """The box that a record names, trained first where it names none.
 
     Raises:
-      ValueError: from ``check_box``.
+      ValueError: as of ``check_box``.
       InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
     """
-    check_box(config)
     chosen = config.classifier
     if chosen.path is None:
         model, width = chosen.model, chosen.width
         trained = _train(config, stages, dataset)
     elif _is_file(chosen.path):
+        _check_file(config, Path(chosen.path))
         return Box(Path(chosen.path), None, None)
     else:
         model, width = _network_of(config, Path(chosen.path))

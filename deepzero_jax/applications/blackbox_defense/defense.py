@@ -42,6 +42,10 @@ class Defense(NamedTuple):
         kept = (min(self.num_cosines, side) for side in sides)
         return (*kept, channels) if self.num_cosines else None
 
+    def respond(self, params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
+        """What the box answers to denoised images."""
+        return self.box(denoise(self.denoiser, params, model_state, images, train=False)[0])
+
 
 def denoise(
     denoiser: DnCNN, params: PyTree, model_state: PyTree, images: jax.Array, train: bool

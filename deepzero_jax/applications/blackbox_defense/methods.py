@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -85,7 +86,7 @@ def denoiser_pretraining(defense: Defense, key: jax.Array) -> Task:
         defense.sigma,
         lambda _: split_variables(denoiser.init(key, jnp.zeros(shape))),
         prepared_loss(prepare, restoration),
-        lambda p, s, x: defense.box(denoise(denoiser, p, s, x, train=False)[0]),
+        defense.respond,
     )
 
 
@@ -112,16 +113,15 @@ def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
 
 def _at_image(defense: Defense, start: Start, objective: Objective, estimator: Estimator) -> Method:
     run = lambda p, s, x: denoise(defense.denoiser, p, s, x, train=True)
-    respond = lambda p, s, x: defense.box(denoise(defense.denoiser, p, s, x, train=False)[0])
     task = noisy_task(
         defense.examples,
         defense.batch_size,
         defense.sigma,
         lambda _: split_variables(start.denoiser),
         prepared_loss(run, objective),
-        respond,
+        defense.respond,
     )
-    return Method(task, estimator, respond)
+    return Method(task, estimator, defense.respond)
 
 
 def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
@@ -270,9 +270,7 @@ def untrained(name: str, defense: Defense, start: Start) -> Callable[[jax.Array]
     """How a method that trains nothing answers: "none", the bare box, or "pretrained"."""
     if name == "none":
         return defense.box
-    params, model_state = split_variables(start.denoiser)
-    cleaned = lambda x: denoise(defense.denoiser, params, model_state, x, train=False)[0]
-    return lambda images: defense.box(cleaned(images))
+    return partial(defense.respond, *split_variables(start.denoiser))
 
 
 def make_method(name: str, defense: Defense, start: Start, estimator: Estimator) -> Method:
