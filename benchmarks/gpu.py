@@ -26,7 +26,7 @@ from deepzero_jax.coordinates import coordinates_per_leaf, num_coordinates
 from deepzero_jax.training import Json
 from deepzero_jax.types import PyTree
 from studies.runner import Cell, Measurement, main
-from studies.sparsity import cells
+from studies.sparsity import cell
 
 
 def flat(tree: PyTree) -> np.ndarray:
@@ -146,8 +146,8 @@ def measurements(
 
 def training(record: str = "resnet20_cifar10_paper", epochs: float = 50) -> Iterator[Cell]:
     """DeepZero at 99 %."""
-    for cell in cells(methods=("deepzero",), sparsities=(0.99,), epochs=epochs):
-        yield cell._replace(name=f"{cell.name}-{record}", config=record)
+    run = cell("resnet20", "deepzero", 0.99, 0, epochs)
+    yield run._replace(name=f"{run.name}-{record}", config=record)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,11 @@ was.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from deepzero_jax.applications.classification import build, prepare_run, train_prepared
-from deepzero_jax.models.resnet import ResNet
-from deepzero_jax.programs import identity
-from deepzero_jax.training import InterruptedRunError, Json, RunFolder
 from studies import sparsity
-from studies.runner import Measurement, check_known, configured, learning_curve, main
-from studies.torch_slopes import torch_loss
+from studies.runner import RUNS, Measurement, check_known, main
+from studies.torch_slopes import by_torch
 
 STUDY = "recipe"
 # Method: at which sparsities.
@@ -36,42 +30,23 @@ def cells(
     seeds: tuple[int, ...] = (0,),
     epochs: float = 50,
     precision: str = "bfloat16",
-    folder: str = "runs/studies/recipe",
+    runs: Path = RUNS,
 ) -> Iterator[Measurement]:
-    """The runs; ``folder`` holds their run folders.
+    """The runs, whose run folders lie in ``runs``.
 
     Raises:
-      ValueError: an unknown method.
+      ValueError: an unknown method or precision.
     """
     check_known("method", methods, METHODS)
     for seed in seeds:
         for method in methods:
             for level in METHODS[method]:
                 cell = sparsity.cell("resnet20", method, level, seed, epochs)
-                overrides = {**cell.overrides, "training.evaluation_epochs": max(1.0, epochs / 10)}
-                name = f"{cell.name}-{precision}"
-                labels = {**cell.labels, "precision": precision}
-                measure = partial(_train, overrides, precision, Path(folder) / name)
-                yield Measurement(name, labels, measure)
-
-
-def _train(overrides: Json, precision: str, workdir: Path) -> Json:
-    """Trains a run, or goes on training it; its summary and its test accuracies by epoch."""
-    config = configured("resnet20_cifar10_paper", overrides)
-    experiment = build(config)
-    assert isinstance(experiment.model, ResNet)
-    with RunFolder(workdir, identity(config)) as folder:
-        # Scores and prices are those of the loss in JAX.
-        prepared = prepare_run(experiment, workdir)
-        loss = torch_loss(experiment.model, precision)
-        step = replace(prepared.step.step, task=experiment.task._replace(loss=loss))
-        prepared = prepared._replace(step=step.compile(prepared.state))
-        folder.claim()
-        try:
-            summary = train_prepared(prepared, workdir, workdir.name)
-        except InterruptedRunError as error:
-            raise SystemExit(f"{STUDY}/{workdir.name} stopped: {error}") from error
-    return {**summary, "learning_curve": learning_curve(workdir / "metrics.jsonl")}
+                evaluation = {"training.evaluation_epochs": max(1.0, epochs / 10)}
+                cell = cell._replace(
+                    name=f"{cell.name}-{precision}", overrides={**cell.overrides, **evaluation}
+                )
+                yield by_torch(STUDY, cell, runs, precision)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 python -m studies.sparsity --methods first_order_gradient,first_order_weights --epochs 15
 python -m studies.sparsity --networks resnet8 --methods deepzero,price_aware --epochs 30
+python -m studies.sparsity --networks resnet8 --methods first_order_weights --slopes torch
 
 ``deepzero`` and ``deepzero_paper`` (smoothing 1e-4 and the paper's 5e-3) of ResNet-20 want a GPU,
 of the small ResNet-8 hours of a core; ``price_aware`` spends the price of DeepZero's masks at the
 rates that buy most gradient, and ``first_order_price_aware`` takes the slopes there from autodiff.
+``--slopes torch`` takes first-order slopes from PyTorch (``studies.torch_slopes``).
 A run that was stopped goes on where it was, so that it can be done in pieces (``--foreground``: one
 signal; a second one would end the run before it has saved):
 
@@ -13,10 +15,12 @@ signal; a second one would end the run before it has saved):
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from deepzero_jax.training import Json
-from studies.runner import Cell, check_known, length_overrides, main
+from studies.runner import RUNS, Cell, Measurement, check_known, length_overrides, main
+from studies.torch_slopes import SLOPES, by_torch
 
 STUDY = "sparsity"
 
@@ -93,19 +97,23 @@ def cells(
     sparsities: tuple[float, ...] = SPARSITIES,
     seeds: tuple[int, ...] = (0,),
     epochs: float = 50,
-) -> Iterator[Cell]:
+    slopes: str = "xla",
+    runs: Path = RUNS,
+) -> Iterator[Cell | Measurement]:
     """The runs; the dense one stands once for all sparsities.
 
     Raises:
-      ValueError: an unknown network or method.
+      ValueError: an unknown network or method, or slopes that PyTorch does not take.
     """
     check_known("network", networks, NETWORKS)
     check_known("method", methods, METHODS)
+    check_known("slopes", (slopes,), SLOPES)
     for network in networks:
         for seed in seeds:
             for method in methods:
                 for sparsity in [0.0] if method == "first_order_dense" else sparsities:
-                    yield cell(network, method, sparsity, seed, epochs)
+                    run = cell(network, method, sparsity, seed, epochs)
+                    yield by_torch(STUDY, run, runs) if slopes == "torch" else run
 
 
 def cell(network: str, method: str, sparsity: float, seed: int, epochs: float) -> Cell:

@@ -1,17 +1,21 @@
 """How to spend a price: the same multiply-adds on many images, many coordinates or many steps.
 
 python -m studies.spending --parts cnn3 --seeds 0,1,2
+python -m studies.spending --parts resnet20 --slopes torch
 
 Exact gradients stand for CGE, at coordinates drawn at price-aware rates. All runs of a part cost
 as many perturbed multiply-adds as the dense one of few images; the base pass of each step, which
-is as dear as a coordinate of the first layer, is not counted.
+is as dear as a coordinate of the first layer, is not counted. ``--slopes torch`` takes the slopes
+of a ResNet from PyTorch (``studies.torch_slopes``).
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from deepzero_jax.training import Json
-from studies.runner import Cell, check_known, main
+from studies.runner import RUNS, Cell, Measurement, check_known, main
+from studies.torch_slopes import SLOPES, by_torch
 
 STUDY = "spending"
 NUM_STEPS = 600  # where batches are compared
@@ -56,19 +60,23 @@ def cells(
     parts: tuple[str, ...] = ("cnn3",),
     ways: tuple[str, ...] = WAYS,
     seeds: tuple[int, ...] = (0, 1, 2),
-) -> Iterator[Cell]:
+    slopes: str = "xla",
+    runs: Path = RUNS,
+) -> Iterator[Cell | Measurement]:
     """The runs, seed by seed, the short ones first.
 
     Raises:
-      ValueError: an unknown part or way.
+      ValueError: an unknown part or way, or slopes that PyTorch does not take.
     """
     check_known("part", parts, PARTS)
     check_known("way", ways, WAYS)
+    check_known("slopes", (slopes,), SLOPES)
     for seed in seeds:
         for name in parts:
-            runs = {run for way in ways for run in PARTS[name].runs(way)}
-            for batch, steps in sorted(runs, key=lambda run: run[0] * run[1]):
-                yield _cell(name, batch, steps, seed)
+            spent = {run for way in ways for run in PARTS[name].runs(way)}
+            for batch, steps in sorted(spent, key=lambda run: run[0] * run[1]):
+                cell = _cell(name, batch, steps, seed)
+                yield by_torch(STUDY, cell, runs) if slopes == "torch" else cell
 
 
 def fraction(part: Part, batch: int, steps: int) -> float:

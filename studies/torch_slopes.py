@@ -3,23 +3,50 @@
 ``torch_loss`` stands in the place of the loss of a ``classification_task``: same parameters, same
 statistics, same numbers. ``jax.value_and_grad``, and with it ``dz.first_order()``, gets its slopes
 from PyTorch; data, masks, optimiser, evaluation and checkpoints stay those of the loop.
+``by_torch`` trains a cell of a study so (the ``bench`` extra).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.applications.classification import build, prepare_run, train_prepared
 from deepzero_jax.models.resnet import ResNet
-from deepzero_jax.training import Json
+from deepzero_jax.programs import identity
+from deepzero_jax.training import InterruptedRunError, Json, RunFolder
 from deepzero_jax.types import Array, Params, PyTree
+from studies.runner import Cell, Measurement, configured, learning_curve
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
 
 PRECISIONS = ("float32", "bfloat16")
+SLOPES = ("xla", "torch")  # who takes the slopes of a study's cells
+
+
+def by_torch(study: str, cell: Cell, runs: Path, precision: str = "float32") -> Measurement:
+    """A first-order cell of a ResNet, trained with slopes by PyTorch.
+
+    Its run folder lies in ``runs / study``; a run that was stopped goes on where it was.
+
+    Raises:
+      ValueError: the cell is of another estimator or network, or the precision is unknown.
+    """
+    _check_precision(precision)
+    config = configured(cell.config, cell.overrides)
+    if config.estimator.name != "first_order" or not config.model.name.startswith("resnet"):
+        raise ValueError(
+            f"{cell.name}: PyTorch takes first-order slopes of a ResNet alone; leave --slopes out"
+        )
+    labels = {**cell.labels, "precision": precision}
+    measure = partial(_train, cell, precision, runs / study / cell.name)
+    return Measurement(cell.name, labels, measure)
 
 
 def torch_loss(
@@ -31,8 +58,7 @@ def torch_loss(
       model: the network.
       precision: of the convolutions, "float32" or "bfloat16"; all else is float32.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r} (known: {', '.join(PRECISIONS)})")
+    _check_precision(precision)
 
     def ask(params: Params, state: PyTree, images: jax.Array, labels: jax.Array) -> PyTree:
         number = jax.ShapeDtypeStruct((), jnp.float32)
@@ -57,6 +83,30 @@ def torch_loss(
 
     loss.defvjp(forward, backward)
     return loss
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r} (known: {', '.join(PRECISIONS)})")
+
+
+def _train(cell: Cell, precision: str, workdir: Path) -> Json:
+    """Trains a run, or goes on training it; its summary and its test accuracies by epoch."""
+    config = configured(cell.config, cell.overrides)
+    experiment = build(config)
+    assert isinstance(experiment.model, ResNet)
+    with RunFolder(workdir, identity(config)) as folder:
+        # Scores and prices are those of the loss in JAX.
+        prepared = prepare_run(experiment, workdir)
+        loss = torch_loss(experiment.model, precision)
+        step = replace(prepared.step.step, task=experiment.task._replace(loss=loss))
+        prepared = prepared._replace(step=step.compile(prepared.state))
+        folder.claim()
+        try:
+            summary = train_prepared(prepared, workdir, workdir.name)
+        except InterruptedRunError as error:
+            raise SystemExit(f"{cell.name} stopped: {error}") from error
+    return {**summary, "learning_curve": learning_curve(workdir / "metrics.jsonl")}
 
 
 def _answer(

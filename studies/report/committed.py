@@ -29,6 +29,17 @@ def by_epochs(found: list[Result]) -> list[tuple[float, list[Result]]]:
     return [(epochs, chosen(found, epochs=epochs)) for epochs in lengths]
 
 
+def slopes_note(found: list[Result]) -> str:
+    """How many runs of a study PyTorch took the slopes of; "" where it took none."""
+    by_torch = chosen(found, precision="float32")
+    if not by_torch:
+        return ""
+    return (
+        f" Slopes of {len(by_torch)} of the {len(found)} runs are by PyTorch (`--slopes torch`), "
+        "all others by XLA; float32 everywhere."
+    )
+
+
 def final_accuracies(found: list[Result]) -> list[float]:
     """Final test accuracies of runs."""
     return [run["summary"]["test_accuracy"] for run in found]

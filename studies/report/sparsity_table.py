@@ -4,7 +4,15 @@ from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
 from studies import recipe, sparsity
-from studies.report.committed import Result, accuracies, by_epochs, chosen, mean_percent, results
+from studies.report.committed import (
+    Result,
+    accuracies,
+    by_epochs,
+    chosen,
+    mean_percent,
+    results,
+    slopes_note,
+)
 from studies.report.markdown import head, row
 from studies.sparsity import NETWORKS, SPARSITIES, TITLES
 from studies.torch_slopes import PRECISIONS
@@ -16,7 +24,8 @@ def sparsity_section(found: list[Result]) -> str:
         "## Accuracy against gradient sparsity",
         "",
         "Masks of as many coordinates of each layer as ZO-GraSP's scores keep, redrawn every 5 "
-        "epochs (sparse weights: as GraSP's keep, for good). `python -m studies.sparsity`.",
+        "epochs (sparse weights: as GraSP's keep, for good). `python -m studies.sparsity`."
+        f"{slopes_note(found)}",
     ]
     for name, network in NETWORKS.items():
         runs = chosen(found, network=name)

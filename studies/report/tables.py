@@ -9,6 +9,7 @@ from studies.report.committed import (
     chosen,
     final_accuracies,
     mean_and_spread,
+    slopes_note,
 )
 from studies.report.markdown import head, row
 
@@ -45,7 +46,7 @@ def spending_section(found: list[Result]) -> str:
         "",
         "The same perturbed multiply-adds on many images, many coordinates or many steps; exact "
         "gradients at price-aware rates stand for CGE. The learning rate is the same in all runs. "
-        "`python -m studies.spending`.",
+        f"`python -m studies.spending`.{slopes_note(found)}",
     ]
     for name, part in spending.PARTS.items():
         titles = {
