@@ -205,7 +205,8 @@ def black_box(
 
     Args:
       host_fn: ``(*inputs) -> answers``, without JAX. It is given NumPy arrays [n, …] in the
-        trees of the call, any n from 1 to ``max_batch``, and answers [n, …].
+        trees of the call, any n from 1 to ``max_batch``, and answers [n, …]. An error fails
+        the call; a ``BlackBoxError``, which says that no call can succeed, ends the asking.
       output: the answer to one sample: a shape, a ``jax.ShapeDtypeStruct``, or a tree of them.
       dtype: of answers declared by their shape. ``"float64"``: the host's own, where JAX has
         none; a propagated difference is moved and subtracted on the host.

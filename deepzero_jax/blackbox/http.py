@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from deepzero_jax.blackbox.engines import NoAnswerInTimeError, Threads
-from deepzero_jax.blackbox.errors import RetryLaterError
+from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError
 from deepzero_jax.blackbox.options import check_count, check_seconds
 from deepzero_jax.blackbox.protocols import PROTOCOLS, Protocol
 from deepzero_jax.types import PyTree
 
 _BUSY = (429, 503)
+# Of the address, the authority or the wording, and not of the samples that were sent.
+_REFUSED = (301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 410, 415)
 
 
 class Endpoint:
@@ -102,7 +104,8 @@ class Endpoint:
                 retry_after(answer.headers.get("Retry-After")),
             )
         if answer.status_code != 200:
-            raise ValueError(f"{self._url} answered {answer.status_code}: {_short(text)}")
+            kind = BlackBoxError if answer.status_code in _REFUSED else ValueError
+            raise kind(f"{self._url} answered {answer.status_code}: {_short(text)}")
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
@@ -154,7 +157,8 @@ def http_endpoint(
     Returns:
       ``(*inputs) -> answers``: one array, several (named input0, input1, …), or one
       dictionary by name. Where the endpoint says 429 or 503, a box waits for as long as its
-      Retry-After says, and asks again.
+      Retry-After says, and asks again. A refusal that is of the address or the authority (401,
+      403, 404, a redirection) raises ``BlackBoxError`` at once.
 
     Raises:
       ImportError: httpx is not installed (the ``http`` extra).

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepzero_jax.blackbox.errors import BlackBoxError
 from deepzero_jax.registry import nearest
 from deepzero_jax.types import PyTree
 
@@ -38,8 +39,11 @@ class OnnxModel:
         self._output = names[0] if output is None else output
         if self._output not in names:
             raise ValueError(f"{path} has no output {output!r}, {nearest(str(output), names)}")
-        first = [declared.shape[0] if declared.shape else None for declared in self._inputs]
-        self._one_by_one = any(size == 1 for size in first)
+        first = {declared.shape[0] for declared in self._inputs if declared.shape}
+        fixed = sorted(size for size in first if isinstance(size, int))
+        if len(fixed) > 1:
+            raise ValueError(f"{path}: inputs are fixed to batches of {fixed} samples at once")
+        self._batch = fixed[0] if fixed else None
 
     def __reduce__(self) -> tuple[PyTree, ...]:
         return OnnxModel, self._made_of
@@ -47,11 +51,14 @@ class OnnxModel:
     def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The chosen output for samples [n, …], given in the model's order or as one dictionary."""
         feed = self._feed(inputs)
-        if not self._one_by_one:
+        if self._batch is None:
             return self._run(feed)
         count = len(next(iter(feed.values())))
-        parts = [self._run({k: v[i : i + 1] for k, v in feed.items()}) for i in range(count)]
-        return np.concatenate(parts)
+        parts = []
+        for start in range(0, count, self._batch):
+            rows = np.minimum(np.arange(start, start + self._batch), count - 1)
+            parts.append(self._run({name: array[rows] for name, array in feed.items()}))
+        return np.concatenate(parts)[:count]
 
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         return np.asarray(self._session.run([self._output], feed)[0])
@@ -63,13 +70,29 @@ class OnnxModel:
         elif len(inputs) == len(names):
             given = dict(zip(names, inputs, strict=True))
         else:
-            raise TypeError(f"the model takes {names}, got {len(inputs)} inputs")
+            raise BlackBoxError(f"the model takes {names}, got {len(inputs)} inputs")
         if set(given) != set(names):
-            raise TypeError(f"the model takes {names}, got {sorted(given)}")
+            raise BlackBoxError(f"the model takes {names}, got {sorted(given)}")
+        for declared in self._inputs:
+            _check_shape(declared.name, declared.shape, np.shape(given[declared.name]))
         return {
             declared.name: np.ascontiguousarray(given[declared.name], _DTYPES[declared.type])
             for declared in self._inputs
         }
+
+
+def _check_shape(name: str, declared: list[int | str | None], shape: tuple[int, ...]) -> None:
+    """Refuses samples that the model does not take; a length that it leaves open is any."""
+    if not declared:
+        return  # the model does not say
+    fits = len(shape) == len(declared) and all(
+        size in (own, None) or isinstance(size, str)
+        for size, own in zip(declared[1:], shape[1:], strict=True)
+    )
+    if not fits:
+        sample = ", ".join("any" if isinstance(n, str | None) else str(n) for n in declared[1:])
+        wanted = f"n, {sample}" if sample else "n"
+        raise BlackBoxError(f"the model's input {name!r} takes [{wanted}], got {list(shape)}")
 
 
 def onnx_model(
@@ -78,8 +101,9 @@ def onnx_model(
     """A host function for ``black_box`` that runs an ONNX file on the CPU.
 
     Args:
-      path: of a model whose first axes are the batch. One that is fixed to a batch of 1 is
-        run sample by sample. Inputs are cast to the types that it declares.
+      path: of a model whose first axes are the batch. One that is fixed to a batch is run so
+        many samples at a time, the last of them repeated where they do not fill it. Inputs are
+        cast to the types that it declares; others than it takes raise ``BlackBoxError``.
       output: the name of the output that answers; None: the first.
       num_threads: of a call.
 

@@ -11,6 +11,7 @@ from typing import IO, Any, Literal, cast
 
 import numpy as np
 
+from deepzero_jax.blackbox.errors import BlackBoxError
 from deepzero_jax.types import PyTree
 
 Format = Literal["json", "npy"]
@@ -55,9 +56,16 @@ class Simulator:
             self._end()
         if self._program is None:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the program
-            self._program = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
-            )
+            pipe = subprocess.PIPE
+            try:
+                self._program = subprocess.Popen(
+                    self._command, stdin=pipe, stdout=pipe, stderr=self._errors
+                )
+            except OSError as error:
+                self._end()
+                if isinstance(error, FileNotFoundError | PermissionError):
+                    raise BlackBoxError(f"there is no program to start: {error}") from error
+                raise
         return self._program
 
     def _last_words(self, program: "subprocess.Popen[bytes]", error: BaseException) -> str:
@@ -153,6 +161,7 @@ def subprocess_simulator(
     Returns:
       ``(samples) -> answers``. A program that dies is started again at the next call; its
       last words on standard error are in the message. In a worker process each has its own.
+      Where there is no such program it raises ``BlackBoxError``.
 
     Raises:
       ValueError: an empty command, or an unknown format.

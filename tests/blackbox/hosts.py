@@ -21,6 +21,12 @@ def fails_at_seven(x):
     return x
 
 
+def refuses(x):
+    from deepzero_jax.blackbox import BlackBoxError
+
+    raise BlackBoxError("the key is not accepted")
+
+
 def hangs_at_nine(x):
     if (x[:, 0] == 9).any():
         time.sleep(8)

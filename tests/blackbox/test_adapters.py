@@ -101,6 +101,15 @@ def test_an_endpoint_that_dribbles_does_not_outlive_its_timeout():
         assert time.monotonic() - start < 1.3
 
 
+@pytest.mark.parametrize("status", [307, 401, 404])
+def test_an_endpoint_that_refuses_for_good_is_asked_once(status):
+    with server(lambda body: (status, {}, b"go away")) as url:
+        box = dz.black_box(http_endpoint(url), (1,), backoff=0.0, on_failure="nan")
+        with pytest.raises(BlackBoxError, match=f"{url} answered {status}: go away"):
+            box(jnp.ones((32, 1)))
+        assert box.num_calls == 1
+
+
 def test_an_endpoint_that_is_busy_is_asked_again_when_it_said():
     asked = []
 
@@ -231,6 +240,16 @@ def test_an_onnx_file_of_several_inputs_answers(tmp_path, batch):
     np.testing.assert_allclose(dz.black_box(onnx_model(path), (2,))(x, tokens), expected, rtol=1e-5)
 
 
+def test_an_onnx_file_of_a_fixed_batch_is_run_so_many_at_a_time(tmp_path):
+    path, weights = onnx_file(tmp_path, 4)
+    x, tokens = jax.random.normal(jax.random.key(0), (6, 3)), jnp.arange(6)[:, None]
+    expected = np.asarray(x, np.float64) @ weights + np.arange(6)[:, None]
+    for max_batch in (None, 3, 4):
+        box = dz.black_box(onnx_model(path, output="y"), (2,), max_batch=max_batch)
+        np.testing.assert_allclose(box(x, tokens), expected, rtol=1e-5)
+        assert box.num_samples == 6
+
+
 def test_bad_onnx_files_and_inputs_are_refused(tmp_path):
     path, _ = onnx_file(tmp_path)
     with pytest.raises(ValueError, match="no ONNX file"):
@@ -240,9 +259,22 @@ def test_bad_onnx_files_and_inputs_are_refused(tmp_path):
     (tmp_path / "not.onnx").write_text("nothing")
     with pytest.raises(ValueError, match="not an ONNX model"):
         onnx_model(tmp_path / "not.onnx")
-    box = dz.black_box(onnx_model(path), (2,), retries=0)
+    box = dz.black_box(onnx_model(path), (2,))
     with pytest.raises(BlackBoxError, match=r"takes \['x', 'token'\], got 1 inputs"):
         box(jnp.ones((2, 3)))
+    with pytest.raises(BlackBoxError, match=r"input 'x' takes \[n, 3\], got \[2, 5\]"):
+        box(jnp.ones((2, 5)), jnp.ones((2, 1), int))
+    with pytest.raises(BlackBoxError, match=r"input 'token' takes \[n, 1\], got \[2\]"):
+        box(jnp.ones((2, 3)), jnp.ones(2, int))
+    # No further call could mend them.
+    assert box.num_calls == 3
+
+
+def test_a_program_that_is_not_there_is_looked_for_once():
+    box = dz.black_box(subprocess_simulator(["no-such-program"]), (1,), backoff=0.0)
+    with pytest.raises(BlackBoxError, match=r"'no-such-program'"):
+        box(jnp.ones((32, 1)))
+    assert box.num_calls == 1
 
 
 JSON_PROGRAM = """

@@ -131,6 +131,13 @@ def test_failures_are_per_piece(engine):
         box(x)
 
 
+def test_what_no_call_can_mend_is_not_asked_again(engine):
+    box = dz.black_box(hosts.refuses, (1,), workers=engine[1], backoff=9.0, on_failure="nan")
+    with pytest.raises(BlackBoxError, match=r"^the key is not accepted$"):
+        box(np.ones((32, 1), np.float32))
+    assert box.num_calls == 1
+
+
 def test_deadlines_are_per_piece(engine):
     if engine[0] in ("map", "map of processes"):
         pytest.skip("a map has one deadline for all its calls")
