@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import jax
 
 from deepzero_jax.coordinates import all_coordinates, scatter
+from deepzero_jax.estimators.explicit_axes import estimated
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.manual_axes import params_on_device
 from deepzero_jax.estimators.probing import Probe
@@ -110,6 +111,11 @@ class CoordinateEstimator:
         self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
     ) -> tuple[ValueAndAux, Params]:
         """The values, scattered into zeros; see ``Estimator``."""
+        return estimated(self._estimate, loss, params, key, coordinates)
+
+    def _estimate(
+        self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
+    ) -> tuple[ValueAndAux, Params]:
         del key
         params = params_on_device(loss, params, coordinates, None)
         chosen = all_coordinates(params) if coordinates is None else coordinates
@@ -152,6 +158,12 @@ class DirectionEstimator:
             raise ValueError(
                 f"{self.name} draws random directions: pass key=jax.random.key(…){see('key')}"
             )
+        return estimated(self._estimate, loss, params, key, coordinates)
+
+    def _estimate(
+        self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
+    ) -> tuple[ValueAndAux, Params]:
+        assert key is not None
         params = params_on_device(loss, params, coordinates, key)
         return self.summand(loss, params, key, coordinates, 0, 1)
 

@@ -18,6 +18,12 @@ from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.pages import see
 from deepzero_jax.types import Key, Params, PyTree
 
+# By the names of errors, which Flax is not loaded for and JAX keeps to itself.
+_NOTES = {
+    "TraceContextError": f"split the model outside the loss, merge a copy inside{see('nnx')}",
+    "ShardingTypeError": "an array that is split over explicit mesh axes must reach the loss as "
+    "an argument, value_and_grad(loss, …)(params, array), and not from outside",
+}
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -162,12 +168,12 @@ def _precision() -> AbstractContextManager[None]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Adds a note to what Flax raises where a loss writes into a model from outside."""
+    """Adds a note to what Flax and JAX raise of what a loss has from outside."""
     try:
         yield
     except Exception as error:
-        if type(error).__name__ == "TraceContextError":  # without loading Flax
-            error.add_note(f"split the model outside the loss, merge a copy inside{see('nnx')}")
+        if note := _NOTES.get(type(error).__name__):
+            error.add_note(note)
         raise
 
 
