@@ -10,6 +10,7 @@ import numpy as np
 from deepzero_jax.coordinates import check_coordinates
 from deepzero_jax.difference.precision import wide
 from deepzero_jax.types import PyTree
+from deepzero_jax.varying import split_like
 
 
 class GradientQuality(NamedTuple):
@@ -68,11 +69,12 @@ def gradient_quality(
             for pair, indices in zip(pairs, chosen, strict=True)
         ]
     pairs = [(wide(jnp.asarray(a)), wide(jnp.asarray(b))) for a, b in pairs]
+    pairs = [(first, split_like(second, first)) for first, second in pairs]
     sides = [[pair[i] for pair in pairs] for i in range(2)]
     # Each in units of its largest number: squares might be beyond what float32 holds.
     units = [_largest(side) for side in sides]
     scaled = [[leaf / unit for leaf in side] for side, unit in zip(sides, units, strict=True)]
-    product = sum(jnp.vdot(first, second) for first, second in zip(*scaled, strict=True))
+    product = sum(jnp.sum(first * second) for first, second in zip(*scaled, strict=True))
     both = _norm(scaled[0]) * _norm(scaled[1])
     cosine = jnp.where(both > 0, product / jnp.where(both > 0, both, 1), 0.0)
     unit = jnp.maximum(*units)

@@ -50,6 +50,8 @@ for case, (data, specs, fun) in SPLITS.items():
             hidden = jax.jit(fun)(split, place(x, data))[1]["hidden"]
             # What an optimiser does with it.
             jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, split, got[1])
+            # Also where the two are not split alike.
+            cosine = dz.gradient_quality(got[1], jax.tree.map(np.asarray, whole[1])).cosine
         alike = all(
             got[1][name].sharding.is_equivalent_to(split[name].sharding, split[name].ndim)
             for name in split
@@ -60,6 +62,7 @@ for case, (data, specs, fun) in SPLITS.items():
         ]
         alike &= jax.typeof(got[0][1]["hidden"]) == jax.typeof(hidden)
         found[f"{case} {name}"] = [alike, max(gaps)]
+        assert abs(cosine - 1) < 1e-4, (case, name, cosine)
 # Outside of a mesh that is set, and with an array that the loss closes over.
 vg = dz.value_and_grad(loss, dz.cge(smoothing=1e-4), has_aux=True)
 found["no mesh set"] = float(vg(params, place(x, P("d")))[0][0] - loss(params, x)[0])
