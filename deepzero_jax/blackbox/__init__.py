@@ -12,7 +12,13 @@ from deepzero_jax.blackbox.counters import samples_sent
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
-from deepzero_jax.blackbox.queries import asks_host, boxes_asked, host_call, samples_asked
+from deepzero_jax.blackbox.queries import (
+    asks_host,
+    boxes_asked,
+    boxes_called,
+    host_call,
+    samples_asked,
+)
 from deepzero_jax.blackbox.simulator import subprocess_simulator
 
 __all__ = [
@@ -26,6 +32,7 @@ __all__ = [
     "black_box",
     "box_errors",
     "boxes_asked",
+    "boxes_called",
     "failure",
     "from_two_parts",
     "host_call",

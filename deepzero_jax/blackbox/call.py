@@ -1,5 +1,6 @@
 """One query of a black box inside a JAX program: what its callback calls, and what comes back."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.core import ShapedArray, Tracer
 
 from deepzero_jax.blackbox.errors import BlackBoxError, box_errors
 from deepzero_jax.callbacks import call_host
@@ -56,10 +57,13 @@ class HostCall:
         lead = () if self.count is None else (self.count,)
         return [(*lead, *shape) for shape in self.box.outputs.shapes]
 
-    @property
-    def answer_ndim(self) -> int:
-        """Axes of its first result, without those that ``vmap`` adds."""
-        return len(self.sample_shapes[0])
+    def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
+        """For which its callback asks at once, by its operands and its first answer.
+
+        ``vmap`` puts their axes in front.
+        """
+        del operands
+        return math.prod(answer.shape[: answer.ndim - len(self.sample_shapes[0])])
 
     @property
     def splits(self) -> bool:

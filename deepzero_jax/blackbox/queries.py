@@ -20,10 +20,10 @@ def host_call(params: dict[str, Any]) -> Any:
 
 
 def _callbacks(equations: Sequence[Any], repeats: int = 1) -> Iterator[tuple[Any, int]]:
-    """Parameters of every callback, and how often one evaluation comes by."""
+    """Every callback, and how often one evaluation comes by."""
     for eqn in equations:
         if eqn.primitive.name in CALLBACKS:
-            yield eqn.params, repeats
+            yield eqn, repeats
         for jaxpr in sub_jaxprs(eqn.params):
             yield from _callbacks(jaxpr.eqns, repeats * _repeats(eqn))
 
@@ -38,12 +38,6 @@ def _repeats(eqn: Any) -> int:
     return 1
 
 
-def _copies(params: dict[str, Any], call: Any) -> int:
-    """Of one evaluation that a callback does at once: ``vmap`` puts their axes in front."""
-    shape = params["result_avals"][0].shape
-    return math.prod(shape[: len(shape) - call.answer_ndim])
-
-
 def asks_host(equations: Sequence[Any]) -> bool:
     """Whether equations (of a jaxpr, or of a ``difference.program``) call the host for a value.
 
@@ -56,18 +50,25 @@ def asks_host(equations: Sequence[Any]) -> bool:
     return any(map(calls_host, equations))
 
 
+def boxes_called(equations: Sequence[Any]) -> set["BlackBox"]:
+    """The black boxes that equations (of a jaxpr, or of a ``difference.program``) ask."""
+    called = (getattr(host_call(eqn.params), "box", None) for eqn, _ in _callbacks(equations))
+    return {box for box in called if box is not None}
+
+
 def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:
-    """The black boxes that equations ask, and how many samples of each one evaluation sends.
+    """The black boxes that equations of a jaxpr ask: samples of each that one evaluation sends.
 
     Copies under ``vmap`` and devices under ``shard_map`` count each, loops of unknown length and
     branches once.
     """
     found: dict[BlackBox, int] = {}
-    for params, repeats in _callbacks(equations):
-        call = host_call(params)
+    for eqn, repeats in _callbacks(equations):
+        call = host_call(eqn.params)
         box = getattr(call, "box", None)
         if box is not None:
-            found[box] = found.get(box, 0) + repeats * _copies(params, call) * call.num_samples
+            copies = call.num_copies([one.aval for one in eqn.invars], eqn.outvars[0].aval)
+            found[box] = found.get(box, 0) + repeats * copies * call.num_samples
     return found
 
 

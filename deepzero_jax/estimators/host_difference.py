@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import jax
 import numpy as np
+from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
 from deepzero_jax.blackbox.call import held
@@ -56,10 +57,9 @@ class _HostDifference:
         """That one evaluation sends."""
         return self.call.num_samples
 
-    @property
-    def answer_ndim(self) -> int:
-        """Axes of its first result, without those that ``vmap`` adds."""
-        return self.call.answer_ndim
+    def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
+        """As of the call."""
+        return self.call.num_copies(operands, answer)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         num_inputs, num_moving = len(self.call.ndims), len(self.moving)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox import asks_host, boxes_asked
+from deepzero_jax.blackbox import asks_host, boxes_called
 
 
 class _Dropped:
@@ -56,7 +56,7 @@ class HostUse(NamedTuple):
     @classmethod
     def of(cls, equations: Sequence[Any]) -> "HostUse":
         """Of the equations of a loss."""
-        boxes = boxes_asked(equations)
+        boxes = boxes_called(equations)
         return cls(asks_host(equations), any(box.options.on_failure == "nan" for box in boxes))
 
     def kept(self, slope: jax.Array, value: jax.Array) -> jax.Array:

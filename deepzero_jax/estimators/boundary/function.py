@@ -232,6 +232,7 @@ def differentiable(
 
     **Cost**: forward one call of all samples; backward m (2m ``central``), or as many as
     colours, rows, directions or drawn coordinates (``dz.num_queries``); live, 128 MB of them.
+    A Jacobian of a box by ``jax.jacrev`` costs as many as one gradient.
     Source: Spall, 1992; Curtis, Powell and Reid, 1974 (colours).
 
     Example:

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widened
 from deepzero_jax.callbacks import call_host
+from deepzero_jax.estimators.boundary.copies import Copies
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
@@ -58,10 +60,10 @@ class HostSlopes:
         calls = (2 if self.central else 1) * self.moves.num_calls + self.check
         return self.call.num_samples * calls
 
-    @property
-    def answer_ndim(self) -> int:
-        """Axes of its result [u, k], without those that ``vmap`` adds."""
-        return 2
+    def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
+        """For which its callback asks at once; those of cotangents alone share answers."""
+        del answer
+        return self._copies(operands, self._ndims(operands)).num_asked
 
     @property
     def layout(self) -> Layout:
@@ -76,11 +78,10 @@ class HostSlopes:
 
     def __call__(self, start: Start) -> np.ndarray:
         """The slopes of any number of copies, whose axes ``vmap`` put in front."""
-        front, at = self._at(start)
-        copies = math.prod(front)
+        copies, at = self._at(start)
         coloured = Coloured(self.moves, at) if isinstance(self.moves, Colours) else None
         found = []
-        for calls in self._chunks(copies):
+        for calls in self._chunks(copies.num_asked):
             directions = np.asarray(self.moves.directions(at.drawn, calls, np))
             moved = self._moved(at, directions, self.central)
             if self.record is not None:
@@ -90,39 +91,37 @@ class HostSlopes:
             if coloured is not None:
                 coloured.add(moved, calls)
             else:
-                products = np.einsum("cukp,cup->cuk", moved.difference, at.cotangents)
-                lost = at.lost(moved.difference).any(axis=-1)
-                tell_dropped(lost.sum())
-                found.append(np.where(lost, 0.0, products * self._per_product(moved, at)))
+                products = np.einsum("cukp,cwup->cwuk", moved.difference, at.cotangents)
+                lost = np.any(at.lost(moved.difference), axis=-1)[:, None]
+                tell_dropped(lost.sum() * copies.num_shared)
+                found.append(np.where(lost, 0.0, products * self._per_product(moved, at)[:, None]))
         if coloured is not None:
             found = [coloured.gradient]
-            tell_dropped(coloured.lost.sum())
+            tell_dropped(coloured.lost.sum() * copies.num_shared)
             if self.check:
                 signs = coloured.signs[None, None, None]
                 coloured.compare(self._moved(at, signs, False).difference[:, :, 0])
-        whole = np.concatenate(found, axis=-1)
-        return whole.reshape((*front, self.layout.num_units, -1)).astype(self.layout.wide)
+        return copies.in_front(np.concatenate(found, axis=-1)).astype(self.layout.wide)
 
-    def _at(self, start: Start) -> "tuple[tuple[int, ...], Base]":
-        """Everything with one axis of copies in front, in the precision of the box."""
+    def _at(self, start: Start) -> "tuple[Copies, Base]":
+        """Everything with its copies in front, in the precision of the box."""
         given, treedef = jax.tree.flatten(start)
         arrays = [np.asarray(array) for array in given]
-        tails = [a.shape[a.ndim - n :] for a, n in zip(arrays, self._ndims(start), strict=True)]
-        front = np.broadcast_shapes(
-            *[a.shape[: a.ndim - len(tail)] for a, tail in zip(arrays, tails, strict=True)]
-        )
+        ndims = self._ndims(arrays)
+        copies = self._copies(arrays, ndims)
+        weighing = range(len(arrays))[self._cotangents]
         flat = [
-            np.broadcast_to(a, front + tail).reshape((math.prod(front), *tail))
-            for a, tail in zip(arrays, tails, strict=True)
+            (copies.weighing if i in weighing else copies.asked)(array, ndim)
+            for i, (array, ndim) in enumerate(zip(arrays, ndims, strict=True))
         ]
         leaves, steps, answers, cotangents, drawn = treedef.unflatten(flat)
         if self.call.box.outputs.is_double:
             leaves = [widened(leaf) for leaf in leaves]
         if self.call.splits:
             answers = from_two_parts(answers)
-        vectors = [self._flat(answers[i]) for i in self.floating]
-        weights = [self._flat(cotangent) for cotangent in cotangents]
-        return front, Base(
+        vectors = [self._flat(answers[i], 1) for i in self.floating]
+        weights = [self._flat(cotangent, 2) for cotangent in cotangents]
+        return copies, Base(
             leaves,
             np.repeat(np.stack(steps, -1).astype(np.float64), self.layout.sizes, axis=-1),
             np.concatenate(vectors, axis=-1),
@@ -130,21 +129,33 @@ class HostSlopes:
             drawn,
         )
 
-    def _ndims(self, start: Start) -> list[int]:
-        """Axes of each array without those that ``vmap`` adds."""
-        shapes = self.call.sample_shapes
-        ndims = [len(shape) for shape in self.layout.shapes] + [0] * len(start.steps)
-        ndims += [len(shape) for shape in shapes] * (len(start.kept) // len(shapes))
-        ndims += [len(shapes[i]) for i in self.floating]
-        if start.drawn is None:
-            return ndims
-        # Coordinates [u, k], or directions [u, k, d].
-        return [*ndims, 2 if jnp.issubdtype(start.drawn.dtype, jnp.integer) else 3]
+    @property
+    def _cotangents(self) -> slice:
+        """Where cotangents stand among the arrays that the callback is given."""
+        layout = self.layout
+        before = len(layout.shapes) + len(layout.moving) + len(self.call.results())
+        return slice(before, before + len(self.floating))
 
-    def _flat(self, output: np.ndarray) -> np.ndarray:
-        """An output [copies, …] as float64 [copies, u, …]."""
-        units = self.layout.num_units
-        return np.asarray(output, np.float64).reshape((len(output), units, -1))
+    def _ndims(self, arrays: Sequence[np.ndarray | ShapedArray]) -> list[int]:
+        """Axes of each array without those that ``vmap`` adds."""
+        answers = [len(shape) for shape in self.call.sample_shapes]
+        kept = answers * (len(self.call.results()) // len(answers))
+        ndims = [len(shape) for shape in self.layout.shapes] + [0] * len(self.layout.moving)
+        ndims += kept + [answers[i] for i in self.floating]
+        # What was drawn, if anything: coordinates [u, k], or directions [u, k, d].
+        drawn = arrays[len(ndims) :]
+        return ndims + [2 if jnp.issubdtype(one.dtype, jnp.integer) else 3 for one in drawn]
+
+    def _copies(self, arrays: Sequence[np.ndarray | ShapedArray], ndims: Sequence[int]) -> Copies:
+        fronts = [a.shape[: a.ndim - n] for a, n in zip(arrays, ndims, strict=True)]
+        weighing = fronts[self._cotangents]
+        asked = fronts[: self._cotangents.start] + fronts[self._cotangents.stop :]
+        return Copies.of(asked, weighing)
+
+    def _flat(self, output: np.ndarray, front: int) -> np.ndarray:
+        """An output behind so many axes of copies as float64 [..., u, p]."""
+        shape = (*output.shape[:front], self.layout.num_units, -1)
+        return np.asarray(output, np.float64).reshape(shape)
 
     def _chunks(self, copies: int) -> Iterator[np.ndarray]:
         """Calls that go side by side, as many as memory holds."""
@@ -231,13 +242,13 @@ class Moved(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """Where a backward pass starts, with one axis of copies c in front.
+    """Where a backward pass starts, with its ``Copies`` in front.
 
     Attributes:
       leaves: inputs [c, …].
       steps: float64 [c, m].
       answers: float64 [c, u, p].
-      cotangents: float64 [c, u, p].
+      cotangents: float64 [c, w, u, p].
       drawn: of the moves, [c, u, …].
     """
 
@@ -263,9 +274,10 @@ class Coloured:
 
     def __init__(self, moves: Colours, at: Base) -> None:
         self._owners, self._at = moves.owners, at
-        self.gradient = np.zeros((*at.answers.shape[:2], at.steps.shape[-1]))
-        self.signs = np.where(np.random.default_rng(0).random(at.steps.shape[-1]) < 0.5, -1.0, 1.0)
-        self.lost = np.zeros(self.gradient.shape, bool)
+        numbers = at.steps.shape[-1]
+        self.gradient = np.zeros((*at.cotangents.shape[:3], numbers))
+        self.signs = np.where(np.random.default_rng(0).random(numbers) < 0.5, -1.0, 1.0)
+        self.lost = np.zeros((*at.answers.shape[:2], numbers), bool)
         self._predicted = np.zeros_like(at.answers)
 
     def add(self, moved: Moved, calls: np.ndarray) -> None:
@@ -276,7 +288,8 @@ class Coloured:
             numbers = owner[reached]
             one: Any = (..., position, reached)
             slopes = moved.difference[one] / moved.span[..., position, numbers]
-            products = np.where(lost[one], 0.0, slopes * self._at.cotangents[..., reached])
+            weighed = slopes[:, None] * self._at.cotangents[..., reached]
+            products = np.where(lost[one][:, None], 0.0, weighed)
             place: Any = (..., numbers)
             np.add.at(self.gradient, place, products)
             np.logical_or.at(self.lost, place, lost[one])
