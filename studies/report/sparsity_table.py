@@ -75,6 +75,15 @@ def recipe_section(found: list[Result]) -> str:
                     lines.append(row(f"{title}{note}", [printed, accuracies(runs), before]))
     if chosen(found, method="first_order_dense"):
         lines += ["", _GAP]
+    for level in sorted({run["labels"]["sparsity"] for run in found} - {0.0}):
+        kept, drawn = (
+            chosen(found, method=f"first_order_{method}", sparsity=level)
+            for method in ("gradient", "price_aware")
+        )
+        if kept and drawn:
+            gain = mean_percent(drawn) - mean_percent(kept)
+            title = f"Price-aware rates beside the kept masks, at {100 * level:g} %"
+            lines += ["", f"{title}: {gain:+.2f} points."]
     return "\n".join(lines)
 
 
