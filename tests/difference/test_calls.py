@@ -138,7 +138,8 @@ def test_a_rule_of_ones_own_for_several_results():
 
 @pytest.mark.parametrize("table", [RULES, CALLS])
 def test_every_key_is_a_primitive_of_the_installed_jax(table):
-    found = {o.name for o in gc.get_objects() if isinstance(o, Primitive)}
+    # By type: to be asked for their class, objects of PyTorch warn that they are deprecated.
+    found = {o.name for o in gc.get_objects() if issubclass(type(o), Primitive)}
     assert set(table) - found <= OF_OTHER_VERSIONS
 
 
