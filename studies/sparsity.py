@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from deepzero_jax.training import Json
 from studies.runner import RUNS, Cell, Measurement, check_known, length_overrides, main
-from studies.torch_slopes import SLOPES, by_torch
+from studies.torch_slopes import slopes_by
 
 STUDY = "sparsity"
 
@@ -107,13 +107,12 @@ def cells(
     """
     check_known("network", networks, NETWORKS)
     check_known("method", methods, METHODS)
-    check_known("slopes", (slopes,), SLOPES)
     for network in networks:
         for seed in seeds:
             for method in methods:
                 for sparsity in [0.0] if method == "first_order_dense" else sparsities:
                     run = cell(network, method, sparsity, seed, epochs)
-                    yield by_torch(STUDY, run, runs) if slopes == "torch" else run
+                    yield slopes_by(slopes, STUDY, run, runs)
 
 
 def cell(network: str, method: str, sparsity: float, seed: int, epochs: float) -> Cell:

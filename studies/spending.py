@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from deepzero_jax.training import Json
 from studies.runner import RUNS, Cell, Measurement, check_known, main
-from studies.torch_slopes import SLOPES, by_torch
+from studies.torch_slopes import slopes_by
 
 STUDY = "spending"
 NUM_STEPS = 600  # where batches are compared
@@ -70,13 +70,11 @@ def cells(
     """
     check_known("part", parts, PARTS)
     check_known("way", ways, WAYS)
-    check_known("slopes", (slopes,), SLOPES)
     for seed in seeds:
         for name in parts:
             spent = {run for way in ways for run in PARTS[name].runs(way)}
             for batch, steps in sorted(spent, key=lambda run: run[0] * run[1]):
-                cell = _cell(name, batch, steps, seed)
-                yield by_torch(STUDY, cell, runs) if slopes == "torch" else cell
+                yield slopes_by(slopes, STUDY, _cell(name, batch, steps, seed), runs)
 
 
 def fraction(part: Part, batch: int, steps: int) -> float:

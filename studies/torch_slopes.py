@@ -16,18 +16,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.applications.classification import build, prepare_run, train_prepared
+from deepzero_jax.applications.classification import Config, build, prepare_run, train_prepared
 from deepzero_jax.models.resnet import ResNet
 from deepzero_jax.programs import identity
 from deepzero_jax.training import InterruptedRunError, Json, RunFolder
 from deepzero_jax.types import Array, Params, PyTree
-from studies.runner import Cell, Measurement, configured, learning_curve
+from studies.runner import Cell, Measurement, check_known, configured, learning_curve
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
 
 PRECISIONS = ("float32", "bfloat16")
 SLOPES = ("xla", "torch")  # who takes the slopes of a study's cells
+
+
+def slopes_by(slopes: str, study: str, cell: Cell, runs: Path) -> Cell | Measurement:
+    """A cell, whose slopes are taken by one of ``SLOPES``.
+
+    Raises:
+      ValueError: an unknown one, or as of ``by_torch``.
+    """
+    check_known("slopes", (slopes,), SLOPES)
+    return by_torch(study, cell, runs) if slopes == "torch" else cell
 
 
 def by_torch(study: str, cell: Cell, runs: Path, precision: str = "float32") -> Measurement:
@@ -38,14 +48,14 @@ def by_torch(study: str, cell: Cell, runs: Path, precision: str = "float32") -> 
     Raises:
       ValueError: the cell is of another estimator or network, or the precision is unknown.
     """
-    _check_precision(precision)
+    check_known("precision", (precision,), PRECISIONS)
     config = configured(cell.config, cell.overrides)
     if config.estimator.name != "first_order" or not config.model.name.startswith("resnet"):
         raise ValueError(
             f"{cell.name}: PyTorch takes first-order slopes of a ResNet alone; leave --slopes out"
         )
     labels = {**cell.labels, "precision": precision}
-    measure = partial(_train, cell, precision, runs / study / cell.name)
+    measure = partial(_train, config, precision, runs / study / cell.name)
     return Measurement(cell.name, labels, measure)
 
 
@@ -58,7 +68,7 @@ def torch_loss(
       model: the network.
       precision: of the convolutions, "float32" or "bfloat16"; all else is float32.
     """
-    _check_precision(precision)
+    check_known("precision", (precision,), PRECISIONS)
 
     def ask(params: Params, state: PyTree, images: jax.Array, labels: jax.Array) -> PyTree:
         number = jax.ShapeDtypeStruct((), jnp.float32)
@@ -85,14 +95,8 @@ def torch_loss(
     return loss
 
 
-def _check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r} (known: {', '.join(PRECISIONS)})")
-
-
-def _train(cell: Cell, precision: str, workdir: Path) -> Json:
+def _train(config: Config, precision: str, workdir: Path) -> Json:
     """Trains a run, or goes on training it; its summary and its test accuracies by epoch."""
-    config = configured(cell.config, cell.overrides)
     experiment = build(config)
     assert isinstance(experiment.model, ResNet)
     with RunFolder(workdir, identity(config)) as folder:
@@ -105,7 +109,7 @@ def _train(cell: Cell, precision: str, workdir: Path) -> Json:
         try:
             summary = train_prepared(prepared, workdir, workdir.name)
         except InterruptedRunError as error:
-            raise SystemExit(f"{cell.name} stopped: {error}") from error
+            raise SystemExit(f"{workdir.name} stopped: {error}") from error
     return {**summary, "learning_curve": learning_curve(workdir / "metrics.jsonl")}
 
 

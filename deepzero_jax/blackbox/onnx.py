@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,26 +74,26 @@ class OnnxModel:
             raise BlackBoxError(f"the model takes {names}, got {len(inputs)} inputs")
         if set(given) != set(names):
             raise BlackBoxError(f"the model takes {names}, got {sorted(given)}")
-        for declared in self._inputs:
-            _check_shape(declared.name, declared.shape, np.shape(given[declared.name]))
-        return {
-            declared.name: np.ascontiguousarray(given[declared.name], _DTYPES[declared.type])
-            for declared in self._inputs
-        }
+        return {declared.name: _taken(declared, given[declared.name]) for declared in self._inputs}
 
 
-def _check_shape(name: str, declared: list[int | str | None], shape: tuple[int, ...]) -> None:
-    """Refuses samples that the model does not take; a length that it leaves open is any."""
-    if not declared:
-        return  # the model does not say
-    fits = len(shape) == len(declared) and all(
-        size in (own, None) or isinstance(size, str)
-        for size, own in zip(declared[1:], shape[1:], strict=True)
+def _taken(declared: Any, array: PyTree) -> np.ndarray:
+    """Samples as an input of the model; a length that it leaves open, or does not say, is any."""
+    shape, sizes = np.shape(array), declared.shape
+    fits = not sizes or (
+        len(shape) == len(sizes)
+        and all(
+            size in (own, None) or isinstance(size, str)
+            for size, own in zip(sizes[1:], shape[1:], strict=True)
+        )
     )
     if not fits:
-        sample = ", ".join("any" if isinstance(n, str | None) else str(n) for n in declared[1:])
-        wanted = f"n, {sample}" if sample else "n"
-        raise BlackBoxError(f"the model's input {name!r} takes [{wanted}], got {list(shape)}")
+        sample = ["any" if isinstance(size, str | None) else str(size) for size in sizes[1:]]
+        raise BlackBoxError(
+            f"the model's input {declared.name!r} takes [{', '.join(['n', *sample])}], "
+            f"got {list(shape)}"
+        )
+    return np.ascontiguousarray(array, _DTYPES[declared.type])
 
 
 def onnx_model(

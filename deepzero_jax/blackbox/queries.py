@@ -19,13 +19,15 @@ def host_call(params: dict[str, Any]) -> Any:
     return getattr(flat, "callback_func", flat)
 
 
-def _callbacks(equations: Sequence[Any], repeats: int = 1) -> Iterator[tuple[Any, int]]:
-    """Every callback, and how often one evaluation comes by."""
+def _queries(equations: Sequence[Any], repeats: int = 1) -> Iterator[tuple[Any, Any, int]]:
+    """Equations that ask a box: their calls, and how often one evaluation comes by."""
     for eqn in equations:
         if eqn.primitive.name in CALLBACKS:
-            yield eqn, repeats
+            call = host_call(eqn.params)
+            if getattr(call, "box", None) is not None:
+                yield eqn, call, repeats
         for jaxpr in sub_jaxprs(eqn.params):
-            yield from _callbacks(jaxpr.eqns, repeats * _repeats(eqn))
+            yield from _queries(jaxpr.eqns, repeats * _repeats(eqn))
 
 
 def _repeats(eqn: Any) -> int:
@@ -52,8 +54,7 @@ def asks_host(equations: Sequence[Any]) -> bool:
 
 def boxes_called(equations: Sequence[Any]) -> set["BlackBox"]:
     """The black boxes that equations (of a jaxpr, or of a ``difference.program``) ask."""
-    called = (getattr(host_call(eqn.params), "box", None) for eqn, _ in _callbacks(equations))
-    return {box for box in called if box is not None}
+    return {call.box for _, call, _ in _queries(equations)}
 
 
 def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:
@@ -63,12 +64,9 @@ def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:
     branches once.
     """
     found: dict[BlackBox, int] = {}
-    for eqn, repeats in _callbacks(equations):
-        call = host_call(eqn.params)
-        box = getattr(call, "box", None)
-        if box is not None:
-            copies = call.num_copies([one.aval for one in eqn.invars], eqn.outvars[0].aval)
-            found[box] = found.get(box, 0) + repeats * copies * call.num_samples
+    for eqn, call, repeats in _queries(equations):
+        copies = call.num_copies([one.aval for one in eqn.invars], eqn.outvars[0].aval)
+        found[call.box] = found.get(call.box, 0) + repeats * copies * call.num_samples
     return found
 
 

@@ -154,16 +154,15 @@ class DirectionEstimator:
         self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
     ) -> tuple[ValueAndAux, Params]:
         """The only part of one; see ``Estimator``."""
-        if key is None:
-            raise ValueError(
-                f"{self.name} draws random directions: pass key=jax.random.key(…){see('key')}"
-            )
         return estimated(self._estimate, loss, params, key, coordinates)
 
     def _estimate(
         self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
     ) -> tuple[ValueAndAux, Params]:
-        assert key is not None
+        if key is None:
+            raise ValueError(
+                f"{self.name} draws random directions: pass key=jax.random.key(…){see('key')}"
+            )
         params = params_on_device(loss, params, coordinates, key)
         return self.summand(loss, params, key, coordinates, 0, 1)
 

@@ -24,10 +24,11 @@ def estimated(
 
     Value and aux come out split as the loss gives them, gradients as the parameters are.
     """
-    inputs = (params, [jnp.asarray(array) for array in loss.arrays()], key, coordinates)
-    mesh = _splitting_mesh(inputs)
+    arrays = loss.arrays()
+    mesh = _splitting_mesh((params, arrays, key, coordinates))
     if mesh is None:
         return estimate(loss, params, key, coordinates)
+    inputs = (params, list(map(jnp.asarray, arrays)), key, coordinates)
     head = lambda params, arrays: loss.with_arrays(arrays).value_and_aux(params)
     traced, head_shapes = jax.make_jaxpr(head, return_shape=True)(*inputs[:2])
     if _splitting_mesh(traced.consts):
@@ -55,6 +56,8 @@ def estimated(
 def _splitting_mesh(tree: PyTree) -> jax.sharding.AbstractMesh | None:
     """The mesh over whose explicit axes a leaf is split, or None."""
     for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, jax.Array):
+            continue
         sharding = jax.typeof(leaf).sharding
         is_split = any(part is not None for part in sharding.spec)
         if is_split and AxisType.Explicit in sharding.mesh.axis_types:

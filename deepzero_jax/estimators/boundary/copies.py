@@ -1,7 +1,11 @@
-"""Copies that ``vmap`` makes of a backward pass: which are asked for, and which share answers."""
+"""A backward pass on the host: where it starts, what moved, and its copies.
+
+Of the copies that ``vmap`` makes some are asked for, and some share answers.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -66,3 +70,41 @@ class Copies(NamedTuple):
         num_axes = len(self.front)
         whole = found.reshape((*(self.front[axis] for axis in self._order), *found.shape[2:]))
         return whole.transpose((*map(self._order.index, range(num_axes)), num_axes, num_axes + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """Where a backward pass starts, with its ``Copies`` in front.
+
+    Attributes:
+      leaves: inputs [c, …].
+      steps: float64 [c, m].
+      answers: float64 [c, u, p].
+      cotangents: float64 [c, w, u, p].
+      drawn: of the moves, [c, u, …].
+    """
+
+    leaves: Sequence[np.ndarray]
+    steps: np.ndarray
+    answers: np.ndarray
+    cotangents: np.ndarray
+    drawn: np.ndarray | None
+
+    def lost(self, difference: np.ndarray) -> np.ndarray:
+        """Where a moved sample had no answer, and the base has: like differences [c, u, k, p]."""
+        answered = np.all(np.isfinite(self.answers), axis=-1, keepdims=True)[..., None]
+        return np.isnan(difference) & answered
+
+
+class Moved(NamedTuple):
+    """What some calls of a backward pass found.
+
+    Attributes:
+      asked: how far numbers were to move: [c, u, k, m].
+      span: how far they did, in the type of the inputs: [c, u, k, m].
+      difference: of the answers: [c, u, k, p].
+    """
+
+    asked: np.ndarray
+    span: np.ndarray
+    difference: np.ndarray

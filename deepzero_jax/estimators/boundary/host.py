@@ -7,7 +7,6 @@ is subtracted, and the step that each number really took divides.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widened
 from deepzero_jax.callbacks import call_host
-from deepzero_jax.estimators.boundary.copies import Copies
+from deepzero_jax.estimators.boundary.coloured import Coloured
+from deepzero_jax.estimators.boundary.copies import Base, Copies, Moved
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
@@ -25,8 +25,6 @@ from deepzero_jax.estimators.smoothing import along_the_step
 
 # Bytes that moved inputs and their answers may take on the host at a time.
 _MEMORY = 2**27
-# A wrong pattern is off by about as much as there is; curvature and rounding by far less.
-_WRONG = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,7 @@ class HostSlopes:
                 coloured.compare(self._moved(at, signs, False).difference[:, :, 0])
         return copies.in_front(np.concatenate(found, axis=-1)).astype(self.layout.wide)
 
-    def _at(self, start: Start) -> "tuple[Copies, Base]":
+    def _at(self, start: Start) -> tuple[Copies, Base]:
         """Everything with its copies in front, in the precision of the box."""
         given, treedef = jax.tree.flatten(start)
         arrays = [np.asarray(array) for array in given]
@@ -165,7 +163,7 @@ class HostSlopes:
         for start in range(0, self.moves.num_calls, size):
             yield np.arange(start, min(start + size, self.moves.num_calls))
 
-    def _moved(self, at: "Base", directions: np.ndarray, central: bool) -> "Moved":
+    def _moved(self, at: Base, directions: np.ndarray, central: bool) -> Moved:
         """Answers and inputs after moves less those at the base, or at the moves back."""
         offsets = directions * at.steps[:, None, None]
         # Units are samples of a call: [c, u, k, m] → [c, k, u, m].
@@ -180,9 +178,7 @@ class HostSlopes:
         lower = at.answers[:, None] if behind is None else self._answers(behind)
         return Moved(*(np.swapaxes(array, 1, 2) for array in (asked, span, upper - lower)))
 
-    def _check_steps(
-        self, at: "Base", base: np.ndarray, asked: np.ndarray, span: np.ndarray
-    ) -> None:
+    def _check_steps(self, at: Base, base: np.ndarray, asked: np.ndarray, span: np.ndarray) -> None:
         """Raises BlackBoxError where rounding leaves nothing of a step: all are [c, k, u, m]."""
         stuck = (span == 0) & (asked != 0)
         if not isinstance(self.moves, Colours):  # of a colour each number moves by itself
@@ -196,11 +192,11 @@ class HostSlopes:
                 'answers (dtype="float64"), which are asked for in float64'
             )
 
-    def _base_vectors(self, at: "Base") -> np.ndarray:
+    def _base_vectors(self, at: Base) -> np.ndarray:
         moving = [at.leaves[i][:, None] for i in self.layout.moving]
         return np.asarray(self.layout.join(moving, np), np.float64)
 
-    def _placed(self, at: "Base", offsets: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def _placed(self, at: Base, offsets: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """Inputs after offsets [c, k, u, m], and where the numbers went, as the offsets."""
         moved = [leaf[:, None] for leaf in at.leaves]
         parts = self.layout.split(offsets)
@@ -216,7 +212,7 @@ class HostSlopes:
         flat = [np.asarray(answers[i], np.float64).reshape(front) for i in self.floating]
         return np.concatenate(flat, axis=-1)
 
-    def _per_product(self, moved: "Moved", at: "Base") -> np.ndarray:
+    def _per_product(self, moved: Moved, at: Base) -> np.ndarray:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
             return 1 / moved.span.sum(axis=-1)  # of one number: the others did not move
@@ -224,85 +220,3 @@ class HostSlopes:
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
         return np.asarray(share) / (sides * step)
-
-
-class Moved(NamedTuple):
-    """What some calls of a backward pass found.
-
-    Attributes:
-      asked: how far numbers were to move: [c, u, k, m].
-      span: how far they did, in the type of the inputs: [c, u, k, m].
-      difference: of the answers: [c, u, k, p].
-    """
-
-    asked: np.ndarray
-    span: np.ndarray
-    difference: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Base:
-    """Where a backward pass starts, with its ``Copies`` in front.
-
-    Attributes:
-      leaves: inputs [c, …].
-      steps: float64 [c, m].
-      answers: float64 [c, u, p].
-      cotangents: float64 [c, w, u, p].
-      drawn: of the moves, [c, u, …].
-    """
-
-    leaves: Sequence[np.ndarray]
-    steps: np.ndarray
-    answers: np.ndarray
-    cotangents: np.ndarray
-    drawn: np.ndarray | None
-
-    def lost(self, difference: np.ndarray) -> np.ndarray:
-        """Where a moved sample had no answer, and the base has: like differences [c, u, k, p]."""
-        answered = np.all(np.isfinite(self.answers), axis=-1, keepdims=True)[..., None]
-        return np.isnan(difference) & answered
-
-
-class Coloured:
-    """The gradient of coloured moves, added up call by call, and a check of their pattern.
-
-    Args:
-      moves: the colours.
-      at: the base.
-    """
-
-    def __init__(self, moves: Colours, at: Base) -> None:
-        self._owners, self._at = moves.owners, at
-        numbers = at.steps.shape[-1]
-        self.gradient = np.zeros((*at.cotangents.shape[:3], numbers))
-        self.signs = np.where(np.random.default_rng(0).random(numbers) < 0.5, -1.0, 1.0)
-        self.lost = np.zeros((*at.answers.shape[:2], numbers), bool)
-        self._predicted = np.zeros_like(at.answers)
-
-    def add(self, moved: Moved, calls: np.ndarray) -> None:
-        """Takes in what calls [k] found."""
-        lost = self._at.lost(moved.difference)
-        for position, owner in enumerate(self._owners[calls]):
-            reached = np.flatnonzero(owner >= 0)
-            numbers = owner[reached]
-            one: Any = (..., position, reached)
-            slopes = moved.difference[one] / moved.span[..., position, numbers]
-            weighed = slopes[:, None] * self._at.cotangents[..., reached]
-            products = np.where(lost[one][:, None], 0.0, weighed)
-            place: Any = (..., numbers)
-            np.add.at(self.gradient, place, products)
-            np.logical_or.at(self.lost, place, lost[one])
-            steps = self.signs[numbers] * self._at.steps[:, None, numbers]
-            self._predicted[..., reached] += slopes * steps
-
-    def compare(self, difference: np.ndarray) -> None:
-        """Raises BlackBoxError unless the slopes predict a move of everything, by ``signs``."""
-        whole = np.linalg.norm(np.nan_to_num(difference))
-        gap = np.linalg.norm(np.nan_to_num(difference - self._predicted))
-        if gap > _WRONG * whole:
-            raise BlackBoxError(
-                "the structure given to dz.differentiable does not hold: its pattern misses "
-                f"{gap / whole:.0%} of what a random move of all inputs does; give a pattern "
-                "with every input that an output depends on"
-            )
