@@ -1,8 +1,9 @@
 """The difference engine: exact finite differences, propagated through any JAX function."""
 
 from deepzero_jax.difference import (
-    control,
+    choices,
     elementwise,
+    loops,
     products,
     reductions,
     structure,
@@ -28,13 +29,14 @@ __all__ = [
     "Delta",
     "Hoisted",
     "Point",
-    "control",
+    "choices",
     "dense",
     "deregister_rule",
     "difference",
     "elementwise",
     "evaluate",
     "forms_of",
+    "loops",
     "products",
     "propagate",
     "read",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from deepzero_jax.difference.program import (
     Program,
     Values,
     apply,
+    evaluate,
     flatten_jaxpr,
     inside,
     read,
@@ -22,6 +23,8 @@ from deepzero_jax.types import PyTree
 
 # Up to here the base values of all turns of a loop are kept, beyond they are computed again.
 KEPT_BYTES = 128 * 2**20
+# Of so many turns of a loop of unknown length the answers of the host are kept.
+KEPT_TURNS = 128
 
 
 def base_values(
@@ -147,7 +150,65 @@ def _cond_within(
     return lax.switch(operands[0], branches, inputs)
 
 
+class While(NamedTuple):
+    """The parts of a ``while`` equation.
+
+    Attributes:
+      test: from its constants and the carry to whether the loop goes on.
+      body: from its constants and the carry to the carry.
+      parts: where the constants of the test, those of the body and the carry begin and end.
+    """
+
+    test: Program
+    body: Program
+    parts: tuple[tuple[int, int | None], ...]
+
+    @classmethod
+    def of(cls, eqn: Equation) -> "While":
+        """Of an equation."""
+        tests = eqn.params["cond_nconsts"]
+        consts = tests + eqn.params["body_nconsts"]
+        test, body = (flatten_jaxpr(eqn.params[name]) for name in ("cond_jaxpr", "body_jaxpr"))
+        return cls(test, body, ((0, tests), (tests, consts), (consts, None)))
+
+    def goes_on(self, inputs: Sequence[jax.Array]) -> jax.Array:
+        """Whether there is another turn, for the inputs of the test."""
+        return read(evaluate(self.test, inputs), self.test.outputs[0])
+
+
+def _while_within(
+    eqn: Equation, operands: Sequence[jax.Array]
+) -> tuple[list[jax.Array], Values | None]:
+    """Results of a loop, and what the host gave in its first turns."""
+    loop = While.of(eqn)
+    tests, consts, start = (list(operands[slice(*ends)]) for ends in loop.parts)
+
+    def asked(carry: list[jax.Array]) -> tuple[list[jax.Array], Values]:
+        found = base_values(loop.body, [*consts, *carry])
+        return [read(found, item) for item in loop.body.outputs], _asked(loop.body, found)
+
+    likes = jax.eval_shape(asked, start)[1]
+    size = sum(like.size * like.dtype.itemsize for like in jax.tree.leaves(likes))
+    kept_turns = min(KEPT_TURNS, KEPT_BYTES // max(size, 1))
+    if any(map(calls_host, loop.test.equations)) or kept_turns == 0:
+        return apply(eqn, operands), None
+
+    def turn(
+        state: tuple[list[jax.Array], Values, jax.Array],
+    ) -> tuple[list[jax.Array], Values, jax.Array]:
+        carry, kept, number = state
+        after, mine = asked(carry)
+        put = lambda array, value: array.at[number].set(value, mode="drop")
+        return after, jax.tree.map(put, kept, mine), number + 1
+
+    kept = jax.tree.map(lambda like: jnp.zeros((kept_turns, *like.shape), like.dtype), likes)
+    first = (start, kept, jnp.int32(0))
+    carry, kept, _ = lax.while_loop(lambda state: loop.goes_on([*tests, *state[0]]), turn, first)
+    return carry, kept
+
+
 _WITHIN: dict[str, Callable[[Equation, Sequence[jax.Array]], tuple[list[jax.Array], Any]]] = {
     "scan": _scan_within,
     "cond": _cond_within,
+    "while": _while_within,
 }

@@ -1,8 +1,8 @@
 """The table of rules: how a primitive turns the deltas of its operands into those of its results.
 
 **How to add a rule.** Write a function beside its kin (``elementwise``, ``transcendental``,
-``structure``, ``reductions``, ``products``, ``control``) and put ``@rule("its primitive", ...)``
-above it. What the function takes is declared:
+``structure``, ``reductions``, ``products``, ``loops``, ``choices``) and put
+``@rule("its primitive", ...)`` above it. What the function takes is declared:
 
   ``takes="elements"``  ``(bases, deltas, output, **params) -> delta``, arrays that broadcast
                         against each other, deltas None where zero. For elementwise

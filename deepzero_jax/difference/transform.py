@@ -117,8 +117,9 @@ def _infinite_primals(
     for place, (value, delta) in enumerate(zip(primals, deltas, strict=True)):
         if isinstance(delta, Zero) or isinstance(value, Tracer):
             continue
-        finite = jnp.isfinite(value)
-        if not bool(jnp.all(finite)):
+        # On the host: what is known beside a tracer is not evaluated while that is traced.
+        finite = np.isfinite(np.asarray(value))
+        if not finite.all():
             stand_ins[program.inputs[place]] = jnp.where(finite, value, 0)
             moves = dense(delta, value)
             found[place] = jnp.where(finite, moves, wide(value) + moves)

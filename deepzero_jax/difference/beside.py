@@ -1,0 +1,170 @@
+"""Programs within an equation, run at their base values with their deltas beside."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+from jax.custom_batching import sequential_vmap
+from jax.typing import DTypeLike
+
+from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.base_values import base_values
+from deepzero_jax.difference.interpreter import propagate_beside
+from deepzero_jax.difference.precision import wide
+from deepzero_jax.difference.program import Constant, Program, Values, read
+from deepzero_jax.difference.values import (
+    ZERO,
+    Delta,
+    Moved,
+    Zero,
+    dense,
+    is_float,
+    moved_value,
+)
+
+# One for each of some values, None for zero or for no stand-in.
+Arrays = Sequence[jax.Array | None]
+Pair = tuple[Arrays, Arrays]
+Results = tuple[list[Delta], list[jax.Array]]
+
+
+class Beside(NamedTuple):
+    """Values, and what goes beside each.
+
+    Attributes:
+      values: base values.
+      stand_ins: of them, None where there is none.
+      moves: of floating-point values the delta, of others the new value, None where still.
+    """
+
+    values: list[jax.Array]
+    stand_ins: Arrays
+    moves: Arrays
+
+    @classmethod
+    def of(cls, at: Application, deltas: Sequence[Delta]) -> "Beside":
+        """The operands of an equation."""
+        pairs = zip(at.bases, at.values, strict=True)
+        stand_ins = [None if base is value else base for base, value in pairs]
+        return cls(at.values, stand_ins, moves_of(deltas, at.bases))
+
+    @property
+    def deltas(self) -> list[Delta]:
+        """The moves as the engine knows them."""
+        return deltas_of(self.moves, self.values)
+
+    def part(self, start: int, stop: int | None) -> "Beside":
+        """Some of the values in order."""
+        return Beside(self.values[start:stop], self.stand_ins[start:stop], self.moves[start:stop])
+
+    def carried(self, moving: Sequence[bool], with_stand_ins: bool) -> "Beside":
+        """As a carry, of which every floating-point part may move, and may have a stand-in.
+
+        Of the others ``moving`` ones may move.
+        """
+        moves: Arrays = [
+            (dense(ZERO, value) if is_float(value) else value)
+            if move is None and (may or is_float(value))
+            else move
+            for value, move, may in zip(self.values, self.moves, moving, strict=True)
+        ]
+        stand_ins = [
+            value if other is None and with_stand_ins and is_float(value) else other
+            for value, other in zip(self.values, self.stand_ins, strict=True)
+        ]
+        return Beside(self.values, stand_ins, moves)
+
+    def moved(self) -> list[jax.Array]:
+        """The values after the move, in the type of their deltas."""
+        pairs = zip(self.values, self.stand_ins, strict=True)
+        bases = [wide(value if other is None else other) for value, other in pairs]
+        return [moved_value(delta, base) for delta, base in zip(self.deltas, bases, strict=True)]
+
+
+def moves_of(deltas: Sequence[Delta], values: Sequence[jax.Array]) -> Arrays:
+    """Deltas as arrays, those of integers and booleans as new values; None where zero."""
+    return [
+        None if isinstance(d, Zero) else d.value if isinstance(d, Moved) else dense(d, value)
+        for d, value in zip(deltas, values, strict=True)
+    ]
+
+
+def deltas_of(moves: Arrays, values: Sequence[jax.Array]) -> list[Delta]:
+    """The reverse of ``moves_of``."""
+    return [
+        ZERO if move is None else move if is_float(value) else Moved(move)
+        for move, value in zip(moves, values, strict=True)
+    ]
+
+
+def run_beside(
+    program: Program,
+    inputs: Sequence[Beside],
+    delta_dtype: DTypeLike | None,
+    known: Values | None = None,
+) -> Beside:
+    """The outputs of a program.
+
+    ``known`` are its base values, as far as they have been evaluated before.
+    """
+    found = base_values(program, [v for group in inputs for v in group.values], known)
+    stand_ins = [other for group in inputs for other in group.stand_ins]
+    pairs = zip(program.inputs, stand_ins, strict=True)
+    deltas, others = propagate_beside(
+        program,
+        found,
+        [delta for group in inputs for delta in group.deltas],
+        {number: other for number, other in pairs if other is not None},
+        delta_dtype,
+    )
+    outputs = [read(found, item) for item in program.outputs]
+    found_others = [None if isinstance(o, Constant) else others.get(o) for o in program.outputs]
+    return Beside(outputs, found_others, moves_of(deltas, outputs))
+
+
+class Seen(NamedTuple):
+    """What tracing says of the outputs of a program.
+
+    Attributes:
+      moves: which of them may move.
+      doubts: which of them have a stand-in.
+    """
+
+    moves: list[bool]
+    doubts: list[bool]
+
+
+def probe(program: Program, inputs: Sequence[Beside], delta_dtype: DTypeLike | None) -> Seen:
+    """Traces ``run_beside`` and drops the trace."""
+    seen = []
+
+    def run(inputs: Sequence[Beside]) -> None:
+        outputs = run_beside(program, inputs, delta_dtype)
+        are = lambda arrays: [array is not None for array in arrays]
+        seen.append(Seen(are(outputs.moves), are(outputs.stand_ins)))
+
+    jax.eval_shape(run, inputs)
+    return seen[0]
+
+
+def of_results(at: Application, moves: Arrays, stand_ins: Arrays) -> Results:
+    """Deltas of the results of an equation, and what stands in for their base values."""
+    others = [
+        result if other is None or not is_float(result) else other
+        for result, other in zip(at.results, stand_ins, strict=True)
+    ]
+    return deltas_of(moves, at.results), others
+
+
+def in_full(arrays: Arrays, results: Sequence[jax.Array]) -> list[jax.Array]:
+    """The arrays, with a result in the place of each that there is not."""
+    return [r if array is None else array for array, r in zip(arrays, results, strict=True)]
+
+
+def one_by_one(either: Callable[..., Pair]) -> Callable[..., Pair]:
+    """A choice of which copies under ``vmap`` are made one after the other.
+
+    Side by side, all would ask the host for what only those need that choose it. It may close
+    over nothing that is mapped.
+    """
+    return sequential_vmap(either)

@@ -1,0 +1,69 @@
+"""Branches: the difference runs inside the one that is taken."""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+
+from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.beside import (
+    Beside,
+    Pair,
+    Results,
+    in_full,
+    moves_of,
+    of_results,
+    one_by_one,
+    probe,
+    run_beside,
+)
+from deepzero_jax.difference.edges import subtracted
+from deepzero_jax.difference.program import Program, Values, flatten_jaxpr
+from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.signs import Signs
+from deepzero_jax.difference.values import Delta
+from deepzero_jax.jaxprs import calls_host
+
+
+@rule("cond", takes="body", moved=True, decides=True)
+def cond(at: Application, deltas: list[Delta], signs: Signs) -> Results:
+    """The difference of the branch that the base takes; where another one is taken, of the two."""
+    operands = Beside.of(at, deltas)
+    moves, others = _of_branch(at, operands)
+    if operands.moves[0] is None:
+        return of_results(at, moves, others)
+
+    def either(operands: Beside, results: list[jax.Array], stays: Pair) -> Pair:
+        def changes() -> Pair:
+            pairs = zip(operands.values, operands.stand_ins, strict=True)
+            bases = [value if other is None else other for value, other in pairs]
+            here = Application(at.eqn, bases, results, at.delta_dtype, operands.values, results)
+            deltas, others = subtracted(here, operands.deltas)
+            return moves_of(deltas, results), others
+
+        return lax.cond(operands.values[0] == operands.moves[0], lambda: stays, changes)
+
+    run = one_by_one(either) if calls_host(at.eqn) else either
+    results = list(at.results)
+    moves, others = run(operands, results, (in_full(moves, results), in_full(others, results)))
+    return of_results(at, moves, others)
+
+
+def _of_branch(at: Application, operands: Beside) -> Pair:
+    """Moves and stand-ins of the results of the branch that the base takes."""
+    inputs = operands.part(1, None)
+    branches = [flatten_jaxpr(closed) for closed in at.params["branches"]]
+    probed = [probe(branch, (inputs,), at.delta_dtype) for branch in branches]
+    move = [any(each) for each in zip(*(seen.moves for seen in probed), strict=True)]
+    doubtful = any(any(seen.doubts) for seen in probed)
+
+    def run_branch(program: Program, known: Values | None) -> Callable[[Beside], Pair]:
+        def run(inputs: Beside) -> Pair:
+            found = run_beside(program, (inputs,), at.delta_dtype, known)
+            full = found.carried(move, doubtful)
+            return full.moves, full.stand_ins
+
+        return run
+
+    known = at.inside or [None] * len(branches)
+    return lax.switch(at.values[0], list(map(run_branch, branches, known)), inputs)

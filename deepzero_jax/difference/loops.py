@@ -1,0 +1,158 @@
+"""Loops: the difference runs inside them, beside the base."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from deepzero_jax.difference.application import Application, widened
+from deepzero_jax.difference.base_values import (
+    While,
+    fits,
+    scan_layout,
+    scan_options,
+    turns_of,
+)
+from deepzero_jax.difference.beside import (
+    Beside,
+    Pair,
+    Results,
+    in_full,
+    of_results,
+    one_by_one,
+    probe,
+    run_beside,
+)
+from deepzero_jax.difference.edges import subtracted, where_finite
+from deepzero_jax.difference.precision import wide
+from deepzero_jax.difference.program import Program, Values, apply, flatten_jaxpr
+from deepzero_jax.difference.rules import rule
+from deepzero_jax.difference.signs import Signs
+from deepzero_jax.difference.values import Delta, is_float
+from deepzero_jax.jaxprs import calls_host
+
+# Of a loop of unknown length: its carry, and the number of the turn.
+_State = tuple[Beside, jax.Array]
+
+
+class _Body(NamedTuple):
+    """What a loop repeats.
+
+    Attributes:
+      program: from constants, carry and what is scanned over to carry and what is stacked.
+      consts: that it is given at every turn.
+      delta_dtype: of operands of products of deltas, or None.
+    """
+
+    program: Program
+    consts: Beside
+    delta_dtype: DTypeLike | None
+
+    def start(self, carry: Beside, *more: Beside) -> Beside:
+        """The carry of the first turn, with a place for whatever moves at a later one."""
+        moving = [move is not None for move in carry.moves]
+        doubtful = any(other is not None for other in carry.stand_ins)
+        while True:
+            first = carry.carried(moving, doubtful)
+            seen = probe(self.program, (self.consts, first, *more), self.delta_dtype)
+            further = [a or b for a, b in zip(moving, seen.moves, strict=False)]
+            doubts = doubtful or any(seen.doubts[: len(moving)])
+            if (further, doubts) == (moving, doubtful):
+                return first
+            moving, doubtful = further, doubts
+
+    def turn(self, carry: Beside, *more: Beside, known: Values | None) -> tuple[Beside, Pair]:
+        """The carry after a turn; moves and stand-ins of what is stacked."""
+        inputs, count = (self.consts, carry, *more), len(carry.values)
+        found = run_beside(self.program, inputs, self.delta_dtype, known)
+        after, stacked = found.part(0, count), found.part(count, None)
+        full = after.carried([move is not None for move in carry.moves], with_stand_ins=True)
+        kept = zip(carry.stand_ins, full.stand_ins, strict=True)
+        after = full._replace(stand_ins=[None if old is None else new for old, new in kept])
+        return after, (stacked.moves, stacked.stand_ins)
+
+    def known(self, turn: Values | None) -> Values | None:
+        """Base values of a turn, of those that were kept."""
+        if turn is None:
+            return None
+        return {**dict(zip(self.program.inputs, self.consts.values, strict=False)), **turn}
+
+
+@rule("scan", takes="body", moved=True, decides=True)
+def scan(at: Application, deltas: list[Delta], signs: Signs) -> Results:
+    """A scan over base and delta together; a carry that moves once is carried as dense."""
+    inputs = Beside.of(at, deltas)
+    num_consts, num_carry = layout = scan_layout(at.eqn, at.bases, at.outputs)
+    xs = inputs.part(num_consts + num_carry, None)
+    program = flatten_jaxpr(at.params["jaxpr"])
+    body = _Body(program, inputs.part(0, num_consts), at.delta_dtype)
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    carry = body.start(inputs.part(num_consts, num_consts + num_carry), first)
+
+    turns = at.inside
+    if turns is None and fits(at.eqn, program):
+        turns = turns_of(at.eqn, inputs.values, layout)[1]
+
+    def step(carry: Beside, x: tuple[Beside, Values | None]) -> tuple[Beside, Pair]:
+        return body.turn(carry, x[0], known=body.known(x[1]))
+
+    final, (moves, others) = lax.scan(step, carry, (xs, turns), **scan_options(at.eqn))
+    return of_results(at, [*final.moves, *moves], [*final.stand_ins, *others])
+
+
+@rule("while", takes="body", moved=True, decides=True)
+def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
+    """A loop over base and delta together for as long as both go on.
+
+    Where the moved loop takes more or fewer turns than the base, it goes on by itself, and the
+    results are subtracted. Where the body calls the host, answers at the base are read back,
+    not asked for again; turns beyond those whose answers were kept are subtracted too.
+    """
+    if at.inside is None and calls_host(at.eqn):
+        return subtracted(at, deltas)
+    loop, inputs = While.of(at.eqn), Beside.of(at, deltas)
+    tests, consts, carry = (inputs.part(*ends) for ends in loop.parts)
+    body = _Body(loop.body, consts, at.delta_dtype)
+    start = body.start(carry)
+    decides = any(probe(loop.test, (tests, start), at.delta_dtype).moves)
+    num_kept = None if at.inside is None else len(jax.tree.leaves(at.inside)[0])
+    far = widened(at).eqn
+
+    def both_go_on(state: _State) -> jax.Array:
+        carry, number = state
+        going = loop.goes_on([*tests.values, *carry.values])
+        if decides:
+            going &= While.of(far).goes_on([*tests.moved(), *carry.moved()])
+        return going if num_kept is None else going & (number < num_kept)
+
+    def turn(state: _State) -> _State:
+        carry, number = state
+        kept = None if at.inside is None else jax.tree.map(lambda a: a[number], at.inside)
+        return body.turn(carry, known=body.known(kept))[0], number + 1
+
+    last, _ = lax.while_loop(both_go_on, turn, (start, jnp.int32(0)))
+    if not decides and num_kept is None:
+        return of_results(at, last.moves, last.stand_ins)
+
+    doubtful = any(other is not None for other in last.stand_ins)
+
+    def either(tests: Beside, consts: Beside, last: Beside, results: list[jax.Array]) -> Pair:
+        far_tests, far_carry = tests.moved(), last.moved()
+        going = loop.goes_on([*tests.values, *last.values])
+        if decides:
+            going |= While.of(far).goes_on([*far_tests, *far_carry])
+        stays = (in_full(last.moves, results), in_full(last.stand_ins, results))
+
+        def goes_on_alone() -> Pair:
+            bases = [where_finite(r, jnp.zeros_like(r)) if doubtful else r for r in results]
+            ends = apply(far, [*far_tests, *consts.moved(), *far_carry])
+            pairs = zip(ends, bases, strict=True)
+            return [end - wide(base) if is_float(base) else end for end, base in pairs], bases
+
+        return lax.cond(going, goes_on_alone, lambda: stays)
+
+    run = one_by_one(either) if calls_host(at.eqn) else either
+    moves, others = run(tests, consts, last, list(at.results))
+    return of_results(at, moves, others if doubtful else [None] * len(others))
