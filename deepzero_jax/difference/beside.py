@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.custom_batching import sequential_vmap
 from jax.typing import DTypeLike
 
@@ -21,6 +23,7 @@ from deepzero_jax.difference.values import (
     is_float,
     moved_value,
 )
+from deepzero_jax.varying import vary, varying, varying_axes
 
 # One for each of some values, None for zero or for no stand-in.
 Arrays = Sequence[jax.Array | None]
@@ -74,6 +77,16 @@ class Beside(NamedTuple):
         ]
         return Beside(self.values, stand_ins, moves)
 
+    def varying(self, axes: frozenset[str]) -> "Beside":
+        """With moves and stand-ins marked as varying over axes of a mesh."""
+        moves, others = jax.tree.map(lambda a: vary(a, axes), (self.moves, self.stand_ins))
+        return Beside(self.values, others, moves)
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """Axes of a mesh over which moves or stand-ins vary."""
+        return varying_axes((self.moves, self.stand_ins))
+
     def moved(self) -> list[jax.Array]:
         """The values after the move, in the type of their deltas."""
         pairs = zip(self.values, self.stand_ins, strict=True)
@@ -122,29 +135,14 @@ def run_beside(
     return Beside(outputs, found_others, moves_of(deltas, outputs))
 
 
-class Seen(NamedTuple):
-    """What tracing says of the outputs of a program.
-
-    Attributes:
-      moves: which of them may move.
-      doubts: which of them have a stand-in.
-    """
-
-    moves: list[bool]
-    doubts: list[bool]
+def probe(program: Program, inputs: Sequence[Beside], delta_dtype: DTypeLike | None) -> Beside:
+    """The types of what ``run_beside`` returns; the trace is dropped."""
+    return jax.eval_shape(lambda inputs: run_beside(program, inputs, delta_dtype), inputs)
 
 
-def probe(program: Program, inputs: Sequence[Beside], delta_dtype: DTypeLike | None) -> Seen:
-    """Traces ``run_beside`` and drops the trace."""
-    seen = []
-
-    def run(inputs: Sequence[Beside]) -> None:
-        outputs = run_beside(program, inputs, delta_dtype)
-        are = lambda arrays: [array is not None for array in arrays]
-        seen.append(Seen(are(outputs.moves), are(outputs.stand_ins)))
-
-    jax.eval_shape(run, inputs)
-    return seen[0]
+def there(arrays: Arrays) -> list[bool]:
+    """Which of them there are."""
+    return [array is not None for array in arrays]
 
 
 def of_results(at: Application, moves: Arrays, stand_ins: Arrays) -> Results:
@@ -159,6 +157,21 @@ def of_results(at: Application, moves: Arrays, stand_ins: Arrays) -> Results:
 def in_full(arrays: Arrays, results: Sequence[jax.Array]) -> list[jax.Array]:
     """The arrays, with a result in the place of each that there is not."""
     return [r if array is None else array for array, r in zip(arrays, results, strict=True)]
+
+
+def chosen(where: jax.Array, then: Callable[[], Pair], otherwise: Pair, calls: bool) -> Pair:
+    """A choice between two sets of moves and stand-ins.
+
+    Args:
+      where: whether the first is chosen.
+      then: makes the first.
+      otherwise: the second.
+      calls: whether the first calls the host, so that it must not be made for nothing.
+    """
+    if calls or not varying(where):
+        return lax.cond(where, then, lambda: otherwise)
+    # A cond under ``vmap``, inside ``shard_map``, marks as varying what does so already.
+    return jax.tree.map(lambda a, b: jnp.where(where, a, b), then(), otherwise)
 
 
 def one_by_one(either: Callable[..., Pair]) -> Callable[..., Pair]:

@@ -10,12 +10,14 @@ from deepzero_jax.difference.beside import (
     Beside,
     Pair,
     Results,
+    chosen,
     in_full,
     moves_of,
     of_results,
     one_by_one,
     probe,
     run_beside,
+    there,
 )
 from deepzero_jax.difference.edges import subtracted
 from deepzero_jax.difference.program import Program, Values, flatten_jaxpr
@@ -33,6 +35,8 @@ def cond(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     if operands.moves[0] is None:
         return of_results(at, moves, others)
 
+    calls = calls_host(at.eqn)
+
     def either(operands: Beside, results: list[jax.Array], stays: Pair) -> Pair:
         def changes() -> Pair:
             pairs = zip(operands.values, operands.stand_ins, strict=True)
@@ -41,9 +45,9 @@ def cond(at: Application, deltas: list[Delta], signs: Signs) -> Results:
             deltas, others = subtracted(here, operands.deltas)
             return moves_of(deltas, results), others
 
-        return lax.cond(operands.values[0] == operands.moves[0], lambda: stays, changes)
+        return chosen(operands.values[0] != operands.moves[0], changes, stays, calls)
 
-    run = one_by_one(either) if calls_host(at.eqn) else either
+    run = one_by_one(either) if calls else either
     results = list(at.results)
     moves, others = run(operands, results, (in_full(moves, results), in_full(others, results)))
     return of_results(at, moves, others)
@@ -54,8 +58,8 @@ def _of_branch(at: Application, operands: Beside) -> Pair:
     inputs = operands.part(1, None)
     branches = [flatten_jaxpr(closed) for closed in at.params["branches"]]
     probed = [probe(branch, (inputs,), at.delta_dtype) for branch in branches]
-    move = [any(each) for each in zip(*(seen.moves for seen in probed), strict=True)]
-    doubtful = any(any(seen.doubts) for seen in probed)
+    move = [any(each) for each in zip(*(there(seen.moves) for seen in probed), strict=True)]
+    doubtful = any(any(there(seen.stand_ins)) for seen in probed)
 
     def run_branch(program: Program, known: Values | None) -> Callable[[Beside], Pair]:
         def run(inputs: Beside) -> Pair:

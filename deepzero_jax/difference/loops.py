@@ -19,11 +19,13 @@ from deepzero_jax.difference.beside import (
     Beside,
     Pair,
     Results,
+    chosen,
     in_full,
     of_results,
     one_by_one,
     probe,
     run_beside,
+    there,
 )
 from deepzero_jax.difference.edges import subtracted, where_finite
 from deepzero_jax.difference.precision import wide
@@ -52,26 +54,26 @@ class _Body(NamedTuple):
 
     def start(self, carry: Beside, *more: Beside) -> Beside:
         """The carry of the first turn, with a place for whatever moves at a later one."""
-        moving = [move is not None for move in carry.moves]
-        doubtful = any(other is not None for other in carry.stand_ins)
+        count = len(carry.values)
+        moving, doubtful = there(carry.moves), any(there(carry.stand_ins))
+        axes = carry.axes
         while True:
-            first = carry.carried(moving, doubtful)
+            first = carry.carried(moving, doubtful).varying(axes)
             seen = probe(self.program, (self.consts, first, *more), self.delta_dtype)
-            further = [a or b for a, b in zip(moving, seen.moves, strict=False)]
-            doubts = doubtful or any(seen.doubts[: len(moving)])
-            if (further, doubts) == (moving, doubtful):
+            after = seen.part(0, count)
+            further = [a or b for a, b in zip(moving, there(after.moves), strict=True)]
+            found = (further, doubtful or any(there(after.stand_ins)), axes | after.axes)
+            if found == (moving, doubtful, axes):
                 return first
-            moving, doubtful = further, doubts
+            moving, doubtful, axes = found
 
     def turn(self, carry: Beside, *more: Beside, known: Values | None) -> tuple[Beside, Pair]:
         """The carry after a turn; moves and stand-ins of what is stacked."""
         inputs, count = (self.consts, carry, *more), len(carry.values)
         found = run_beside(self.program, inputs, self.delta_dtype, known)
-        after, stacked = found.part(0, count), found.part(count, None)
-        full = after.carried([move is not None for move in carry.moves], with_stand_ins=True)
-        kept = zip(carry.stand_ins, full.stand_ins, strict=True)
-        after = full._replace(stand_ins=[None if old is None else new for old, new in kept])
-        return after, (stacked.moves, stacked.stand_ins)
+        stacked = found.part(count, None)
+        after = found.part(0, count).carried(there(carry.moves), any(there(carry.stand_ins)))
+        return after.varying(carry.axes), (stacked.moves, stacked.stand_ins)
 
     def known(self, turn: Values | None) -> Values | None:
         """Base values of a turn, of those that were kept."""
@@ -88,8 +90,11 @@ def scan(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     xs = inputs.part(num_consts + num_carry, None)
     program = flatten_jaxpr(at.params["jaxpr"])
     body = _Body(program, inputs.part(0, num_consts), at.delta_dtype)
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    carry = body.start(inputs.part(num_consts, num_consts + num_carry), first)
+    carry = inputs.part(num_consts, num_consts + num_carry)
+    if at.params["length"] == 0:
+        still = [None] * (len(at.results) - num_carry)
+        return of_results(at, [*carry.moves, *still], [*carry.stand_ins, *still])
+    carry = body.start(carry, jax.eval_shape(lambda xs: jax.tree.map(lambda x: x[0], xs), xs))
 
     turns = at.inside
     if turns is None and fits(at.eqn, program):
@@ -110,13 +115,14 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     results are subtracted. Where the body calls the host, answers at the base are read back,
     not asked for again; turns beyond those whose answers were kept are subtracted too.
     """
-    if at.inside is None and calls_host(at.eqn):
+    calls = calls_host(at.eqn)
+    if at.inside is None and calls:
         return subtracted(at, deltas)
     loop, inputs = While.of(at.eqn), Beside.of(at, deltas)
     tests, consts, carry = (inputs.part(*ends) for ends in loop.parts)
     body = _Body(loop.body, consts, at.delta_dtype)
     start = body.start(carry)
-    decides = any(probe(loop.test, (tests, start), at.delta_dtype).moves)
+    decides = any(there(probe(loop.test, (tests, start), at.delta_dtype).moves))
     num_kept = None if at.inside is None else len(jax.tree.leaves(at.inside)[0])
     far = widened(at).eqn
 
@@ -136,7 +142,7 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     if not decides and num_kept is None:
         return of_results(at, last.moves, last.stand_ins)
 
-    doubtful = any(other is not None for other in last.stand_ins)
+    doubtful = any(there(last.stand_ins))
 
     def either(tests: Beside, consts: Beside, last: Beside, results: list[jax.Array]) -> Pair:
         far_tests, far_carry = tests.moved(), last.moved()
@@ -151,8 +157,8 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
             pairs = zip(ends, bases, strict=True)
             return [end - wide(base) if is_float(base) else end for end, base in pairs], bases
 
-        return lax.cond(going, goes_on_alone, lambda: stays)
+        return chosen(going, goes_on_alone, stays, calls)
 
-    run = one_by_one(either) if calls_host(at.eqn) else either
+    run = one_by_one(either) if calls else either
     moves, others = run(tests, consts, last, list(at.results))
     return of_results(at, moves, others if doubtful else [None] * len(others))

@@ -130,3 +130,42 @@ print(json.dumps(found))
 def test_answers_of_a_box_vary_as_their_inputs_do():
     for name, ratios in on_devices(2, BOXES).items():
         np.testing.assert_allclose(ratios, np.ones_like(ratios), rtol=1e-4, err_msg=name)
+
+
+LOOPS = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec as P
+import deepzero_jax as dz
+
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+box = dz.black_box(lambda x: np.sin(x).sum(1), (), dtype="float64")
+twin = lambda x: jnp.sin(x).sum(1)
+losses = lambda ask: {
+    "scan": lambda w, x: lax.scan(
+        lambda c, v: (jnp.tanh(c + v * w), c), x[0] * w, x)[1],
+    "while": lambda w, x: lax.while_loop(lambda y: jnp.sum(y) < 9.0, lambda y: y + x * w, x * w),
+    "cond": lambda w, x: lax.cond(jnp.sum(x * w) > 3.0, jnp.exp, jnp.sin, x * w),
+    "box in a while": lambda w, x: lax.while_loop(
+        lambda y: jnp.sum(y) < 9.0, lambda y: y + jnp.exp(ask(y))[:, None] * w, x * w),
+    "box in a cond": lambda w, x: lax.cond(
+        jnp.sum(x * w) > 3.0, lambda y: ask(y), lambda y: ask(2 * y), x * w),
+}
+x, w = jnp.linspace(0.1, 1, 24).reshape(8, 3), jnp.array([0.5, 0.8, 1.1])
+found = {}
+for name in losses(twin):
+    loss = lambda w, x: jnp.mean(losses(box)[name](w, x))
+    each = jax.shard_map(
+        lambda w, x: dz.value_and_grad(loss, dz.cge(smoothing=1e-5))(w, x)[1][None],
+        mesh=mesh, in_specs=(P(), P("d")), out_specs=P("d"))
+    got = np.asarray(jax.block_until_ready(jax.jit(each)(w, x)))
+    exact = lambda w, x: jnp.mean(losses(twin)[name](w, x))
+    found[name] = got.tolist(), [jax.jacfwd(exact)(w, part).tolist() for part in (x[:4], x[4:])]
+print(json.dumps(found))
+"""
+
+
+def test_loops_and_branches_inside_of_shard_map():
+    for name, (got, exact) in on_devices(2, LOOPS).items():
+        np.testing.assert_allclose(got, exact, rtol=1e-3, atol=1e-4, err_msg=name)
