@@ -54,9 +54,9 @@ class _Body(NamedTuple):
 
     def start(self, carry: Beside, *more: Beside) -> Beside:
         """The carry of the first turn, with a place for whatever moves at a later one."""
-        count = len(carry.values)
-        moving, doubtful = there(carry.moves), any(there(carry.stand_ins))
-        axes = carry.axes
+        count, axes, doubtful = len(carry.values), carry.axes, any(there(carry.stand_ins))
+        carry = carry.carried(there(carry.moves), doubtful)
+        moving = there(carry.moves)
         while True:
             first = carry.carried(moving, doubtful).varying(axes)
             seen = probe(self.program, (self.consts, first, *more), self.delta_dtype)
@@ -161,4 +161,6 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
 
     run = one_by_one(either) if calls else either
     moves, others = run(tests, consts, last, list(at.results))
+    if not decides:  # an integer or boolean that never moved
+        moves = [None if before is None else m for before, m in zip(last.moves, moves, strict=True)]
     return of_results(at, moves, others if doubtful else [None] * len(others))

@@ -117,9 +117,10 @@ def _infinite_primals(
     for place, (value, delta) in enumerate(zip(primals, deltas, strict=True)):
         if isinstance(delta, Zero) or isinstance(value, Tracer):
             continue
-        # On the host: what is known beside a tracer is not evaluated while that is traced.
-        finite = np.isfinite(np.asarray(value))
-        if not finite.all():
+        with jax.ensure_compile_time_eval():  # the deltas may be traced
+            finite = jnp.isfinite(value)
+            all_finite = bool(jnp.all(finite))
+        if not all_finite:
             stand_ins[program.inputs[place]] = jnp.where(finite, value, 0)
             moves = dense(delta, value)
             found[place] = jnp.where(finite, moves, wide(value) + moves)
