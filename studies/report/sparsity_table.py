@@ -113,6 +113,7 @@ def plot_sparsity(found: list[Result], picture: Path) -> None:
                     [mean_percent(chosen(ran, sparsity=value)) for value in SPARSITIES],
                     color=f"C{colour}",
                     marker=marker,
+                    zorder=3 - colour / 10,  # the black-box methods in front of what they are near
                     label=f"{title}, {epochs:g} epochs",
                 )
             if method in network.paper:
