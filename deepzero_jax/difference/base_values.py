@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from deepzero_jax.cost import size_bytes
 from deepzero_jax.difference.program import (
     Equation,
     Program,
@@ -181,6 +182,8 @@ def _while_within(
 ) -> tuple[list[jax.Array], Values | None]:
     """Results of a loop, and what the host gave in its first turns."""
     loop = While.of(eqn)
+    if any(map(calls_host, loop.test.equations)):
+        return apply(eqn, operands), None
     tests, consts, start = (list(operands[slice(*ends)]) for ends in loop.parts)
 
     def asked(carry: list[jax.Array]) -> tuple[list[jax.Array], Values]:
@@ -188,9 +191,9 @@ def _while_within(
         return [read(found, item) for item in loop.body.outputs], _asked(loop.body, found)
 
     likes = jax.eval_shape(asked, start)[1]
-    size = sum(like.size * like.dtype.itemsize for like in jax.tree.leaves(likes))
+    size = sum(map(size_bytes, jax.tree.leaves(likes)))
     kept_turns = min(KEPT_TURNS, KEPT_BYTES // max(size, 1))
-    if any(map(calls_host, loop.test.equations)) or kept_turns == 0:
+    if kept_turns == 0:
         return apply(eqn, operands), None
 
     def turn(

@@ -9,8 +9,9 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jax.typing import DTypeLike
 
-from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.application import Application, evaluate_and_subtract
 from deepzero_jax.difference.base_values import base_values
+from deepzero_jax.difference.edges import zero_where_infinite
 from deepzero_jax.difference.interpreter import propagate_beside
 from deepzero_jax.difference.precision import wide
 from deepzero_jax.difference.program import Constant, Program, Values, read
@@ -23,6 +24,7 @@ from deepzero_jax.difference.values import (
     is_float,
     moved_value,
 )
+from deepzero_jax.jaxprs import calls_host
 from deepzero_jax.varying import vary, varying, varying_axes
 
 # One for each of some values, None for zero or for no stand-in.
@@ -52,9 +54,22 @@ class Beside(NamedTuple):
         return cls(at.values, stand_ins, moves_of(deltas, at.bases))
 
     @property
+    def bases(self) -> list[jax.Array]:
+        """What stands in for the values, or the values."""
+        return in_full(self.stand_ins, self.values)
+
+    @property
     def deltas(self) -> list[Delta]:
         """The moves as the engine knows them."""
         return deltas_of(self.moves, self.values)
+
+    def then(self, other: "Beside") -> "Beside":
+        """These values, and others after them."""
+        return Beside(
+            [*self.values, *other.values],
+            [*self.stand_ins, *other.stand_ins],
+            [*self.moves, *other.moves],
+        )
 
     def part(self, start: int, stop: int | None) -> "Beside":
         """Some of the values in order."""
@@ -65,12 +80,11 @@ class Beside(NamedTuple):
 
         Of the others ``moving`` ones may move.
         """
-        moves: Arrays = [
-            (dense(ZERO, value) if is_float(value) else value)
-            if move is None and (may or is_float(value))
-            else move
-            for value, move, may in zip(self.values, self.moves, moving, strict=True)
+        still = [
+            dense(ZERO, value) if is_float(value) else value if may else None
+            for value, may in zip(self.values, moving, strict=True)
         ]
+        moves = [old if new is None else new for old, new in zip(still, self.moves, strict=True)]
         stand_ins = [
             value if other is None and with_stand_ins and is_float(value) else other
             for value, other in zip(self.values, self.stand_ins, strict=True)
@@ -89,9 +103,7 @@ class Beside(NamedTuple):
 
     def moved(self) -> list[jax.Array]:
         """The values after the move, in the type of their deltas."""
-        pairs = zip(self.values, self.stand_ins, strict=True)
-        bases = [wide(value if other is None else other) for value, other in pairs]
-        return [moved_value(delta, base) for delta, base in zip(self.deltas, bases, strict=True)]
+        return list(map(moved_value, self.deltas, map(wide, self.bases)))
 
 
 def moves_of(deltas: Sequence[Delta], values: Sequence[jax.Array]) -> Arrays:
@@ -159,25 +171,39 @@ def in_full(arrays: Arrays, results: Sequence[jax.Array]) -> list[jax.Array]:
     return [r if array is None else array for array, r in zip(arrays, results, strict=True)]
 
 
-def chosen(where: jax.Array, then: Callable[[], Pair], otherwise: Pair, calls: bool) -> Pair:
-    """A choice between two sets of moves and stand-ins.
+def subtracted_where(
+    changes: Callable[[Beside], jax.Array],
+    at: Application,
+    operands: Beside,
+    together: Pair,
+    doubtful: bool = True,
+) -> Pair:
+    """Moves and stand-ins of the results, subtracted where a move changes the course.
 
     Args:
-      where: whether the first is chosen.
-      then: makes the first.
-      otherwise: the second.
-      calls: whether the first calls the host, so that it must not be made for nothing.
+      changes: whether it does, of the operands; it closes over nothing that is mapped.
+      at: the equation.
+      operands: of it, from where on the courses may differ.
+      together: moves and stand-ins where they do not.
+      doubtful: whether results may be infinite.
     """
-    if calls or not varying(where):
-        return lax.cond(where, then, lambda: otherwise)
-    # A cond under ``vmap``, inside ``shard_map``, marks as varying what does so already.
-    return jax.tree.map(lambda a, b: jnp.where(where, a, b), then(), otherwise)
+    calls = calls_host(at.eqn)
 
+    def either(operands: Beside, results: list[jax.Array], together: Pair) -> Pair:
+        def apart() -> Pair:
+            starts = zero_where_infinite(results) if doubtful else results
+            dtype, bases, values = at.delta_dtype, operands.bases, operands.values
+            here = Application(at.eqn, bases, starts, dtype, values, results)
+            return moves_of(evaluate_and_subtract(here, operands.deltas), results), starts
 
-def one_by_one(either: Callable[..., Pair]) -> Callable[..., Pair]:
-    """A choice of which copies under ``vmap`` are made one after the other.
+        where = changes(operands)
+        if calls or not varying(where):
+            return lax.cond(where, apart, lambda: together)
+        # A cond under ``vmap``, inside ``shard_map``, marks as varying what does so already.
+        return jax.tree.map(lambda a, b: jnp.where(where, a, b), apart(), together)
 
-    Side by side, all would ask the host for what only those need that choose it. It may close
-    over nothing that is mapped.
-    """
-    return sequential_vmap(either)
+    results = list(at.results)
+    moves, others = (in_full(arrays, results) for arrays in together)
+    # Copies side by side would all ask the host for what only those need that change.
+    run = sequential_vmap(either) if calls else either
+    return run(operands, results, (moves, others))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 from jax import lax
 
 from deepzero_jax.difference.application import Application
@@ -10,47 +9,27 @@ from deepzero_jax.difference.beside import (
     Beside,
     Pair,
     Results,
-    chosen,
-    in_full,
-    moves_of,
     of_results,
-    one_by_one,
     probe,
     run_beside,
+    subtracted_where,
     there,
 )
-from deepzero_jax.difference.edges import subtracted
 from deepzero_jax.difference.program import Program, Values, flatten_jaxpr
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import Delta
-from deepzero_jax.jaxprs import calls_host
 
 
 @rule("cond", takes="body", moved=True, decides=True)
 def cond(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     """The difference of the branch that the base takes; where another one is taken, of the two."""
     operands = Beside.of(at, deltas)
-    moves, others = _of_branch(at, operands)
-    if operands.moves[0] is None:
-        return of_results(at, moves, others)
-
-    calls = calls_host(at.eqn)
-
-    def either(operands: Beside, results: list[jax.Array], stays: Pair) -> Pair:
-        def changes() -> Pair:
-            pairs = zip(operands.values, operands.stand_ins, strict=True)
-            bases = [value if other is None else other for value, other in pairs]
-            here = Application(at.eqn, bases, results, at.delta_dtype, operands.values, results)
-            deltas, others = subtracted(here, operands.deltas)
-            return moves_of(deltas, results), others
-
-        return chosen(operands.values[0] != operands.moves[0], changes, stays, calls)
-
-    run = one_by_one(either) if calls else either
-    results = list(at.results)
-    moves, others = run(operands, results, (in_full(moves, results), in_full(others, results)))
-    return of_results(at, moves, others)
+    results = _of_branch(at, operands)
+    if operands.moves[0] is not None:
+        changes = lambda operands: operands.values[0] != operands.moves[0]
+        results = subtracted_where(changes, at, operands, results)
+    return of_results(at, *results)
 
 
 def _of_branch(at: Application, operands: Beside) -> Pair:

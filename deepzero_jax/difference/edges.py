@@ -31,8 +31,8 @@ def with_stand_ins(at: Application, edges: Edges, signs: Signs | None) -> Applic
     if edges == "none":
         # The identities between operands and results hold for the stand-ins too.
         others = apply(at.eqn, at.bases)
-        return at._replace(outputs=list(map(where_finite, at.results, others)))
-    outputs = [where_finite(result, jnp.zeros_like(result)) for result in at.results]
+        return at._replace(outputs=list(map(_where_finite, at.results, others)))
+    outputs = zero_where_infinite(at.results)
     sound = None
     if len(outputs) == 1:
         sound = jnp.isfinite(at.results[0])
@@ -44,8 +44,12 @@ def with_stand_ins(at: Application, edges: Edges, signs: Signs | None) -> Applic
     return at._replace(outputs=outputs, sound=sound, guarded=True)
 
 
-def where_finite(value: jax.Array, other: jax.Array) -> jax.Array:
-    """A value with another one in place of infinities and NaNs."""
+def zero_where_infinite(values: Sequence[jax.Array]) -> list[jax.Array]:
+    """Values with zeros in the place of infinities and NaNs."""
+    return [_where_finite(value, jnp.zeros_like(value)) for value in values]
+
+
+def _where_finite(value: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(value), value, other) if is_float(value) else value
 
 

@@ -19,20 +19,17 @@ from deepzero_jax.difference.beside import (
     Beside,
     Pair,
     Results,
-    chosen,
-    in_full,
     of_results,
-    one_by_one,
     probe,
     run_beside,
+    subtracted_where,
     there,
 )
-from deepzero_jax.difference.edges import subtracted, where_finite
-from deepzero_jax.difference.precision import wide
-from deepzero_jax.difference.program import Program, Values, apply, flatten_jaxpr
+from deepzero_jax.difference.edges import subtracted
+from deepzero_jax.difference.program import Program, Values, flatten_jaxpr
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.signs import Signs
-from deepzero_jax.difference.values import Delta, is_float
+from deepzero_jax.difference.values import Delta
 from deepzero_jax.jaxprs import calls_host
 
 # Of a loop of unknown length: its carry, and the number of the turn.
@@ -115,8 +112,7 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     results are subtracted. Where the body calls the host, answers at the base are read back,
     not asked for again; turns beyond those whose answers were kept are subtracted too.
     """
-    calls = calls_host(at.eqn)
-    if at.inside is None and calls:
+    if at.inside is None and calls_host(at.eqn):
         return subtracted(at, deltas)
     loop, inputs = While.of(at.eqn), Beside.of(at, deltas)
     tests, consts, carry = (inputs.part(*ends) for ends in loop.parts)
@@ -124,14 +120,16 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     start = body.start(carry)
     decides = any(there(probe(loop.test, (tests, start), at.delta_dtype).moves))
     num_kept = None if at.inside is None else len(jax.tree.leaves(at.inside)[0])
-    far = widened(at).eqn
+    far = While.of(widened(at).eqn) if decides else loop
+
+    def go_on(tests: Beside, carry: Beside) -> tuple[jax.Array, jax.Array]:
+        going = loop.goes_on([*tests.values, *carry.values])
+        return going, far.goes_on([*tests.moved(), *carry.moved()]) if decides else going
 
     def both_go_on(state: _State) -> jax.Array:
         carry, number = state
-        going = loop.goes_on([*tests.values, *carry.values])
-        if decides:
-            going &= While.of(far).goes_on([*tests.moved(), *carry.moved()])
-        return going if num_kept is None else going & (number < num_kept)
+        base, moved = go_on(tests, carry)
+        return base & moved if num_kept is None else base & moved & (number < num_kept)
 
     def turn(state: _State) -> _State:
         carry, number = state
@@ -142,25 +140,14 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     if not decides and num_kept is None:
         return of_results(at, last.moves, last.stand_ins)
 
+    def one_goes_on(operands: Beside) -> jax.Array:
+        tests, _, carry = (operands.part(*ends) for ends in loop.parts)
+        base, moved = go_on(tests, carry)
+        return base | moved
+
     doubtful = any(there(last.stand_ins))
-
-    def either(tests: Beside, consts: Beside, last: Beside, results: list[jax.Array]) -> Pair:
-        far_tests, far_carry = tests.moved(), last.moved()
-        going = loop.goes_on([*tests.values, *last.values])
-        if decides:
-            going |= While.of(far).goes_on([*far_tests, *far_carry])
-        stays = (in_full(last.moves, results), in_full(last.stand_ins, results))
-
-        def goes_on_alone() -> Pair:
-            bases = [where_finite(r, jnp.zeros_like(r)) if doubtful else r for r in results]
-            ends = apply(far, [*far_tests, *consts.moved(), *far_carry])
-            pairs = zip(ends, bases, strict=True)
-            return [end - wide(base) if is_float(base) else end for end, base in pairs], bases
-
-        return chosen(going, goes_on_alone, stays, calls)
-
-    run = one_by_one(either) if calls else either
-    moves, others = run(tests, consts, last, list(at.results))
+    operands, together = tests.then(consts).then(last), (last.moves, last.stand_ins)
+    moves, others = subtracted_where(one_goes_on, at, operands, together, doubtful)
     if not decides:  # an integer or boolean that never moved
         moves = [None if before is None else m for before, m in zip(last.moves, moves, strict=True)]
     return of_results(at, moves, others if doubtful else [None] * len(others))
