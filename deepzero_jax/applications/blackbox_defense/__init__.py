@@ -21,12 +21,14 @@ from deepzero_jax.applications.blackbox_defense.methods import (
     Defense,
     Method,
     Start,
-    autoencoder_pretraining,
     default_estimator,
-    denoiser_pretraining,
     make_method,
 )
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
+from deepzero_jax.applications.blackbox_defense.pretraining import (
+    autoencoder_pretraining,
+    denoiser_pretraining,
+)
 from deepzero_jax.applications.blackbox_defense.program import (
     PROGRAM,
     prepare_defense,

@@ -58,6 +58,12 @@ def denoise(
     return cleaned, {**model_state, **moved}
 
 
+def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:
+    """Variables as parameters and the rest."""
+    rest = dict(variables)
+    return rest.pop("params"), rest
+
+
 def loss_of_parameters(task: Task, key: Key) -> tuple[Callable[[PyTree], jax.Array], PyTree]:
     """The loss on a batch, and the parameters to start from."""
     init_key, batch_key = jax.random.split(key)

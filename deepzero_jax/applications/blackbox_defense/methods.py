@@ -14,6 +14,7 @@ from deepzero_jax.applications.blackbox_defense.defense import (
     loss_at_the_box,
     loss_of_an_image,
     loss_of_parameters,
+    split_variables,
 )
 from deepzero_jax.applications.blackbox_defense.stability import (
     Objective,
@@ -22,7 +23,6 @@ from deepzero_jax.applications.blackbox_defense.stability import (
     estimated_answers,
     noisy_task,
     prepared_loss,
-    restoration,
 )
 from deepzero_jax.estimators import (
     Estimator,
@@ -64,51 +64,6 @@ class Start(NamedTuple):
 
     denoiser: PyTree
     autoencoder: PyTree | None = None
-
-
-def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:
-    """Variables as parameters and the rest."""
-    rest = dict(variables)
-    return rest.pop("params"), rest
-
-
-def denoiser_pretraining(defense: Defense, key: jax.Array) -> Task:
-    """Mean squared error of the denoised image to the clean one; the box is not asked."""
-    denoiser = defense.denoiser
-    shape = (1, *defense.examples.images.shape[1:])
-
-    def prepare(params: Params, model_state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
-        return denoise(denoiser, params, model_state, images, train=True)
-
-    return noisy_task(
-        defense.examples,
-        defense.batch_size,
-        defense.sigma,
-        lambda _: split_variables(denoiser.init(key, jnp.zeros(shape))),
-        prepared_loss(prepare, restoration),
-        defense.respond,
-    )
-
-
-def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
-    """Mean squared error of clean images through the bottleneck; the box is not asked."""
-    network = defense.autoencoder
-    shape = (1, *defense.examples.images.shape[1:])
-
-    def prepare(params: Params, model_state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
-        return jnp.asarray(network.apply({"params": params}, images)), model_state
-
-    def respond(params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
-        return defense.box(prepare(params, model_state, images)[0])
-
-    return noisy_task(
-        defense.examples,
-        defense.batch_size,
-        0.0,
-        lambda _: split_variables(network.init(key, jnp.zeros(shape))),
-        prepared_loss(prepare, restoration),
-        respond,
-    )
 
 
 def _at_image(defense: Defense, start: Start, objective: Objective, estimator: Estimator) -> Method:

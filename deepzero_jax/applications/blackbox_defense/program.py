@@ -22,11 +22,13 @@ from deepzero_jax.applications.blackbox_defense.methods import (
     METHODS,
     Defense,
     Start,
-    autoencoder_pretraining,
-    denoiser_pretraining,
     untrained,
 )
 from deepzero_jax.applications.blackbox_defense.places import places_of
+from deepzero_jax.applications.blackbox_defense.pretraining import (
+    autoencoder_pretraining,
+    denoiser_pretraining,
+)
 from deepzero_jax.applications.blackbox_defense.stability import Examples
 from deepzero_jax.bars import bar, tell
 from deepzero_jax.blackbox import BlackBox, HostFunction, black_box, onnx_model
