@@ -7,8 +7,8 @@ Runs of ``sol_ks`` and ``sol_ks_large`` train from three seeds themselves. ``at_
 variations of ``defense_digits``: asked at the pixels of the box's input, codes too narrow for the
 digits, next to no training, four times the queries, and the white box in DeepZero's number of
 steps. ``sol_wake_large`` is one of ``sol_wake``: a correction of 22,994 parameters, trained at the
-solver's inputs. ``defense_cifar10`` is short, and defends the dense network of ``studies.recipe``,
-which runs first:
+solver's inputs. ``defense_cifar10`` has budgets for two cores, and defends
+the dense network of ``studies.recipe``, which runs first:
 
   python -m studies.recipe --methods first_order_dense
   python -m studies.applications --parts defense_cifar10 --seeds 0
@@ -37,22 +37,23 @@ _WAKE_LARGE: Json = {
     "training.num_steps": 400,
     "correction.width": 48,
 }
-# What two cores can do in half an hour, in front of a box that ``studies.recipe`` has trained.
-_CIFAR10_SHORT: Json = {
+# Of the record's budgets what two cores can do, before a box that ``studies.recipe`` has trained.
+_ON_TWO_CORES: Json = {
     "classifier.path": "runs/studies/recipe/resnet20-first_order_dense-0-50-0-bfloat16",
     "denoiser.pretraining_steps": 4000,
-    "training.methods": "fo_ds,deepzero,zo_ds,zo_boundary,pretrained,none",
-    "training.num_queries": 8000,
+    "autoencoder.pretraining_steps": 4000,
+    "training.methods": "none,pretrained,fo_ds,deepzero,zo_ds,zo_ae_ds,zo_boundary",
+    "training.num_queries": 24_000,
     "training.batch_size": 32,
     "training.first_order_steps": 1000,
-    "certification.num_images": 50,
+    "certification.num_images": 200,
     "certification.num_samples": 1000,
     "certification.radii": "0,0.25,0.5",
 }
 # Part: its record, and the fields in which it differs.
 _VARIATIONS: dict[str, tuple[str, Json]] = {
     **{part: ("defense_digits", fields) for part, fields in DEFENSE_VARIATIONS.items()},
-    "defense_cifar10": ("defense_cifar10", _CIFAR10_SHORT),
+    "defense_cifar10": ("defense_cifar10", _ON_TWO_CORES),
     "sol_wake_large": ("sol_wake", _WAKE_LARGE),
 }
 _TRAINS_SEVERAL = ("sol_ks", "sol_ks_large")
