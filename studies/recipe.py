@@ -1,16 +1,21 @@
 """The paper's recipe at its full length: ResNet-20, first-order, with and without its masks.
 
 python -m studies.recipe --methods first_order_dense
+python -m studies.recipe --methods first_order_gradient --sparsities 0.99 --epochs 10 --masks \
+  as_published,as_released,each_epoch
 
 Runs of ``studies.sparsity`` in all but where the slopes come from: PyTorch takes the loss and its
 slopes (``studies.torch_slopes``; the ``bench`` extra), five times as fast on a CPU, its
-convolutions in bfloat16 unless ``--precision float32``. A run that was stopped goes on where it
-was.
+convolutions in bfloat16 unless ``--precision float32``. ``--masks`` makes them in another way: with
+the ratios of the paper's released code, which ranks by magnitude what noise is larger in small
+layers, or anew in each epoch. A run that was stopped goes on where it was.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
+from deepzero_jax.training import Json
 from studies import sparsity
 from studies.runner import RUNS, Measurement, check_known, main
 from studies.torch_slopes import by_torch
@@ -23,10 +28,18 @@ METHODS = {
     "first_order_weights": (0.9,),
     "first_order_price_aware": (0.9, 0.99),
 }
+# How the masks are made: the fields in which it differs.
+MASKS: dict[str, Json] = {
+    "as_published": {},
+    "as_released": {"pruning.variant": "released", "pruning.prune": "smallest_magnitude"},
+    "each_epoch": {"pruning.mask_interval": "1 epoch"},
+}
 
 
 def cells(
     methods: tuple[str, ...] = tuple(METHODS),
+    sparsities: tuple[float, ...] = (0.0, 0.9, 0.99),
+    masks: tuple[str, ...] = ("as_published",),
     seeds: tuple[int, ...] = (0,),
     epochs: float = 50,
     precision: str = "bfloat16",
@@ -35,18 +48,22 @@ def cells(
     """The runs, whose run folders lie in ``runs``.
 
     Raises:
-      ValueError: an unknown method or precision.
+      ValueError: an unknown method, way of making masks or precision.
     """
     check_known("method", methods, METHODS)
-    for seed in seeds:
-        for method in methods:
-            for level in METHODS[method]:
-                cell = sparsity.cell("resnet20", method, level, seed, epochs)
-                evaluation = {"training.evaluation_epochs": max(1.0, epochs / 10)}
-                cell = cell._replace(
-                    name=f"{cell.name}-{precision}", overrides={**cell.overrides, **evaluation}
-                )
-                yield by_torch(STUDY, cell, runs, precision)
+    check_known("masks", masks, MASKS)
+    for seed, method, made in product(seeds, methods, masks):
+        for level in METHODS[method]:
+            if level not in sparsities:
+                continue
+            run = sparsity.cell("resnet20", method, level, seed, epochs)
+            evaluation = {"training.evaluation_epochs": max(1.0, epochs / 10)}
+            run = run._replace(
+                name=f"{run.name}-{precision}" + ("" if made == "as_published" else f"-{made}"),
+                overrides={**run.overrides, **evaluation, **MASKS[made]},
+                labels={**run.labels, "masks": made},
+            )
+            yield by_torch(STUDY, run, runs, precision)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import time
 import pytest
 
 from deepzero_jax.programs import check_record
-from studies import applications, cge_vs_rge, pruning, sparsity, spending, trajectory
+from studies import applications, cge_vs_rge, pruning, recipe, sparsity, spending, trajectory
 from studies.price_aware import ARMS, PARTS
 from studies.report import cge_vs_rge_section, pruning_section, report
 from studies.report.committed import mean_and_spread
 from studies.report.figures import plot_pruning
-from studies.report.sparsity_table import plot_sparsity, sparsity_section
+from studies.report.sparsity_table import plot_sparsity, recipe_section, sparsity_section
 from studies.runner import (
     Cell,
     Measurement,
@@ -143,6 +143,38 @@ def test_accuracies_stand_under_their_sparsity_with_their_length(tmp_path):
     assert "Dense first-order, measured: not run." in lines
     plot_sparsity(found, tmp_path / "sparsity.png")
     assert (tmp_path / "sparsity.png").stat().st_size > 10_000
+
+
+def test_shorter_runs_of_the_recipe_stand_by_their_masks():
+    def run(accuracy, epochs, **labels):
+        labels = {"method": "first_order_gradient", "sparsity": 0.99, "epochs": epochs, **labels}
+        return {"labels": labels, "summary": {"test_accuracy": accuracy}}
+
+    full = run(0.7145, 50, precision="bfloat16")
+    short = [run(0.5, 10, masks="as_published"), run(0.6, 10, masks="each_epoch")]
+    lines = recipe_section([full, *short]).splitlines()
+    (row,) = [line for line in lines if line.startswith("| first-order, sparse gradient, 99 % |")]
+    assert "71.45 (1), 50 epochs" in row and "10 epochs" not in row
+    assert "| masks | 10 epochs |" in lines
+    assert "| ratios by ZO-GraSP, drawn every epoch | 60.00 (1) |" in lines
+    assert "| ratios as in the paper's code, drawn every 5 epochs | not run |" in lines
+
+
+def test_masks_of_the_recipe_are_made_as_said(tmp_path):
+    named = {
+        cell.name: cell.labels["masks"]
+        for cell in recipe.cells(
+            ("first_order_gradient",), (0.99,), tuple(recipe.MASKS), epochs=10, runs=tmp_path
+        )
+    }
+    name = "resnet20-first_order_gradient-0.99-10-0-bfloat16"
+    assert named == {
+        name: "as_published",
+        f"{name}-as_released": "as_released",
+        f"{name}-each_epoch": "each_epoch",
+    }
+    with pytest.raises(ValueError, match="unknown masks 'other'"):
+        next(recipe.cells(masks=("other",)))
 
 
 def test_every_part_has_a_config():
