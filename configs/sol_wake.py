@@ -2,8 +2,8 @@
 
   python train.py --config configs/sol_wake.py
 
-A coarse solver in NumPy stands for the program that can only be run; its advection makes vortices
-that are too weak and too slow. Fine solutions are kept in the run folder. Source: Um et al., 2020.
+A coarse solver in NumPy stands for the program that can only be run; its advection loses
+too much energy. Fine solutions are kept in the run folder. Source: Um et al., 2020.
 Measured on two CPU cores, three seeds of 44 min: error 0.0931 without correction, 0.0416 NON,
 0.0249 ZO-SOL, 0.0241 FO-SOL (paper: 0.180, 0.153, 0.119, 0.074).
 """
@@ -13,8 +13,8 @@ from deepzero_jax.applications.solver_in_the_loop.config import Correction, Solv
 
 def get_config() -> SolverConfig:
     """A correction of 608 parameters, trained through rollouts of 8 steps."""
-    # At the boundary a step would ask 28,680 states. One window a step is noisy: at a learning
-    # rate of 1e-2 the result depends on the seed.
+    # At the boundary a step would ask 28,680 states. One window a step is noisy, so the rate
+    # is low.
     methods = ("src", "non", "zo_sol", "fo_sol")
     training = Training(methods, num_seeds=1, num_steps=500, batch_size=1, learning_rate=3e-3)
     correction = Correction(width=6, depth=3, kernel=3)

@@ -165,8 +165,8 @@ def chunks_for(memory: int) -> Iterator[None]:
 def memory_budget(device: Any = None) -> int:
     """Bytes that a chunk of perturbed passes may keep alive on a device.
 
-    A share of the cache on CPU, where a chunk that leaves the cache is slower than
-    none; half of the memory of an accelerator. It depends on the device alone, never
+    A share of the cache on CPU, so that a chunk stays in it; half of the memory of an
+    accelerator. It depends on the device alone, never
     on what is in use, so that a resumed run works in the same chunks.
     """
     if (told := _told.get()) is not None:

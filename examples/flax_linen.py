@@ -44,7 +44,7 @@ def loss(params, statistics, images, labels):
 
 
 # %% [markdown]
-# ## Every tenth coordinate, drawn afresh at each step
+# ## An eighth of the coordinates, drawn afresh at each step
 #
 # Most of the 2,100 parameters are weights of the classifier. A step that moves 5 % of them, and
 # all others, costs an eighth of the queries of a step that moves everything, so that eight times

@@ -123,7 +123,7 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# The cheap last layers are moved densely. The stem is dear, and still moved more often than the
-# layers behind it, because its slopes are larger. What that is worth against the ratios
-# themselves is measured over three seeds on CIFAR-10, at equal price, in [the
+# The cheap last layers are moved densely. The stem is dear; where its slopes are larger than those
+# of the layers behind it, it is moved more often than they all the same. What that is worth
+# against the ratios themselves is measured over three seeds on CIFAR-10, at equal price, in [the
 # results](../results.md#price-aware-sampling-at-equal-price).

@@ -53,7 +53,7 @@ def _staged(
     """A formula that is traced once for every kind of operands, and then copied in.
 
     A network applies the same few formulas thousands of times; tracing each anew was a
-    third of the time to trace a step.
+    fifth of the time to trace a step.
     """
     plain, eqn, params = not at.guarded, at.eqn, at.params
 

@@ -54,7 +54,7 @@ def narrow_result(primitive: str, operands: DTypeLike) -> DTypeLike:
     """The type in which a product of narrow operands is asked for; it adds up in float32 anyway.
 
     cuDNN has no convolution of bfloat16 to float32: asked for one, the compiler would widen the
-    operands, and all would be slower than float32.
+    operands, which were just rounded, and multiply in float32.
     """
     rounds = forms() == "gpu" and primitive == "conv_general_dilated"
     return operands if rounds else jnp.float32

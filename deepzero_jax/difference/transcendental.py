@@ -20,7 +20,7 @@ def _grown(old, new, exponent):
     """``new − old`` of exponentials, where new = old e^exponent.
 
     old expm1(exponent) is undefined where old is too small for its type and the exponent
-    large, and takes twice the time.
+    large.
     """
     if forms() == PLAIN:  # an exponential is not priced by the products of its series
         return old * jnp.expm1(exponent)

@@ -15,5 +15,5 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless JAX is already told where to."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-        # A run compiles some eighty small programs, four seconds of them.
+        # A run compiles many small programs, which add up to seconds.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -76,7 +76,7 @@ def _directions(
     smoothing: float, num_directions: int, released: bool, batch_size: BatchSize
 ) -> Estimator:
     # Subtracted: along a random direction the loss moves by much more than its rounding, and a
-    # dense difference costs three times as much to propagate.
+    # dense difference costs two products for each one.
     return rge(
         smoothing=smoothing,
         num_directions=num_directions,

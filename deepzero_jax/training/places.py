@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 
 def where_to_ask(places: Sequence[Place], samples: int, methods: Collection[str]) -> str:
-    """The table of places: evaluations and samples of a step, expected cosine, who asks there.
+    """The table of places: numbers, samples of a step at most, expected cosine, who asks there.
 
     Args:
       places: to be compared.

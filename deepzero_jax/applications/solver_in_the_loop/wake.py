@@ -50,8 +50,7 @@ class Wake:
     )
     advection: Advection = setting(
         "semi_lagrangian",
-        meaning="semi_lagrangian is cheaper, and more viscous: on 64 by 32 cells the vortices are "
-        "weaker and slower",
+        meaning="semi_lagrangian is simpler, and more viscous: it loses more energy",
     )
 
     @property
