@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from deepzero_jax.files import written_whole
+
 
 def pyplot() -> Any:
     """Matplotlib's ``pyplot`` on the backend for files; loaded when it is first asked for."""
@@ -16,7 +18,6 @@ def pyplot() -> Any:
 
 def save_figure(figure: Any, picture: Path) -> None:
     """Writes a figure as PNG in one move, and closes it."""
-    temporary = picture.with_name(f".{picture.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
+    with written_whole(picture) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     pyplot().close(figure)
-    temporary.replace(picture)

@@ -11,6 +11,7 @@ LEVELS = {
     "registry": 1,
     "fields": 1,
     "platform": 1,
+    "files": 1,
     "pages": 1,
     "pictures": 1,
     "bars": 1,
@@ -35,7 +36,7 @@ LEVELS = {
 }
 # Within level 1 everything may use these; models may be cut, and nothing else uses models or data.
 GROUND = (
-    *("types", "registry", "fields", "coordinates", "pages"),
+    *("types", "registry", "fields", "coordinates", "pages", "files"),
     *("platform", "pictures", "bars", "cost", "varying", "jaxprs", "callbacks"),
 )
 BESIDE = {"models": ("split",), "sampling": (), "data": (), "blackbox": (), "sharding": ()}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.files import written_whole
 from deepzero_jax.pictures import pyplot, save_figure
 from deepzero_jax.types import Params, PerLeaf, PyTree
 
@@ -68,10 +69,8 @@ def save_mask(path: Path, mask: PyTree) -> None:
     for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True):
         arrays[name] = np.packbits(np.asarray(leaf))
         arrays[name + _SHAPE] = np.asarray(np.shape(leaf), np.int64)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with written_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    temporary.replace(path)
 
 
 def load_mask(path: Path, params: Params) -> PyTree:

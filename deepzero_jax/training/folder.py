@@ -1,15 +1,18 @@
-"""The run folder: who may write to it, and files that are never half written."""
+"""The run folder: whose it is, and who may write to it."""
 
 import fcntl
 import json
-import os
 from pathlib import Path
 from typing import IO, Any
+
+from deepzero_jax.files import remove_unfinished, written_whole
 
 # What JSON holds at its top: names and values.
 Json = dict[str, Any]
 # Of the files in a run folder. It rises when a folder of before could not be gone on with.
 FORMAT = 2
+# What only a run writes, and after its config.json.
+_OF_A_RUN = ("summary.json", "metrics.jsonl", "checkpoints")
 
 
 class RunFolderError(ValueError):
@@ -17,16 +20,9 @@ class RunFolderError(ValueError):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file in one move: a reader sees the old file or the new one, never a part.
-
-    A kill in between leaves a hidden ``.<name>.tmp``, which the next write takes over.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Writes a file in one move, see ``written_whole``."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -69,17 +65,29 @@ class RunFolder:
         run must bring the same.
 
     Raises:
-      RunFolderError: of another configuration, naming the fields that differ; on
-        entering, not writable or in use by another process.
+      RunFolderError: of another configuration, naming the fields that differ, or of a run
+        that nobody knows; on entering, not writable, in use by another process, or finished
+        by one in the meantime.
     """
 
     def __init__(self, path: Path, config: Json) -> None:
         self.path = Path(path)
         self._config: Json = {"format": FORMAT, **config}
         self._lock: IO[str] | None = None
+        self._check()
+        self._was_finished = self._summary_file.exists()
+
+    def _check(self) -> bool:
+        """Whether it is this run's; RunFolderError where it is another's."""
         config_file = self.path / "config.json"
         if not config_file.exists():
-            return
+            for name in _OF_A_RUN:
+                if (self.path / name).exists():
+                    raise RunFolderError(
+                        f"{self.path} holds {name} and no config.json that says of which run; "
+                        "choose another folder, or move it away"
+                    )
+            return False
         found = read_json(config_file)
         if (written := found.get("format", 1)) != FORMAT:
             raise RunFolderError(
@@ -92,12 +100,16 @@ class RunFolder:
                 f"{self.path} holds a run of another config: {'; '.join(differing)}. "
                 "Choose another folder, or give the run's own values"
             )
+        return True
+
+    @property
+    def _summary_file(self) -> Path:
+        return self.path / "summary.json"
 
     @property
     def summary(self) -> Json | None:
         """The summary of a finished run, None while it is unfinished."""
-        path = self.path / "summary.json"
-        return read_json(path) if path.exists() else None
+        return read_json(self._summary_file) if self._summary_file.exists() else None
 
     def __enter__(self) -> "RunFolder":
         try:
@@ -114,9 +126,25 @@ class RunFolder:
             raise RunFolderError(
                 f"another process is working in {self.path}; wait for it or choose another folder"
             ) from error
-        for unfinished in self.path.rglob(".*.tmp"):  # of a process that was killed
-            unfinished.unlink(missing_ok=True)
+        try:
+            self._take_over()
+        except BaseException:
+            lock.close()
+            raise
         return self
+
+    def _take_over(self) -> None:
+        """Looks again, as another process may have worked here before the lock was had."""
+        if not self._check():
+            return
+        if self._summary_file.exists() and not self._was_finished:
+            raise RunFolderError(
+                f"another process has finished the run in {self.path}; the same command tells what "
+                "came out"
+            )
+        for folder in (self.path, *filter(Path.is_dir, self.path.iterdir())):
+            if folder == self.path or not (folder / "config.json").exists():  # a stage
+                remove_unfinished(folder)
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is not None:

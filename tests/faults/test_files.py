@@ -108,7 +108,10 @@ GOES_ON = {
     "events gone": (lambda f: shutil.rmtree(f / "tensorboard"), "going on"),
     "ratios gone": (lambda f: (f / "ratios.json").unlink(), "scoring"),
     "mask cut, not needed": (lambda f: truncate(f / "mask.npz"), "going on"),
-    "half a temporary file": (lambda f: (f / ".summary.json.tmp").write_text("{"), "going on"),
+    "half a temporary file": (
+        lambda f: (f / ".summary.json.unfinished").write_text("{"),
+        "going on",
+    ),
 }
 REFUSED = {
     "config cut": (lambda f: truncate(f / "config.json"), "config.json is not valid JSON"),
@@ -116,6 +119,7 @@ REFUSED = {
     "config a list": (lambda f: (f / "config.json").write_text("[1]"), "must hold a JSON object"),
     "config no text": (lambda f: (f / "config.json").write_bytes(b"\xff"), "is not valid JSON"),
     "config a folder": (lambda f: as_folder(f / "config.json"), "cannot be read"),
+    "config gone": (lambda f: (f / "config.json").unlink(), "no config.json that says of which"),
     "summary empty": (lambda f: (f / "summary.json").write_text("{}"), "is not a summary"),
     "summary cut": (lambda f: (f / "summary.json").write_text('{"a":'), "is not valid JSON"),
     "ratios cut": (lambda f: truncate(f / "ratios.json"), "is not a ratios file"),
@@ -143,7 +147,7 @@ def test_a_run_goes_on_to_the_same_bits(damage, stopped, tmp_path, capfd):
     summary = summary_of(tmp_path / "run")
     for name in ("parameters_sha256", "num_queries", "test_accuracy", "best_test_accuracy"):
         assert summary[name] == whole[name], name
-    assert not list((tmp_path / "run").rglob(".*.tmp"))
+    assert not list((tmp_path / "run").rglob(".*.unfinished"))
     if before:
         assert (tmp_path / "run/metrics_damaged.jsonl").read_bytes() == before
         steps = (tmp_path / "run/metrics.jsonl").read_text().count('"loss"')

@@ -73,7 +73,7 @@ def chain(folder, kind, num_kills, seed):
     error = last.communicate(timeout=300)[1]
     assert last.returncode == 0, error
     assert summary_of(f"part{part}") == summary_of("whole")
-    assert not list((folder / f"part{part}").rglob(".*.tmp"))
+    assert not list((folder / f"part{part}").rglob(".*.unfinished"))
     return statuses, part + 1
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from deepzero_jax.files import written_whole
 from deepzero_jax.models import CNN, ResNet
 
 
@@ -139,6 +140,5 @@ def export_onnx(
     built = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(built)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    onnx.save(built, str(temporary))
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        onnx.save(built, str(temporary))
