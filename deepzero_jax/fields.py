@@ -32,6 +32,7 @@ from deepzero_jax.registry import Registry, nearest
 T = TypeVar("T")
 # A type as ``typing.get_type_hints`` gives it.
 Kind = Any
+_SHOWN = 200  # characters of a value that is refused
 _LARGE = 100  # a bound above it only keeps nonsense out, and is named when it is passed
 
 
@@ -63,7 +64,11 @@ class Range:
 
     def complaint(self, value: Any) -> str | None:
         """What is wrong with a number."""
-        if not math.isfinite(value):
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # an integer beyond every float
+            finite = not self.holds(value)
+        if not finite:
             return "must be finite"
         if not self.holds(value):
             return f"must {self.words(value)}"
@@ -223,16 +228,39 @@ def check_fields(config: Any) -> None:
     Raises:
       ValueError: naming the field, what came and what is allowed.
     """
+    _check_sections(config)
     for item in fields_of(type(config)):
         value = value_at(config, item.path)
         complaint = type_complaint(item.kinds, value) or _complaint(item, value)
         if complaint is not None:
             colon = "" if complaint.startswith(":") else " "
-            got = "" if "got " in complaint or complaint.startswith(":") else f", got {value!r}"
+            got = "" if "got " in complaint or complaint.startswith(":") else f", got {_cut(value)}"
             raise ValueError(f"{item.path}{colon}{complaint}{got}")
     for part in (*(getattr(config, item.name) for item in dataclasses.fields(config)), config):
         if dataclasses.is_dataclass(part) and hasattr(part, "check"):
             part.check()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _check_sections(config: Any, prefix: str = "") -> None:
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        kind, part = hints[item.name], getattr(config, item.name)
+        if not dataclasses.is_dataclass(kind):
+            continue
+        if not isinstance(part, typing.cast(type, kind)):
+            raise ValueError(
+                f"{prefix}{item.name} must be of type {typing.cast(type, kind).__name__}, "
+                f"got {_cut(part)}"
+            )
+        _check_sections(part, f"{prefix}{item.name}.")
+
+
+def _cut(value: object) -> str:
+    """A value as text, of a very long one its beginning."""
+    if isinstance(value, int) and abs(value) > 10**_SHOWN:
+        return f"an integer of {value.bit_length():,} bits"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _complaint(item: Field, value: Any) -> str | None:

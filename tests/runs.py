@@ -69,6 +69,7 @@ def tiny_run(
     log=None,
     plan_only=False,
     optimizer=None,
+    begin=lambda state: state,
 ):
     """Trains the smallest CNN; its summary, or the plan."""
     model = CNN(depth=1, width=2, num_classes=3)
@@ -92,6 +93,7 @@ def tiny_run(
         schedule=schedule,
         evaluation_interval=4,
         checkpoint_seconds=0.0,
+        begin=begin,
         name="tiny",
         log=log or lines.append,
     )

@@ -57,7 +57,7 @@ def load_cifar10(
         directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     ).expanduser()
     for prepared in sorted((root / "cifar10").glob("*/dataset_info.json"), reverse=True):
-        if "array_record" in prepared.read_text():
+        if b"array_record" in prepared.read_bytes():
             return _dataset(*_read_through(cache, prepared.parent))
     for name in ARCHIVES:
         if (root / name).is_file():

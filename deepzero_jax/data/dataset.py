@@ -1,6 +1,7 @@
 """A data set in memory, and its batches as pure functions of the step."""
 
 import math
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -43,6 +44,10 @@ def check_dataset(dataset: object, name: str) -> None:
         raise ValueError(
             f"data set {name!r} must be a deepzero_jax.data.Dataset, got {type(dataset).__name__}"
         )
+    if not isinstance(dataset.num_classes, int | np.integer):
+        raise ValueError(
+            f"data set {name!r}: num_classes must be an integer, got {dataset.num_classes!r}"
+        )
     for part in ("train", "test"):
         images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
         if np.ndim(images) != 4 or np.shape(labels) != (len(images),) or len(images) == 0:
@@ -54,18 +59,38 @@ def check_dataset(dataset: object, name: str) -> None:
             raise ValueError(
                 f"data set {name!r}: {part}_images must be uint8, got {np.asarray(images).dtype}"
             )
+        if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+            raise ValueError(
+                f"data set {name!r}: {part}_labels must be integers, got {np.asarray(labels).dtype}"
+            )
         least, most = int(np.min(labels)), int(np.max(labels))
         if least < 0 or most >= dataset.num_classes:
             raise ValueError(
                 f"data set {name!r}: {part}_labels must lie in [0, {dataset.num_classes}), "
                 f"got {least} to {most}"
             )
+    shapes = [np.shape(images)[1:] for images in (dataset.train_images, dataset.test_images)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"data set {name!r}: images for training and for test must be alike, got {shapes[0]} "
+            f"and {shapes[1]}"
+        )
     if not len(dataset.mean) == len(dataset.std) == np.shape(dataset.train_images)[3]:
         raise ValueError(
             f"data set {name!r}: mean and std must have an entry for each of the "
             f"{np.shape(dataset.train_images)[3]} channels, got {len(dataset.mean)} and "
             f"{len(dataset.std)}"
         )
+    for kind, values in (("mean", dataset.mean), ("std", dataset.std)):
+        if not all(_is_finite(v) and (kind == "mean" or v > 0) for v in values):
+            sign = "" if kind == "mean" else "positive "
+            raise ValueError(
+                f"data set {name!r}: {kind} must be finite {sign}numbers, got {tuple(values)!r}"
+            )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def check_batch_size(batch_size: int, dataset: Dataset) -> None:

@@ -31,6 +31,7 @@ def layer_ratio_sampler(
     check_ratios(params, ratios)
     if interval < 1:
         raise ValueError(f"interval must be at least 1 step, got {interval}")
+    interval = min(interval, jnp.iinfo(jnp.int32).max)  # steps are int32
     leaves, treedef = jax.tree.flatten(params)
     scales = None
     if unbiased:

@@ -167,7 +167,7 @@ class Checkpointer:
         self._manager = self._open()
 
     def _open(self) -> "ocp.CheckpointManager":
-        # Here, as it takes a second: who only imports the package need not wait for it.
+        # Here, as it takes long: who only imports the package need not wait for it.
         import orbax.checkpoint as ocp
 
         if self._folder.exists() and not self._folder.is_dir():
@@ -225,6 +225,8 @@ class Checkpointer:
                 )
             try:
                 return self._restore_step(step, like, progress)
+            except (MemoryError, PermissionError):  # of the machine, not of the files
+                raise
             except Exception as error:  # orbax raises many kinds for a damaged file
                 aside = self._move_aside(step)
                 self._log(

@@ -1,7 +1,7 @@
 """The training loop: plan, steps, evaluation, checkpoints, exact resume."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +53,7 @@ def train(
     initial_queries: int = 0,
     initial_samples: Mapping[str, int] | None = None,
     probing: Probing | None = None,
+    begin: Callable[[TrainState], TrainState] = lambda state: state,
     name: str = "run",
     log: Log = print,
 ) -> Json:
@@ -71,6 +72,7 @@ def train(
       initial_queries: spent before the first step, on pruning.
       initial_samples: of black boxes, that went into them.
       probing: of the smoothing; its queries and samples come to those.
+      begin: what is done to the state where there is no checkpoint to go on from.
       name: in the bar and in pictures.
       log: takes a line for the person who watches.
 
@@ -94,7 +96,7 @@ def train(
     checkpointer = Checkpointer(folder / "checkpoints", log)
     trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
     try:
-        state = trainer.run(trainer.start(state))
+        state = trainer.run(trainer.start(state, begin))
     finally:
         checkpointer.close()
     found = summary(name, step.step.task, trainer.progress, state)
@@ -125,10 +127,11 @@ class _Trainer:
             settings.probing,
         )
 
-    def start(self, state: TrainState) -> TrainState:
-        """The state of the newest checkpoint; without one the state given, its plan printed."""
+    def start(self, state: TrainState, begin: Callable[[TrainState], TrainState]) -> TrainState:
+        """The state of the newest checkpoint; without one that begun with, its plan printed."""
         restored, settings = self.checkpointer.restore(state), self.settings
         if restored is None:
+            state = self.compiled.step.place(begin(state))
             with bar("timing a part of a step", self.log):
                 planned = plan(
                     self.compiled,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deepzero_jax.data import (
+    Dataset,
     balanced_indices,
     check_batch_size,
     cifar10,
@@ -20,6 +21,7 @@ from deepzero_jax.data import (
     random_crop,
     random_flip,
 )
+from deepzero_jax.data.dataset import check_dataset
 from tests.marks import thorough
 
 
@@ -236,4 +238,32 @@ def test_damaged_prepared_data_are_named(tmp_path):
     content = record.read_bytes()
     record.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="damaged or incomplete"):
+        load_cifar10(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"test_images": np.zeros((4, 8, 8, 1), np.uint8)}, "training and for test must be alike"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be finite positive numbers"),
+        ({"mean": (0.0, float("nan"), 0.0)}, "mean must be finite numbers"),
+        ({"mean": ("a", 0.0, 0.0)}, "mean must be finite numbers"),
+        ({"train_labels": np.zeros(4)}, "train_labels must be integers, got float64"),
+        ({"test_labels": np.zeros(4, bool)}, "test_labels must be integers, got bool"),
+        ({"num_classes": 2.5}, "num_classes must be an integer, got 2.5"),
+    ],
+)
+def test_a_data_set_that_does_not_hold_together_is_named(changes, words):
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int32)
+    good = Dataset(images, labels, images, labels, 2, (0.0,) * 3, (1.0,) * 3)
+    check_dataset(good, "mine")
+    with pytest.raises(ValueError, match=f"data set 'mine'.*{words}"):
+        check_dataset(good._replace(**changes), "mine")
+
+
+def test_a_description_that_is_no_text_is_passed_over(tmp_path):
+    folder = tmp_path / "cifar10/3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(FileNotFoundError, match="CIFAR-10 is not prepared in"):
         load_cifar10(str(tmp_path))

@@ -4,8 +4,9 @@ from typing import Literal, get_args, get_origin
 
 from deepzero_jax.fields import OneOf, Range, Readable, fields_of
 
-WRONG_NUMBERS = ("nan", "inf", "-inf", "many", "1e999", "0x10", "")
-WRONG_INTEGERS = ("nan", "inf", "1.5", "many", "1e3", str(2**63), str(-(2**63)), "")
+HUGE = "1" + "0" * 400
+WRONG_NUMBERS = (HUGE, "nan", "inf", "-inf", "many", "1e999", "0x10", "")
+WRONG_INTEGERS = (HUGE, "nan", "inf", "1.5", "many", "1e3", str(2**63), str(-(2**63)), "")
 
 
 def beyond(allowed):

@@ -1,6 +1,7 @@
 """What ``--plan`` says, and what it leaves alone."""
 
 import json
+import re
 
 import jax
 import pytest
@@ -112,3 +113,12 @@ def test_every_estimator_has_a_plan_with_a_time(changes, capsys, tmp_path):
     assert ("zo_grasp is scored" in output) == ("pruning.sparsity" not in changes)
     assert ("to be probed before the first step" in output) == ("auto" in changes.values())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_counts_the_coordinate_that_unbiased_leaves_keep(capsys, tmp_path):
+    fields = ["pruning.sparsity=0.99", "pruning.scores=random", "sampling.unbiased=true"]
+    arguments = [f"--config.{field}" for field in (*fields, "training.num_steps=1")]
+    assert call(train.main, *arguments, "--plan", f"--workdir={tmp_path}") == 0
+    planned = re.search(r"queries +(\d+) a step", capsys.readouterr().out)[1]
+    assert call(train.main, *arguments, f"--workdir={tmp_path}") == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["num_queries"] == int(planned)

@@ -5,9 +5,22 @@ import pytest
 
 import train
 from deepzero_jax.applications import PROGRAMS
-from deepzero_jax.applications.classification import build, prepare_run, train_prepared
-from deepzero_jax.applications.classification.config import Config, parse_budget
-from deepzero_jax.fields import fields_of, value_at
+from deepzero_jax.applications.classification import (
+    build,
+    experiment,
+    prepare_run,
+    train_prepared,
+)
+from deepzero_jax.applications.classification.config import (
+    Config,
+    Data,
+    Model,
+    Optimizer,
+    Pruning,
+    Sampling,
+    parse_budget,
+)
+from deepzero_jax.fields import check_fields, fields_of, value_at
 from deepzero_jax.programs import check_record, load_record, override
 from tests.conftest import ROOT
 from tests.marks import thorough
@@ -152,3 +165,36 @@ def test_bad_fields_of_a_defense_are_one_line(change, message, tmp_path, capsys)
     assert message in captured
     assert captured.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_section_of_another_type_is_named():
+    with pytest.raises(ValueError, match=r"optimizer must be of type Optimizer, got \[1\]"):
+        check_fields(Config(optimizer=[1]))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (Config(seed=10**400), r"seed must be below 4,294,967,296, got an integer of 1,329 bits"),
+        (Config(seed=10**5000), r"seed must be below 4,294,967,296, got an integer of 16,610 bits"),
+        (Config(optimizer=Optimizer(learning_rate=10**400)), "learning_rate must be finite, got"),
+    ],
+)
+def test_numbers_beyond_every_float_are_one_short_line(config, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        check_fields(config)
+    assert len(str(caught.value)) < 400
+
+
+def test_drawn_by_rate_and_fixed_do_not_go_together():
+    config = Config(pruning=Pruning(sparsity=0.5, mask="weights"), sampling=Sampling(unbiased=True))
+    with pytest.raises(ValueError, match=r"sampling\.unbiased divides .* pruning\.mask=weights"):
+        check_fields(config)
+
+
+def test_more_steps_than_can_be_counted_are_refused(monkeypatch):
+    record = Config(data=Data(name="digits"), model=Model(name="cnn1"))
+    steps = build(record).num_steps
+    monkeypatch.setattr(experiment, "MAX_STEPS", steps - 1)
+    with pytest.raises(ValueError, match=rf"training.num_epochs 50 comes to {steps:,} steps"):
+        build(record)

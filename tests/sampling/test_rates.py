@@ -177,3 +177,11 @@ def test_bad_samplers_are_refused():
             price_aware_sampler(params, {"a": number}, 1.0)
         with pytest.raises(ValueError, match=r"second_moments\['a'\] must be a finite number"):
             price_aware_sampler(params, {"a": 1.0}, 1.0, second_moments={"a": number})
+
+
+def test_an_interval_longer_than_any_run_never_redraws():
+    params = {"a": np.zeros(50, np.float32)}
+    sampler = layer_ratio_sampler(params, {"a": 0.8}, 999_999_999 * 195)
+    state = sampler.init(jax.random.key(0))
+    first, last = (sampler.sample(state, jnp.int32(step)) for step in (0, 2**31 - 2))
+    np.testing.assert_array_equal(first.coordinates["a"], last.coordinates["a"])

@@ -13,14 +13,11 @@ from tensorboardX.proto.event_pb2 import Event
 import deepzero_jax as dz
 from deepzero_jax.sampling import dense_sampler, layer_ratio_sampler
 from deepzero_jax.training import (
-    FORMAT,
     Checkpointer,
     InterruptedRunError,
     MetricsLog,
     NonFiniteError,
-    RunFolder,
     RunFolderError,
-    differences,
     format_seconds,
     learning_rate_schedule,
     make_optimizer,
@@ -216,31 +213,6 @@ def test_an_optimiser_with_a_key_of_its_own_goes_on_to_the_same_bits(tmp_path):
     assert parts["parameters_sha256"] == whole["parameters_sha256"]
 
 
-def test_folder_of_another_config_is_refused_naming_the_fields(tmp_path):
-    with RunFolder(tmp_path, {"a": {"b": 1, "c": 2}}) as folder:
-        folder.claim()
-    with pytest.raises(RunFolderError, match=r"a\.c is 2 there, 3 here"):
-        RunFolder(tmp_path, {"a": {"b": 1, "c": 3}})
-    content = json.loads((tmp_path / "config.json").read_text())
-    assert content == {"format": FORMAT, "a": {"b": 1, "c": 2}}
-    assert differences({"x": 1}, {"y": 2}) == ["x is 1 there, null here", "y is null there, 2 here"]
-
-
-def test_a_folder_of_an_earlier_format_is_refused_and_left_as_it_is(tmp_path):
-    (tmp_path / "config.json").write_text('{"a": {"b": 1}}')
-    with pytest.raises(RunFolderError, match=r"format 1, this one has \d+"):
-        RunFolder(tmp_path, {"a": {"b": 1}})
-    assert (tmp_path / "config.json").read_text() == '{"a": {"b": 1}}'
-
-
-def test_one_process_at_a_time(tmp_path):
-    second = RunFolder(tmp_path, {})
-    with RunFolder(tmp_path, {}), pytest.raises(RunFolderError, match="another process"):
-        second.__enter__()
-    with RunFolder(tmp_path, {}):
-        pass
-
-
 def test_metrics_cut_off_what_is_done_again(tmp_path):
     log = MetricsLog(tmp_path, 0)
     for step in range(1, 6):
@@ -296,3 +268,18 @@ def test_events_are_what_was_written(tmp_path):
 )
 def test_seconds_in_words(seconds, words):
     assert format_seconds(seconds) == words
+
+
+def test_what_a_run_begins_with_is_done_where_there_is_no_checkpoint(tmp_path):
+    begun = []
+
+    def begin(state):
+        begun.append(int(state.step))
+        return state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
+
+    first = tiny_run(tmp_path / "run", num_steps=2, begin=begin)
+    assert begun == [0]
+    again = tiny_run(tmp_path / "run", num_steps=4, begin=begin)
+    assert begun == [0] and again["num_steps"] == 4
+    other = tiny_run(tmp_path / "other", num_steps=2)
+    assert first["parameters_sha256"] != other["parameters_sha256"]

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import beta, norm
 
+_MANY = 10**9  # samples that nobody takes
+
 
 class Certificate(NamedTuple):
     """What is certified at one image.
@@ -63,10 +65,12 @@ def largest_radius(num_samples: int, sigma: float, alpha: float) -> float:
     return max(0.0, sigma * float(norm.ppf(lower_bound(num_samples, num_samples, alpha))))
 
 
-def samples_needed(radius: float, sigma: float, alpha: float) -> int:
-    """The least n whose agreement certifies a radius."""
+def samples_needed(radius: float, sigma: float, alpha: float) -> float:
+    """The least n whose agreement certifies a radius; infinite beyond every float."""
     # All n agree: the bound is alpha^(1/n).
-    return math.ceil(math.log(alpha) / float(norm.logcdf(radius / sigma)))
+    loss = -float(norm.logcdf(radius / sigma))
+    needed = -math.log(alpha) / loss if loss else math.inf
+    return math.ceil(needed) if math.isfinite(needed) else math.inf
 
 
 def check_radii(radii: tuple[float, ...], num_samples: int, sigma: float, alpha: float) -> None:
@@ -75,8 +79,10 @@ def check_radii(radii: tuple[float, ...], num_samples: int, sigma: float, alpha:
         if radius < 0:
             raise ValueError(f"a radius must not be negative, got {radius:g}")
         if radius > largest_radius(num_samples, sigma, alpha):
+            needed = samples_needed(radius, sigma, alpha)
+            remedy = f"{needed:,} could" if needed < _MANY else "give a larger sigma or less radius"
             raise ValueError(
                 f"{num_samples:,} samples cannot certify radius {radius:g} at sigma {sigma:g} and "
                 f"alpha {alpha:g}, only {largest_radius(num_samples, sigma, alpha):.3f}; "
-                f"{samples_needed(radius, sigma, alpha):,} could"
+                f"{remedy}"
             )

@@ -55,8 +55,23 @@ def stages_of(config: DefenseConfig, workdir: Path, log: Log = print) -> Stages:
     return Stages(config.seed, STAGE_KEYS, workdir, config.training.checkpoint_seconds, log)
 
 
+def check_sizes(config: DefenseConfig, dataset: Dataset) -> None:
+    """Raises ValueError unless the images that are not held out fill a batch."""
+    chosen, available = config.training, len(dataset.train_labels)
+    left = available - chosen.held_out
+    if left < chosen.batch_size:
+        raise ValueError(
+            f"training.held_out {chosen.held_out:,} leaves {max(left, 0):,} of the {available:,} "
+            f"training images, and training.batch_size is {chosen.batch_size:,}; hold out fewer"
+        )
+
+
 def train_defenses(
-    config: DefenseConfig, workdir: Path, log: Log = print, open_box: OpenBox = onnx_model
+    config: DefenseConfig,
+    workdir: Path,
+    log: Log = print,
+    open_box: OpenBox = onnx_model,
+    dataset: Dataset | None = None,
 ) -> Json:
     """Trains the box and the methods, certifies them, writes ``summary.json`` and the curve.
 
@@ -65,13 +80,16 @@ def train_defenses(
       workdir: the run folder.
       log: takes a line for the person who watches.
       open_box: makes the host function of the box from its file.
+      dataset: the one that the config names, where it has been read; None: it is read.
 
     Raises:
-      ValueError: fewer queries than one step takes, or a stage that cannot be read back.
+      ValueError: too few images, fewer queries than one step takes, or a stage that cannot be read
+        back.
       InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
     """
     started = time.perf_counter()
-    dataset = config.data.load(cache_folder())
+    dataset = config.data.load(cache_folder()) if dataset is None else dataset
+    check_sizes(config, dataset)
     stages = stages_of(config, workdir, log)
     defense, box_accuracy = prepare_defense(config, stages, dataset, open_box)
     names = config.training.methods
@@ -235,8 +253,10 @@ def _certify(
 def _train(config: DefenseConfig, run: Run) -> Json:
     check_box(config)
     run.hold()
+    dataset = config.data.load(cache_folder())
+    check_sizes(config, dataset)
     run.claim()
-    return train_defenses(config, run.workdir, run.log)
+    return train_defenses(config, run.workdir, run.log, dataset=dataset)
 
 
 def describe(summary: Json) -> str:

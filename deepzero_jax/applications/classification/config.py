@@ -236,6 +236,11 @@ class Config:
             raise ValueError(
                 f"sampling.coherence needs pruning.mask=gradient, got {self.pruning.mask!r}"
             )
+        if sampling.unbiased and self.pruning.mask == "weights":
+            raise ValueError(
+                "sampling.unbiased divides by the rate at which coordinates are drawn, and under "
+                "pruning.mask=weights none are drawn; leave one of them out"
+            )
         if sampling.name != "layer_ratios" and self.pruning.mask == "weights":
             raise ValueError(
                 f"sampling {sampling.name} draws anew every step, so pruning.mask cannot be "

@@ -28,6 +28,8 @@ from deepzero_jax.training import (
 )
 from deepzero_jax.types import Key, Log, Params, PyTree
 
+MAX_STEPS = 2**31 - 1  # steps are int32
+
 
 class Experiment(NamedTuple):
     """The objects of a run, before its coordinates are chosen.
@@ -117,7 +119,13 @@ def build(config: Config) -> Experiment:
     cut = config.estimator.reuse == "split" and config.estimator.name == "cge"
     task = classification_task(model, dataset, config.data.batch_size, config.data.augment, cut)
     params, model_state = task.init(run_key(config, "init"))
-    return Experiment(config, model, dataset, task, estimator, mesh, params, model_state)
+    experiment = Experiment(config, model, dataset, task, estimator, mesh, params, model_state)
+    if experiment.num_steps > MAX_STEPS:
+        raise ValueError(
+            f"training.num_epochs {config.training.num_epochs:g} comes to "
+            f"{experiment.num_steps:,} steps, and at most {MAX_STEPS:,} can be counted"
+        )
+    return experiment
 
 
 def needs_probe(experiment: Experiment) -> bool:

@@ -132,7 +132,8 @@ def _counts(
 ) -> dict[str, int]:
     """``{leaf path: coordinates of a step}``; drawing them only to count them would be compiled."""
     config = experiment.config
-    if config.sampling.name == "layer_ratios" and config.pruning.mask != "weights":
+    at_ratios = config.sampling.name == "layer_ratios" and not config.sampling.unbiased
+    if at_ratios and config.pruning.mask != "weights":
         return kept_per_leaf(state.params, found.ratios if found else {})
     return expected_counts(step, state)
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,7 +20,11 @@ from deepzero_jax.applications.classification.experiment import (
 )
 from deepzero_jax.applications.classification.outlook import plan_run
 from deepzero_jax.applications.classification.ratios import describe_ratios, find_ratios
-from deepzero_jax.applications.classification.sampling import choose_sampler, measure_prices
+from deepzero_jax.applications.classification.sampling import (
+    check_measurable,
+    choose_sampler,
+    measure_prices,
+)
 from deepzero_jax.bars import bar
 from deepzero_jax.estimators import sharded
 from deepzero_jax.programs import Program, Run
@@ -42,6 +47,8 @@ class Prepared(NamedTuple):
       step: compiled.
       schedule: learning rate by step.
       state: at step 0, placed.
+      begin: what is done to it where there is no checkpoint to go on from: prices measured, if
+        the budget is one of seconds.
       num_queries: already spent on pruning.
       num_samples: of black boxes, already spent, by purpose.
     """
@@ -50,12 +57,13 @@ class Prepared(NamedTuple):
     step: CompiledStep
     schedule: Schedule
     state: TrainState
+    begin: Callable[[TrainState], TrainState]
     num_queries: int
     num_samples: Mapping[str, int] = MappingProxyType({})
 
 
 def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prepared:
-    """Chooses coordinates (scoring if need be), compiles the step, measures prices.
+    """Chooses coordinates (scoring if need be), compiles the step.
 
     Args:
       experiment: of the run.
@@ -63,7 +71,7 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
       log: takes a line.
 
     Raises:
-      ValueError: from ``find_ratios`` and ``measure_prices``.
+      ValueError: from ``find_ratios`` and ``check_measurable``.
       BlackBoxError: a box that gives no answer.
     """
     experiment = with_probed_smoothing(experiment, workdir, log)
@@ -73,8 +81,9 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
     with bar("compiling the step", log):
         compiled = step.compile(state)
-    state = step.place(measure_prices(experiment, compiled, state, log))
-    return Prepared(experiment, compiled, schedule, state, queries, {"pruning": samples})
+    check_measurable(experiment, compiled, state)
+    begin = partial(measure_prices, experiment, compiled, log=log)
+    return Prepared(experiment, compiled, schedule, state, begin, queries, {"pruning": samples})
 
 
 def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print) -> Json:
@@ -91,6 +100,7 @@ def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print
         initial_queries=prepared.num_queries,
         initial_samples=prepared.num_samples,
         probing=experiment.probing,
+        begin=prepared.begin,
         name=name,
         log=log,
     )
@@ -152,7 +162,7 @@ def prune(config: Config, run: Run) -> str:
     run.hold()
     found = find_ratios(experiment, run.workdir, run.log)
     run.log(describe_ratios(experiment, found))
-    return f"{found.num_queries:,} queries; wrote {run.workdir}/ratios.json, ratios.png"
+    return f"{found.num_queries:,} queries; see {run.workdir}/ratios.json, ratios.png"
 
 
 PROGRAM = Program(train_classifier, describe, prune, has_plan=True)

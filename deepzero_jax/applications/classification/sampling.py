@@ -188,6 +188,16 @@ def check_seconds(experiment: Experiment, budget: float, empty: float) -> None:
         )
 
 
+def check_measurable(experiment: Experiment, step: CompiledStep, state: TrainState) -> None:
+    """Raises ValueError where prices would be measured by asking a box that nobody counts."""
+    if step.boxes.samples and seconds_budget(experiment, state) is not None:
+        raise ValueError(
+            f"sampling.budget {experiment.config.sampling.budget!r} would be measured by steps "
+            "that ask the black box in the loss beyond the plan; give a share of the dense price, "
+            'as "10 %"'
+        )
+
+
 def measure_prices(
     experiment: Experiment, step: CompiledStep, state: TrainState, log: Log = print
 ) -> TrainState:
@@ -200,17 +210,11 @@ def measure_prices(
       log: takes a line.
 
     Raises:
-      ValueError: a step without any coordinate already takes longer than the budget, or the
-        loss asks a black box, which nobody has counted these steps for.
+      ValueError: a step without any coordinate already takes longer than the budget.
     """
-    sampling, budget = experiment.config.sampling, seconds_budget(experiment, state)
+    budget = seconds_budget(experiment, state)
     if budget is None:
         return state
-    if step.boxes.samples:
-        raise ValueError(
-            f"sampling.budget {sampling.budget!r} would be measured by steps that ask the black "
-            'box in the loss beyond the plan; give a share of the dense price, as "10 %"'
-        )
     selection = step.select(state)
 
     def run(part: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """The equations of a SolverConfig: coarse solver, twin, fine solutions, network, pictures."""
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +13,9 @@ from deepzero_jax.applications.solver_in_the_loop import wake
 from deepzero_jax.applications.solver_in_the_loop.correction import CorrectionNet
 from deepzero_jax.applications.solver_in_the_loop.pictures import plot_states, plot_vorticity
 from deepzero_jax.applications.solver_in_the_loop.rollout import Frames, Step
+from deepzero_jax.files import written_whole
 from deepzero_jax.registry import Registry
+from deepzero_jax.training import RunFolderError
 
 if TYPE_CHECKING:  # its fields name the cases
     from deepzero_jax.applications.solver_in_the_loop.config import SolverConfig
@@ -72,17 +75,15 @@ def _wake(config: "SolverConfig", workdir: Path) -> Case:
         np.asarray(numbers)
         for numbers in (chosen.train_reynolds, chosen.validation_reynolds, chosen.test_reynolds)
     ]
-    kept = workdir / "frames.npy"
+    kept, reynolds = workdir / "frames.npz", np.concatenate(groups)
     if kept.exists():
-        frames = np.load(kept)
+        frames = read_frames(kept, (len(reynolds), chosen.num_frames + 1, *problem.shape))
     else:
         frames = wake.fine_frames(
-            problem, np.concatenate(groups), chosen.num_frames, chosen.refinement, chosen.warm_up
+            problem, reynolds, chosen.num_frames, chosen.refinement, chosen.warm_up
         )
-        temporary = workdir / ".frames.npy.tmp"
-        with temporary.open("wb") as file:
-            np.save(file, frames)
-        temporary.replace(kept)
+        with written_whole(kept) as temporary, temporary.open("wb") as file:
+            np.savez(file, frames=frames)
     parts = np.split(frames, np.cumsum([len(group) for group in groups])[:-1])
 
     def draw(truth: np.ndarray, found: Mapping[str, np.ndarray], folder: Path) -> None:
@@ -103,6 +104,21 @@ def _wake(config: "SolverConfig", workdir: Path) -> Case:
         chosen.dt,
         draw,
     )
+
+
+def read_frames(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Fine solutions that were kept; damage fails the checksum of the archive."""
+    try:
+        with path.open("rb") as raw, np.load(raw) as file:
+            frames = file["frames"]
+        if frames.shape[:-1] != shape:
+            raise ValueError(f"it holds {frames.shape[:-1]}, not {shape}")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunFolderError(
+            f"{path} cannot be read as fine solutions ({reason}); remove it, to have them made anew"
+        ) from error
+    return frames
 
 
 CASES: Registry[Callable[["SolverConfig", Path], Case]] = Registry(

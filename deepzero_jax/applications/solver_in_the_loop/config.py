@@ -85,3 +85,15 @@ class SolverConfig:
     channel: Channel = section(Channel)
     correction: Correction = section(Correction)
     training: Training = section(Training)
+
+    def check(self) -> None:
+        """Raises ValueError for fields that do not go together."""
+        lengths = {
+            "ks": ("simulation.num_train_frames", self.simulation.num_train_frames),
+            "wake": ("channel.num_frames", self.channel.num_frames),
+        }
+        name, length = lengths.get(self.case, ("", self.training.unroll))
+        if length < self.training.unroll:
+            raise ValueError(
+                f"training.unroll {self.training.unroll} needs a {name} of as much, got {length}"
+            )

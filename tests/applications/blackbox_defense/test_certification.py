@@ -86,6 +86,9 @@ def test_radii_out_of_reach_are_refused_with_the_samples_that_would_do():
     assert largest_radius(needed, SIGMA, ALPHA) >= 0.75
     assert largest_radius(needed - 1, SIGMA, ALPHA) < 0.75
     check_radii((0.0, 0.75), needed, SIGMA, ALPHA)
+    for sigma in (0.01, 0.005):  # so many samples that nobody takes them, or no float holds them
+        with pytest.raises(ValueError, match=r"only 0\.0[0-9]+; give a larger sigma"):
+            check_radii((0.25,), 1000, sigma, ALPHA)
 
 
 def test_certification_goes_on_where_it_was_stopped(tmp_path):

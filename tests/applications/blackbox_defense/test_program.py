@@ -1,6 +1,7 @@
 """The black-box defense as a whole: a box that fails on the way."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,3 +100,11 @@ def test_a_failing_box_stops_the_run_which_goes_on_to_the_same_bits(
         assert resumed[name] == summary[name]
     assert records_of(tmp_path) == records
     assert len(records) > 4
+
+
+@pytest.mark.parametrize("held_out", [1437 - 15, 1437, 5000])
+def test_too_many_images_held_out_are_one_line_before_anything_is_asked(held_out, tmp_path):
+    config = replace(TINY, training=replace(TINY.training, held_out=held_out))
+    with pytest.raises(ValueError, match=r"held_out .* of the 1,437 training images, and .* 16"):
+        train_defenses(config, tmp_path, log=lambda line: None)
+    assert not list(tmp_path.iterdir())

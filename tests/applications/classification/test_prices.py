@@ -86,7 +86,8 @@ def test_measured_prices_are_corrected_by_a_step_of_their_plan(monkeypatch, tmp_
 
     monkeypatch.setattr(sampling, "coordinate_seconds", alone)
     monkeypatch.setattr(sampling, "step_seconds", together)
-    state = prepare_run(experiment, tmp_path, log=lambda _: None).state
+    prepared = prepare_run(experiment, tmp_path, log=lambda _: None)
+    state = prepared.begin(prepared.state)
     np.testing.assert_allclose(state.sampler_state.costs, 1e-3, rtol=1e-5)
     assert float(state.sampler_state.budget) == pytest.approx(0.2)
 

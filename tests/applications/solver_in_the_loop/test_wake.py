@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from dataclasses import replace
 from typing import get_args
 
 import jax
@@ -8,13 +9,17 @@ import pytest
 
 import train
 from deepzero_jax.applications.solver_in_the_loop import Advection, methods, wake
+from deepzero_jax.applications.solver_in_the_loop.cases import read_frames
 from deepzero_jax.applications.solver_in_the_loop.config import (
     Channel,
     Correction,
+    Simulation,
     SolverConfig,
     Training,
 )
 from deepzero_jax.estimators import value_and_grad
+from deepzero_jax.fields import check_fields
+from deepzero_jax.training import RunFolderError
 from tests.conftest import ROOT
 from tests.marks import thorough
 from tests.problems import relative_error
@@ -160,7 +165,8 @@ def test_a_shrunken_comparison_on_the_wake(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["mae"]) == ["src", "zo_sol"]
     assert len(summary["mae_of_test_runs"]["src"]) == 2
-    frames = np.load(tmp_path / "frames.npy")
+    with np.load(tmp_path / "frames.npz") as kept:
+        frames = kept["frames"]
     assert frames.shape == (5, 7, 16, 8, 3)
     assert (tmp_path / "vorticity.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -196,3 +202,37 @@ def test_gradients_by_queries_agree_with_autodiff_through_the_twin(tmp_path):
     assert ways["zo_sol_boundary"].estimator.num_queries(0) == 1 + moving
     assert asked["zo_sol_boundary"] == 2 * (3 + 2 * moving)
     assert relative_error(grads["zo_sol_boundary"], grads["fo_sol"]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"PK\x03\x04" + b"\x00" * 100,
+        lambda content: bytes([*content[:-300], content[-300] ^ 1, *content[-299:]]),
+    ],
+    ids=["empty", "cut", "no archive", "a bit flipped"],
+)
+def test_damaged_fine_solutions_are_one_line_and_left(damage, tmp_path):
+    path, shape = tmp_path / "frames.npz", (2, 3, 16, 8)
+    np.savez(path, frames=np.random.default_rng(0).normal(size=(*shape, 3)).astype(np.float32))
+    assert read_frames(path, shape).shape == (*shape, 3)
+    with pytest.raises(RunFolderError, match=r"frames.npz cannot be read .* not \(3, 3, 16, 8\)"):
+        read_frames(path, (3, *shape[1:]))
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(RunFolderError, match=r"frames.npz cannot be read .*remove it") as caught:
+        read_frames(path, shape)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("name", ["ks", "wake"])
+def test_a_window_longer_than_the_runs_is_refused_with_the_record(name):
+    short = {"simulation": Simulation(num_train_frames=7), "channel": Channel(num_frames=7)}
+    config = SolverConfig(case=name, **short)
+    field = {"ks": "simulation.num_train_frames", "wake": "channel.num_frames"}[name]
+    with pytest.raises(ValueError, match=f"unroll 8 needs a {field} of as much, got 7"):
+        check_fields(config)
+    check_fields(replace(config, training=Training(unroll=7)))
