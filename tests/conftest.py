@@ -9,6 +9,8 @@ import pytest
 
 from deepzero_jax.platform import collect_rarely
 
+# Code is generated a third faster, and rounds otherwise where two programs compute the same.
+OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -28,7 +30,7 @@ def pytest_configure(config):
     if "not slow" in chosen:
         flags += ["--xla_backend_optimization_level=0"]
     if "not thorough" in chosen and jax.__version_info__ < (0, 11):  # later ones have no such flag
-        flags += ["--xla_cpu_use_fusion_emitters=false"]
+        flags += [OLD_EMITTERS]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
 
 

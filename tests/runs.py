@@ -22,18 +22,19 @@ from deepzero_jax.training import (
     plan,
     train,
 )
-from tests.conftest import ROOT
+from tests.conftest import OLD_EMITTERS, ROOT
 
 TINY = ["--config", str(ROOT / "tests/records/tiny.py")]
 
 
 def on_devices(count, program):
     """What a program prints last, as JSON, on so many CPU devices."""
-    flag = f"--xla_force_host_platform_device_count={count}"
+    flags = os.environ.get("XLA_FLAGS", "").replace(OLD_EMITTERS, "")
+    flags += f" --xla_force_host_platform_device_count={count}"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"},
+        env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         check=False,

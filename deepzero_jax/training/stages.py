@@ -1,7 +1,8 @@
 """Runs of the training loop in subfolders of one run folder."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import jax
 from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Sampler, dense_sampler
 from deepzero_jax.training.checkpoint import Checkpointer
-from deepzero_jax.training.folder import read_json
+from deepzero_jax.training.folder import read_json, write_json
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from deepzero_jax.training.probing import Probing, find_probe
@@ -44,10 +45,29 @@ class Stages:
         self._seed, self._keys, self._checkpoint_seconds = seed, dict(keys), checkpoint_seconds
         self._beside = SamplesFile(workdir / "samples.json")
         self._within: dict[str, dict[str, int]] = {}
+        self._seconds_file = workdir / "seconds.json"
+        self._since, self._before = time.perf_counter(), 0.0
+        if self._seconds_file.exists():
+            self._before = read_json(self._seconds_file)["wall_seconds"]
 
-    def asking(self, part: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def asking(self, part: str) -> Iterator[None]:
         """Counts what is sent inside to black boxes, beside the stages; kept in a file."""
-        return self._beside.of(part)
+        with self._timed(), self._beside.of(part):
+            yield
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of all processes that have worked in the folder, up to the last part of each."""
+        return round(self._before + time.perf_counter() - self._since, 1)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Keeps the time in a file when a part ends, in whatever way."""
+        try:
+            yield
+        finally:
+            write_json(self._seconds_file, {"wall_seconds": self.wall_seconds})
 
     @property
     def box_samples(self) -> dict[str, int | dict[str, int]]:
@@ -91,18 +111,19 @@ class Stages:
         state = step.init(run_key, params, model_state)
         if not (folder / "summary.json").exists():
             self.log(f"\n{name}: {num_steps:,} steps")
-            train(
-                step,
-                state,
-                folder=folder,
-                num_steps=num_steps,
-                schedule=schedule,
-                evaluation_interval=max(1, num_steps // num_evaluations),
-                checkpoint_seconds=self._checkpoint_seconds,
-                probing=probing,
-                name=name,
-                log=self.log,
-            )
+            with self._timed():
+                train(
+                    step,
+                    state,
+                    folder=folder,
+                    num_steps=num_steps,
+                    schedule=schedule,
+                    evaluation_interval=max(1, num_steps // num_evaluations),
+                    checkpoint_seconds=self._checkpoint_seconds,
+                    probing=probing,
+                    name=name,
+                    log=self.log,
+                )
         checkpoints = Checkpointer(folder / "checkpoints", self.log)
         restored = checkpoints.restore(state)
         checkpoints.close()

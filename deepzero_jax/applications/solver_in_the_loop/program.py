@@ -1,6 +1,5 @@
 """Trained and judged corrections of a solver, each stage a run of the loop."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,12 +70,10 @@ def train_corrections(
       ImportError: exponax is not installed.
       InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
     """
-    started = time.perf_counter()
-    training = config.training
+    stages, training = stages_of(config, workdir, log), config.training
     log(f"{config.case}: the fine solutions, and the coarse solver's answers to them …")
     with bar("fine solutions", log):
         case = CASES[config.case](config, workdir)
-    stages = stages_of(config, workdir, log)
     with stages.asking("preparation"), bar("the coarse solver's answers", log):
         correction = build_correction(config, case, host)
     log(
@@ -104,7 +101,7 @@ def train_corrections(
         "num_parameters": num_parameters(correction),
         "num_seeds": training.num_seeds,
         "num_test_runs": len(correction.frames.test),
-        "wall_seconds": round(time.perf_counter() - started, 1),
+        "wall_seconds": stages.wall_seconds,
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
     }
