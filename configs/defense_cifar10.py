@@ -3,7 +3,7 @@
   python train.py --config configs/defense_cifar10.py
 
 Source: DeepZero, section 6 (arXiv 2310.02025), on ImageNet-10.
-Measured: not run at this size, which wants a GPU; a short trial is in docs/results.md.
+Measured: not run at this size, which wants a GPU; with budgets for two cores: docs/results.md.
 A box that is trained already, for all methods but fo_ds:
 --config.classifier.path=studies/boxes/resnet20_cifar10.onnx
 """
