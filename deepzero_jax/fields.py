@@ -242,17 +242,12 @@ def check_fields(config: Any) -> None:
 
 
 def _check_sections(config: Any, prefix: str = "") -> None:
-    hints = typing.get_type_hints(type(config))
-    for item in dataclasses.fields(config):
-        kind, part = hints[item.name], getattr(config, item.name)
-        if not dataclasses.is_dataclass(kind):
-            continue
-        if not isinstance(part, typing.cast(type, kind)):
-            raise ValueError(
-                f"{prefix}{item.name} must be of type {typing.cast(type, kind).__name__}, "
-                f"got {_cut(part)}"
-            )
-        _check_sections(part, f"{prefix}{item.name}.")
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if dataclasses.is_dataclass(kind):
+            part = getattr(config, name)
+            if complaint := type_complaint((kind,), part):
+                raise ValueError(f"{prefix}{name} {complaint}, got {_cut(part)}")
+            _check_sections(part, f"{prefix}{name}.")
 
 
 def _cut(value: object) -> str:

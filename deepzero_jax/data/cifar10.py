@@ -7,7 +7,6 @@ import pickle
 import sys
 import tarfile
 import tempfile
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
@@ -15,6 +14,7 @@ from typing import TypedDict
 import numpy as np
 
 from deepzero_jax.data.dataset import Dataset
+from deepzero_jax.files import read_arrays
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2471, 0.2435, 0.2616)
@@ -92,8 +92,8 @@ def _read_through(cache: Path | None, folder: Path) -> Splits:
     origin = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     copy = cache / "cifar10.npz"
     # A copy that is damaged fails the checksums of its members, and is made anew.
-    damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with suppress(*damage), copy.open("rb") as file, np.load(file) as kept:
+    with suppress(ValueError, KeyError):
+        kept = read_arrays(copy)
         train, test = ((kept[a], kept[b]) for a, b in (_TRAIN, _TEST))
         if kept["origin"].tolist() == [*origin, _digest(train, test)]:
             return train, test

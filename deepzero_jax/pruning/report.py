@@ -1,7 +1,6 @@
 """Layer ratios on disk and before the eye: JSON, mask, table, bar chart."""
 
 import json
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths
-from deepzero_jax.files import written_whole
+from deepzero_jax.files import read_arrays, write_arrays
 from deepzero_jax.pictures import pyplot, save_figure
 from deepzero_jax.types import Params, PerLeaf, PyTree
 
@@ -69,8 +68,7 @@ def save_mask(path: Path, mask: PyTree) -> None:
     for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True):
         arrays[name] = np.packbits(np.asarray(leaf))
         arrays[name + _SHAPE] = np.asarray(np.shape(leaf), np.int64)
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    write_arrays(path, **arrays)
 
 
 def load_mask(path: Path, params: Params) -> PyTree:
@@ -81,9 +79,8 @@ def load_mask(path: Path, params: Params) -> PyTree:
     """
     leaves, treedef = jax.tree.flatten(params)
     try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            packed = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        packed = read_arrays(path)
+    except ValueError as error:
         raise ValueError(
             f"{path} cannot be read as a mask ({error}); run prune.py in another folder"
         ) from error

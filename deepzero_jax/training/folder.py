@@ -142,9 +142,9 @@ class RunFolder:
                 f"another process has finished the run in {self.path}; the same command tells what "
                 "came out"
             )
-        for folder in (self.path, *filter(Path.is_dir, self.path.iterdir())):
-            if folder == self.path or not (folder / "config.json").exists():  # a stage
-                remove_unfinished(folder)
+        stages = [f for f in self.path.iterdir() if f.is_dir() and not (f / "config.json").exists()]
+        for folder in (self.path, *stages):
+            remove_unfinished(folder)
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is not None:

@@ -36,10 +36,9 @@ def defense_section(found: list[Result]) -> str:
             lines.append(row(f"{title}, measured", _certified(others, method, radii)))
         for run in runs[:1]:
             queries = ", ".join(f"{name} {n:,}" for name, n in run["num_queries"].items())
-            minutes = np.mean([run["wall_seconds"] for run in runs]) / 60
-            # That of CIFAR-10 was run in two pieces, and told the time of the last one.
-            whole = part != "defense_cifar10"
-            time = f" All methods of a seed take {minutes:.0f} min." if whole else ""
+            minutes, time = np.mean([run["wall_seconds"] for run in runs]) / 60, ""
+            if part != "defense_cifar10":  # run in two pieces, of which it told the last one's
+                time = f" All methods of a seed take {minutes:.0f} min."
             lines += [
                 "",
                 f"{run['num_images']} test images, {run['num_samples']:,} noisy copies of each. "

@@ -70,7 +70,7 @@ def train_defenses(
     workdir: Path,
     log: Log = print,
     open_box: OpenBox = onnx_model,
-    dataset: Dataset | None = None,
+    claim: Callable[[], None] = lambda: None,
 ) -> Json:
     """Trains the box and the methods, certifies them, writes ``summary.json`` and the curve.
 
@@ -79,15 +79,16 @@ def train_defenses(
       workdir: the run folder.
       log: takes a line for the person who watches.
       open_box: makes the host function of the box from its file.
-      dataset: the one that the config names, where it has been read; None: it is read.
+      claim: called when the data fit the config, before anything is written.
 
     Raises:
       ValueError: too few images, fewer queries than one step takes, or a stage that cannot be read
         back.
       InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
     """
-    dataset = config.data.load(cache_folder()) if dataset is None else dataset
+    dataset = config.data.load(cache_folder())
     check_sizes(config, dataset)
+    claim()
     stages = stages_of(config, workdir, log)
     defense, box_accuracy = prepare_defense(config, stages, dataset, open_box)
     names = config.training.methods
@@ -251,10 +252,7 @@ def _certify(
 def _train(config: DefenseConfig, run: Run) -> Json:
     check_box(config)
     run.hold()
-    dataset = config.data.load(cache_folder())
-    check_sizes(config, dataset)
-    run.claim()
-    return train_defenses(config, run.workdir, run.log, dataset=dataset)
+    return train_defenses(config, run.workdir, run.log, claim=run.claim)
 
 
 def describe(summary: Json) -> str:

@@ -1,6 +1,5 @@
 """The equations of a SolverConfig: coarse solver, twin, fine solutions, network, pictures."""
 
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +12,7 @@ from deepzero_jax.applications.solver_in_the_loop import wake
 from deepzero_jax.applications.solver_in_the_loop.correction import CorrectionNet
 from deepzero_jax.applications.solver_in_the_loop.pictures import plot_states, plot_vorticity
 from deepzero_jax.applications.solver_in_the_loop.rollout import Frames, Step
-from deepzero_jax.files import written_whole
+from deepzero_jax.files import read_arrays, write_arrays
 from deepzero_jax.registry import Registry
 from deepzero_jax.training import RunFolderError
 
@@ -82,8 +81,7 @@ def _wake(config: "SolverConfig", workdir: Path) -> Case:
         frames = wake.fine_frames(
             problem, reynolds, chosen.num_frames, chosen.refinement, chosen.warm_up
         )
-        with written_whole(kept) as temporary, temporary.open("wb") as file:
-            np.savez(file, frames=frames)
+        write_arrays(kept, frames=frames)
     parts = np.split(frames, np.cumsum([len(group) for group in groups])[:-1])
 
     def draw(truth: np.ndarray, found: Mapping[str, np.ndarray], folder: Path) -> None:
@@ -109,14 +107,12 @@ def _wake(config: "SolverConfig", workdir: Path) -> Case:
 def read_frames(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Fine solutions that were kept; damage fails the checksum of the archive."""
     try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            frames = file["frames"]
+        frames = read_arrays(path)["frames"]
         if frames.shape[:-1] != shape:
             raise ValueError(f"it holds {frames.shape[:-1]}, not {shape}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (ValueError, KeyError) as error:
         raise RunFolderError(
-            f"{path} cannot be read as fine solutions ({reason}); remove it, to have them made anew"
+            f"{path} cannot be read as fine solutions ({error}); remove it, to have them made anew"
         ) from error
     return frames
 
