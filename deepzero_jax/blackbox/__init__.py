@@ -8,7 +8,7 @@ from deepzero_jax.blackbox.call import (
     widened,
     without_derivative,
 )
-from deepzero_jax.blackbox.counters import samples_sent
+from deepzero_jax.blackbox.counters import samples_sent, watch_counts
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
@@ -41,6 +41,7 @@ __all__ = [
     "samples_asked",
     "samples_sent",
     "subprocess_simulator",
+    "watch_counts",
     "widened",
     "without_derivative",
 ]

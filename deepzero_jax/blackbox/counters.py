@@ -1,7 +1,8 @@
 """What a black box was asked, counted where it is asked."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from deepzero_jax.blackbox.errors import BlackBoxError
 from deepzero_jax.blackbox.options import check_count
@@ -18,6 +19,37 @@ def samples_sent() -> int:
     Two looks at it tell what was asked in between, also by boxes that are found in no trace.
     """
     return _total
+
+
+_watching: list[Callable[[], object]] = []
+
+
+@contextmanager
+def watch_counts(tell: Callable[[], object]) -> Iterator[None]:
+    """Inside, ``tell()`` is called each time that a box of this process has counted.
+
+    Before the host function is asked, so that what ``tell`` writes holds also where the process
+    is killed while the answer is awaited. It is called from the thread that asks, from several
+    at once where a box has several, and must not raise.
+
+    Example:
+      >>> import deepzero_jax as dz, jax.numpy as jnp
+      >>> box, seen = dz.black_box(lambda x: 2 * x, ()), []
+      >>> with dz.blackbox.watch_counts(lambda: seen.append(box.num_samples)):
+      ...     answers = box(jnp.ones(3))
+      >>> seen[0]
+      3
+    """
+    _watching.append(tell)
+    try:
+        yield
+    finally:
+        _watching.remove(tell)
+
+
+def _tell() -> None:
+    for tell in tuple(_watching):
+        tell()
 
 
 def _add_to_total(num_samples: int) -> None:
@@ -61,8 +93,10 @@ class Counters:
             self.check(num_samples)
             self.num_samples += num_samples
             self.num_calls += 1
+            number = self.num_calls
             _add_to_total(num_samples)
-            return self.num_calls
+        _tell()
+        return number
 
     def take_back(self, num_samples: int) -> None:
         """A call that was sent and that no worker ever began."""
@@ -70,12 +104,14 @@ class Counters:
             self.num_samples -= num_samples
             self.num_calls -= 1
             _add_to_total(-num_samples)
+        _tell()
 
     def add(self, **counts: int) -> None:
         """Adds to counts by name."""
         with self._lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
+        _tell()
 
     def dump(self) -> dict[str, int]:
         """The counts, as a checkpoint is to hold them."""

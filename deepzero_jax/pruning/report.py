@@ -102,13 +102,15 @@ class LayerRatios(NamedTuple):
       ratios: ``{leaf path: pruned fraction}``, leaves in the order of the layers.
       num_queries: that the scores have cost.
       origin: the settings that they follow from.
-      boxes: counts of the black boxes that were asked for them.
+      boxes: counts of the black boxes that were asked for them, also before that.
+      num_samples: sent to them for the scores.
     """
 
     ratios: dict[str, float]
     num_queries: int
     origin: dict[str, object]
     boxes: Sequence[Mapping[str, int]] = ()
+    num_samples: int = 0
 
 
 def load_ratios(path: Path) -> LayerRatios:
@@ -125,7 +127,8 @@ def load_ratios(path: Path) -> LayerRatios:
             for counts in content.get("boxes", ())
         ]
         queries = int(content.get("num_queries", 0))
-        return LayerRatios(ratios, queries, content.get("origin", {}), boxes)
+        samples = int(content.get("num_samples", sum(box["num_samples"] for box in boxes)))
+        return LayerRatios(ratios, queries, content.get("origin", {}), boxes, samples)
     except OSError as error:
         raise ValueError(f"cannot read the ratios in {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -45,7 +45,7 @@ from deepzero_jax.training.probing import (
     kept_probe,
 )
 from deepzero_jax.training.processes import PeerWatch
-from deepzero_jax.training.samples import PURPOSES, Purpose, Samples
+from deepzero_jax.training.samples import PURPOSES, Purpose, Samples, SamplesFile
 from deepzero_jax.training.signals import exit_now, leave_at_once
 from deepzero_jax.training.stages import Stages
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
@@ -77,6 +77,7 @@ __all__ = [
     "RunFolder",
     "RunFolderError",
     "Samples",
+    "SamplesFile",
     "Schedule",
     "Seconds",
     "Stages",

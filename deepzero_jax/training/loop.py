@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 
 from deepzero_jax.bars import bar
+from deepzero_jax.blackbox import watch_counts
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.errors import (
@@ -18,10 +19,11 @@ from deepzero_jax.training.errors import (
     black_box_failure,
 )
 from deepzero_jax.training.folder import Json, write_json
+from deepzero_jax.training.live import LiveJson
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.planning import plan
 from deepzero_jax.training.probing import Probing
-from deepzero_jax.training.progress import ASKED, Progress
+from deepzero_jax.training.progress import Progress
 from deepzero_jax.training.recording import Recorder
 from deepzero_jax.training.signals import StopRequest
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
@@ -120,6 +122,7 @@ class _Trainer:
         self.compiled, self.task = compiled, compiled.step.task
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer, self.boxes = checkpointer, compiled.boxes
+        self.asked = LiveJson(folder / "asked.json", lambda: self.progress.asked)
         self.progress = Progress(
             settings.initial_queries,
             compiled.boxes,
@@ -143,12 +146,13 @@ class _Trainer:
                     probing=settings.probing,
                 )
             self.log(str(planned))
+            self.progress.load_asked(self.asked.path, 0)
             if settings.probing is not None:  # so that it is not asked for again
                 self._save(state)
             return state
         self.progress.load(restored[1])
         state = self.compiled.step.place(restored[0])
-        self.progress.load_asked(self.folder / "asked.json", int(state.step))
+        self.progress.load_asked(self.asked.path, int(state.step))
         self.log(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
         return state
 
@@ -167,7 +171,7 @@ class _Trainer:
         )
         saved_at = time.perf_counter()
         try:
-            with StopRequest() as stop:
+            with StopRequest() as stop, watch_counts(self._note_asked):
                 # A box that failed while it was asked for scores is asked again.
                 if self._evaluate_if_due(state, recorder):
                     self._save(state)
@@ -183,15 +187,20 @@ class _Trainer:
                         self._leave(state, signum)
         finally:
             recorder.close()
+            self.asked.close()
         self._save(state)
         return state
+
+    def _note_asked(self) -> None:
+        if is_lead():
+            self.asked.update()
 
     def _save(self, state: TrainState) -> None:
         progress = self.progress.dump()
         self.checkpointer.save(int(state.step), state, progress)
         if any(progress["samples"].values()) and is_lead():
             # A step that failed has asked too, after the checkpoint that it goes on from.
-            write_json(self.folder / "asked.json", {name: progress[name] for name in ASKED})
+            self.asked.save()
 
     def _one_step(self, state: TrainState, recorder: Recorder, stop: StopRequest) -> TrainState:
         started, counts = time.perf_counter(), self.progress.of_host()

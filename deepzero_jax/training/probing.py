@@ -7,11 +7,13 @@ from typing import Literal, NamedTuple
 import jax
 
 from deepzero_jax.bars import bar
-from deepzero_jax.blackbox import box_errors, boxes_asked, samples_sent
+from deepzero_jax.blackbox import box_errors, boxes_asked
 from deepzero_jax.estimators import Estimator, Probe, check_smoothing, probe_smoothing, with_probe
 from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer
+from deepzero_jax.training.folder import Json
+from deepzero_jax.training.samples import SamplesFile
 from deepzero_jax.types import Key, Log, Params
 
 # The field of a record: a step, or to be probed.
@@ -46,7 +48,12 @@ class Probing(NamedTuple):
 
 
 def find_probe(
-    fun: Callable[[Params], jax.Array], params: Params, key: Key, folder: Path, log: Log = print
+    fun: Callable[[Params], jax.Array],
+    params: Params,
+    key: Key,
+    folder: Path,
+    log: Log = print,
+    config: Json | None = None,
 ) -> Probing:
     """The probe in the newest checkpoint of a run; without one, a loss is probed.
 
@@ -56,6 +63,7 @@ def find_probe(
       key: consumed.
       folder: of the run.
       log: is told beforehand what is asked, and what was found.
+      config: of a folder that is perhaps another run's.
 
     Raises:
       BlackBoxError: a box that gives no answer, or a budget that does not hold the probe.
@@ -70,11 +78,11 @@ def find_probe(
     samples = boxes.num_samples(MOST_QUERIES)
     asked = f", {samples:,} samples of the black box" if samples else ""
     log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
-    before = samples_sent()
-    with box_errors(), bar("probing the smoothing", log):
+    beside = SamplesFile(folder / "samples.json", config)
+    with box_errors(), beside.of("probing", boxes), bar("probing the smoothing", log):
         probe = probe_smoothing(jax.jit(fun), params, key)
     log(str(probe))
-    return Probing(probe, samples_sent() - before)
+    return Probing(probe, beside.counts.get("probing", 0))
 
 
 def kept_probe(folder: Path, log: Log = print) -> Probing | None:

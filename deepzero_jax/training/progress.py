@@ -14,8 +14,6 @@ from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.samples import Samples
 
 _EVALUATION = ("evaluated", "scores", "best")
-# What can change after the checkpoint of a step.
-ASKED = ("samples", "boxes", *_EVALUATION)
 
 
 class Progress:
@@ -56,6 +54,7 @@ class Progress:
         self.samples = Samples(spent)
         self.num_dropped = 0
         self._since = time.perf_counter()
+        self._evaluation: Json = {}
 
     def load(self, saved: Json) -> None:
         """Takes over what a checkpoint holds.
@@ -76,6 +75,7 @@ class Progress:
         self.num_dropped = saved.get("num_dropped", 0)
         self.samples.load(saved.get("samples", {}))
         self._boxes.load(saved.get("boxes", ()))
+        self._keep_evaluation()
 
     def load_asked(self, path: Path, step: int) -> None:
         """Takes over what was asked after the checkpoint of a step, where a file says so."""
@@ -89,23 +89,35 @@ class Progress:
         # An evaluation that failed, and was caught up when the run went on.
         if self.evaluated < asked.get("evaluated", 0) <= step:
             self.evaluated, self.scores, self.best = (asked[name] for name in _EVALUATION)
+            self._keep_evaluation()
+
+    def _keep_evaluation(self) -> None:
+        self._evaluation = {name: getattr(self, name) for name in _EVALUATION}
 
     def dump(self) -> Json:
         """What a checkpoint is to hold."""
         now = time.perf_counter()
         self.wall_seconds += now - self._since
         self._since = now
+        self._keep_evaluation()
         return {
             "num_queries": self.num_queries,
             "wall_seconds": self.wall_seconds,
-            "best": self.best,
-            "evaluated": self.evaluated,
-            "scores": self.scores,
+            **self._evaluation,
             "probe": self.probe,
             "num_dropped": self.num_dropped,
             "samples": self.samples.dump(),
             "boxes": self._boxes.dump(),
         }
+
+    @property
+    def asked(self) -> Json:
+        """What can change after the checkpoint of a step: what is asked, from any thread.
+
+        The last evaluation is that of the last ``dump``, whose state is kept.
+        """
+        counts = {"samples": self.samples.dump(), "boxes": self._boxes.dump()}
+        return {**counts, **self._evaluation}
 
     @property
     def may_drop(self) -> bool:

@@ -1,21 +1,27 @@
 """What a run sends to black boxes, by what it is for."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from deepzero_jax.blackbox import samples_sent
-from deepzero_jax.training.folder import read_json, write_json
+from deepzero_jax.blackbox import samples_sent, watch_counts
+from deepzero_jax.sharding import is_lead
+from deepzero_jax.training.boxes import Boxes
+from deepzero_jax.training.folder import Json, read_json
+from deepzero_jax.training.live import LiveJson
 
 Purpose = Literal["training", "evaluation", "pruning", "probing"]
 PURPOSES: tuple[Purpose, ...] = ("training", "evaluation", "pruning", "probing")
+_NO_BOXES = Boxes({})
 
 
 class Samples:
     """Counts the samples that the boxes of this process are sent, those of each purpose apart.
 
-    From when it is made, all are for training, but for those inside ``of``.
+    From when it is made, all are for training, but for those inside ``of``. Safe to look at from
+    threads.
 
     Args:
       spent: sent before, by purpose.
@@ -25,29 +31,36 @@ class Samples:
         self._counts: dict[str, int] = {**dict.fromkeys(PURPOSES, 0), **(spent or {})}
         self._purpose: Purpose = "training"
         self._since = samples_sent()
+        self._lock = threading.RLock()
 
     @contextmanager
     def of(self, purpose: Purpose) -> Iterator[None]:
         """Counts what is sent inside for another purpose."""
-        self.dump()
-        before, self._purpose = self._purpose, purpose
+        before = self._turn_to(purpose)
         try:
             yield
         finally:
+            self._turn_to(before)
+
+    def _turn_to(self, purpose: Purpose) -> Purpose:
+        with self._lock:
             self.dump()
-            self._purpose = before
+            before, self._purpose = self._purpose, purpose
+            return before
 
     def load(self, saved: Mapping[str, int]) -> None:
         """Takes over what a checkpoint holds."""
-        self._counts.update(saved)
-        self._since = samples_sent()
+        with self._lock:
+            self._counts.update(saved)
+            self._since = samples_sent()
 
     def dump(self) -> dict[str, int]:
         """The counts until now."""
-        now = samples_sent()
-        self._counts[self._purpose] += now - self._since
-        self._since = now
-        return dict(self._counts)
+        with self._lock:
+            now = samples_sent()
+            self._counts[self._purpose] += now - self._since
+            self._since = now
+            return dict(self._counts)
 
     def __getitem__(self, purpose: Purpose) -> int:
         """Samples for one purpose until now."""
@@ -55,27 +68,48 @@ class Samples:
 
 
 class SamplesFile:
-    """Counts what parts of a program send beside its training runs, in a file.
+    """Counts what parts of a program send outside its training loops, in a file that follows.
+
+    A process that is killed inside a part leaves in it what the part has sent.
 
     Args:
       path: of a JSON object ``{part: samples}``, which need not exist.
+      config: of the run. What the file holds of another one does not count.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, config: Json | None = None) -> None:
         self._path = path
+        self._kept: Json = read_json(path) if path.exists() else {}
+        if config is not None and self._kept.get("config") != config:
+            self._kept = {"config": config}
 
     @property
     def counts(self) -> dict[str, int]:
         """``{part: samples}``, of all processes that have worked in the folder."""
-        return read_json(self._path) if self._path.exists() else {}
+        return {part: count for part, count in self._kept.items() if isinstance(count, int)}
 
     @contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        """Adds what is sent inside; its results must be there at the end."""
-        before = samples_sent()
+    def of(self, part: str, boxes: Boxes = _NO_BOXES) -> Iterator[None]:
+        """Adds what is sent inside; its results must be there at the end.
+
+        Args:
+          part: any name.
+          boxes: that are asked, the same for all parts. What they have counted is kept too, and
+            what an earlier process has asked them is part of their budgets.
+        """
+        boxes.load(self._kept.get("boxes", ()))
+        before, first = samples_sent(), self._kept.get(part, 0)
+
+        def counted() -> Json:
+            found = {"boxes": boxes.dump()} if boxes.samples else {}
+            self._kept = {**self._kept, part: first + samples_sent() - before, **found}
+            return self._kept
+
+        live = LiveJson(self._path, counted)
         try:
-            yield
+            with watch_counts(live.update if is_lead() else counted):
+                yield
         finally:
-            sent, counts = samples_sent() - before, self.counts
-            if sent:
-                write_json(self._path, {**counts, part: counts.get(part, 0) + sent})
+            if samples_sent() > before and is_lead():
+                live.save()
+            live.close()

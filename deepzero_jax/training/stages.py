@@ -7,10 +7,12 @@ from pathlib import Path
 
 import jax
 
+from deepzero_jax.blackbox import watch_counts
 from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Sampler, dense_sampler
 from deepzero_jax.training.checkpoint import Checkpointer
-from deepzero_jax.training.folder import read_json, write_json
+from deepzero_jax.training.folder import read_json
+from deepzero_jax.training.live import LiveJson
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from deepzero_jax.training.probing import Probing, find_probe
@@ -63,11 +65,14 @@ class Stages:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Keeps the time in a file when a part ends, in whatever way."""
+        """Keeps the time in a file, when a part ends and whenever a box is asked in it."""
+        live = LiveJson(self._seconds_file, lambda: {"wall_seconds": self.wall_seconds})
         try:
-            yield
+            with watch_counts(live.update):
+                yield
         finally:
-            write_json(self._seconds_file, {"wall_seconds": self.wall_seconds})
+            live.save()
+            live.close()
 
     @property
     def box_samples(self) -> dict[str, int | dict[str, int]]:

@@ -88,3 +88,35 @@ def test_a_run_ended_in_every_way_goes_on_to_the_same_bits(num_kills, tmp_path):
 def test_chains_of_kills(kind, tmp_path, tell):
     statuses, runs = chain(tmp_path, kind, num_kills=21, seed=list(KINDS).index(kind))
     tell(f"{kind}: {len(statuses)} kills {sorted(statuses)}, {runs} runs, all identical")
+
+
+def test_what_a_box_was_asked_is_counted_whenever_the_process_is_killed(tmp_path):
+    """A process calls 57 times to probe, 4 to score, 2 in each of 6 steps, 1 to evaluate twice."""
+    asked, statuses = tmp_path / "asked", []
+    fields = ["--config", str(ROOT / "tests/records/mortal.py"), f"--workdir={tmp_path / 'run'}"]
+    for last in (30, 57 + 2, 57 + 4 + 3, 4, 7, 0):
+        process = subprocess.run(
+            [sys.executable, "train.py", *fields],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "MORTAL_ASKED": str(asked),
+                "MORTAL_LAST": str(last),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        statuses.append(process.returncode)
+    assert statuses == 5 * [-signal.SIGKILL] + [0], process.stderr
+    sent = sum(int(line) for line in asked.read_text().splitlines())
+    told = json.loads((tmp_path / "run/summary.json").read_text())["box_samples"]
+    assert sum(told.values()) == sent
+    assert (told["probing"], told["pruning"]) == ((30 + 57 + 57) * 12, 24 + 48)
+    # The third process died in the second step, the fourth too, the next as it evaluated, and
+    # none had saved the state after a step. One is 12 images at a base and 12 coordinates.
+    assert told["training"] == (13 + 1 + 2 * 13 + 3 * 13 + 6 * 13) * 12
+    assert told["evaluation"] == 3 * 21
+    (box,) = json.loads((tmp_path / "run/asked.json").read_text())["boxes"]
+    assert box["num_samples"] == sent

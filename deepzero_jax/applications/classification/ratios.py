@@ -32,6 +32,7 @@ from deepzero_jax.training import (
     Boxes,
     Json,
     RunFolderError,
+    SamplesFile,
     differences,
     scoring_batch,
     write_json,
@@ -156,13 +157,21 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     pruning = experiment.config.pruning
     asked = f", {scoring.num_samples:,} samples of the black box" if scoring.num_samples else ""
     log(f"scoring {pruning.scores}, sparsity {pruning.sparsity:g}{asked} …")
-    with bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries") as shown:
-        scores, queries = scoring.scores(shown.advance), scoring.num_queries
+    shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
+    # What a process sent that was killed in the middle of it was asked for these ratios too.
+    beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
+    with beside.of("pruning", scoring.boxes), shown as progress:
+        scores = scoring.scores(progress.advance)
     ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
     # Flax makes layers in the order in which a network runs them.
-    counts = [box.counts() for box in scoring.boxes.samples] if asked else []
     ordered = in_layer_order(ratios, experiment.params)
-    found = LayerRatios(ordered, queries, _origin(experiment.config), counts)
+    found = LayerRatios(
+        ordered,
+        scoring.num_queries,
+        _origin(experiment.config),
+        [box.counts() for box in scoring.boxes.samples],
+        beside.counts.get("pruning", 0),
+    )
     if is_lead():
         _write(experiment, found, scores, workdir)
     wait_for_all("ratios")
@@ -196,8 +205,8 @@ def expected_pruning(experiment: Experiment, workdir: Path) -> ExpectedPruning:
     images = len(jax.tree.leaves(scoring.args[1:])[0])
     kept = kept_ratios(experiment, workdir, scoring.boxes)
     if kept is not None:
-        samples = sum(counts["num_samples"] for counts in kept.boxes)
-        return ExpectedPruning(kept.ratios, None, kept.num_queries, samples, images, True)
+        spent = kept.num_queries, kept.num_samples
+        return ExpectedPruning(kept.ratios, None, *spent, images, True)
     pruning = experiment.config.pruning
     scores = random_scores(scoring.score_key, experiment.params)
     mask = prune_mask(scores, pruning.sparsity)
@@ -210,7 +219,8 @@ def _write(experiment: Experiment, found: LayerRatios, scores: PyTree, workdir: 
     pruning = experiment.config.pruning
     title = f"{experiment.config.model.name}, {pruning.scores}, sparsity {pruning.sparsity:g}"
     content = {"origin": found.origin, "num_queries": found.num_queries, "ratios": found.ratios}
-    content |= {"boxes": found.boxes} if found.boxes else {}
+    if found.boxes:
+        content |= {"num_samples": found.num_samples, "boxes": found.boxes}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_mask(workdir / "mask.npz", prune_mask(scores, pruning.sparsity, prune=pruning.prune))

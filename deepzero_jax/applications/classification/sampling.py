@@ -130,8 +130,7 @@ def choose_sampler(experiment: Experiment, workdir: Path, log: Log = print) -> C
     sampler, params = _sampler_and_params(experiment, given, workdir)
     if not isinstance(given.found, LayerRatios):
         return Chosen(sampler, params)
-    samples = sum(counts["num_samples"] for counts in given.found.boxes)
-    return Chosen(sampler, params, given.found.num_queries, samples)
+    return Chosen(sampler, params, given.found.num_queries, given.found.num_samples)
 
 
 def expected_sampler(experiment: Experiment, workdir: Path) -> tuple[Sampler, Params, Given]:

@@ -94,6 +94,26 @@ def test_samples_are_counted_apart_and_told_beforehand(boxes, tmp_path):
     assert [r["box_samples"] for r in records if "test_loss" in r] == [21] * 2
 
 
+def test_samples_of_a_probe_and_of_pruning_are_counted_once(boxes, tmp_path):
+    record = replace(PRUNED, estimator=Estimator(smoothing="auto", reuse="none"))
+    prepared = prepare_run(build(record), tmp_path)
+    told = train_prepared(prepared, tmp_path, "run")["box_samples"]
+    assert told["pruning"] == 48
+    assert sum(told.values()) == boxes[0].num_samples
+    # A process that goes on finds the same in the folder.
+    again = prepare_run(build(record), tmp_path)
+    assert again.num_samples == {"pruning": 48}
+    assert boxes[1].num_samples == 48 + told["probing"]
+
+
+def test_samples_that_another_config_left_in_the_folder_do_not_count(boxes, tmp_path):
+    other = replace(PRUNED, pruning=replace(PRUNED.pruning, num_directions=2))
+    find_ratios(build(other), tmp_path)
+    (tmp_path / "ratios.json").unlink()  # as if it had been killed while it scored
+    assert prepare_run(build(PRUNED), tmp_path).num_samples == {"pruning": 48}
+    assert boxes[1].num_samples == 48
+
+
 def test_samples_of_another_process_for_pruning_are_part_of_the_budget(boxes, tmp_path):
     find_ratios(build(PRUNED), tmp_path)
     prepared = prepare_run(build(PRUNED), tmp_path)
