@@ -41,8 +41,12 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` archive; ValueError, a line, where its checksums or it fail."""
     try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            return {name: file[name] for name in file.files}
+        with path.open("rb") as raw:
+            file = np.load(raw)
+            if isinstance(file, np.ndarray):
+                raise ValueError("a single array and no archive")
+            with file:
+                return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()
         raise ValueError(reason[0] if reason else type(error).__name__) from error

@@ -148,7 +148,7 @@ def plot_certified(
     """Certified accuracy against radius, a curve for each method."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    grid = np.linspace(0, max(chosen.radii) * 1.07, 200)
+    grid = np.linspace(0, 1.07 * (max(chosen.radii) or chosen.sigma), 200)
     for method, found in records.items():
         curve = [100 * certified_accuracy(found, radius) for radius in grid]
         axis.step(grid, curve, where="post", label=method.replace("_", "-"))

@@ -17,6 +17,7 @@ from deepzero_jax.applications.blackbox_defense.certification import (
 )
 from deepzero_jax.applications.blackbox_defense.config import DefenseConfig
 from deepzero_jax.applications.blackbox_defense.denoiser import AutoEncoder, DnCNN
+from deepzero_jax.applications.blackbox_defense.labels import ask_labels
 from deepzero_jax.applications.blackbox_defense.methods import (
     METHODS,
     Defense,
@@ -29,8 +30,8 @@ from deepzero_jax.applications.blackbox_defense.pretraining import (
     denoiser_pretraining,
 )
 from deepzero_jax.applications.blackbox_defense.stability import Examples
-from deepzero_jax.bars import bar, tell
-from deepzero_jax.blackbox import BlackBox, HostFunction, black_box, onnx_model
+from deepzero_jax.bars import bar
+from deepzero_jax.blackbox import HostFunction, black_box, onnx_model
 from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
@@ -125,15 +126,6 @@ def train_defenses(
     return summary
 
 
-def _answers(box: BlackBox, images: np.ndarray) -> np.ndarray:
-    parts = np.array_split(images, max(1, len(images) // 1000))
-    answers = []
-    for part in parts:
-        answers.append(np.asarray(box((part / 255.0).astype(np.float32))).argmax(-1))
-        tell(len(part), len(images), "images")
-    return np.concatenate(answers).astype(np.int32)
-
-
 def prepare_defense(
     config: DefenseConfig,
     stages: Stages,
@@ -147,8 +139,7 @@ def prepare_defense(
     held = config.training.held_out
     images = np.asarray(dataset.train_images)
     height, width, channels = images.shape[1:]
-    with stages.asking("labels"), bar("asking the box for labels", stages.log):
-        answers = _answers(box, images)
+    answers = ask_labels(box, path, images, stages)
     defense = Defense(
         Examples(images[held:], answers[held:], images[:held], answers[:held]),
         box,

@@ -97,3 +97,8 @@ class SolverConfig:
             raise ValueError(
                 f"training.unroll {self.training.unroll} needs a {name} of as much, got {length}"
             )
+        if self.case == "wake" and not self.channel.is_flowed_past:
+            raise ValueError(
+                f"channel.radius {self.channel.radius:g}: the cylinder must cover the centre of a "
+                f"coarse cell, of {self.channel.cell:g}, and leave fluid in front and on both sides"
+            )

@@ -66,10 +66,22 @@ class Wake:
     @property
     def solid(self) -> np.ndarray:
         """Cells whose centre lies in the cylinder: bool [along, across]."""
+        along, across = self._from_centre
+        return np.hypot(along[:, None], across) < self.radius
+
+    @property
+    def is_flowed_past(self) -> bool:
+        """Whether the cylinder covers a cell, and fluid comes in and passes on both sides."""
+        along, across = (np.abs(distance) for distance in self._from_centre)
+        widest = np.hypot(along.min(), across) < self.radius
+        walls, inflow = widest[[0, -1]], np.hypot(along[0], across.min())
+        return bool(widest.any() and not walls.any() and inflow >= self.radius)
+
+    @property
+    def _from_centre(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the cylinder to the cells, along and across."""
         along, across = (self.cell * (np.arange(n) + 0.5) for n in self.shape)
-        middle = self.cell * self.num_across / 2
-        distance = np.hypot(along[:, None] - self.length / 4, across - middle)
-        return distance < self.radius
+        return along - self.length / 4, across - self.cell * self.num_across / 2
 
 
 @functools.cache

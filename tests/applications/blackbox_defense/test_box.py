@@ -15,7 +15,7 @@ from deepzero_jax.applications.blackbox_defense import (
     stages_of,
 )
 from deepzero_jax.applications.blackbox_defense.config import Classifier, DefenseConfig, Training
-from deepzero_jax.training import load_trained
+from deepzero_jax.training import RunFolderError, load_trained
 
 SHORT = ("--config.model.width=2", "--config.training.num_steps=2")
 
@@ -50,6 +50,23 @@ def test_a_run_s_classifier_is_the_box_and_its_twin(trained, tmp_path):
     again, accuracy = prepared(given, tmp_path / "given")
     assert (again.twin, accuracy) == (None, None)
     np.testing.assert_array_equal(again.box(images), defense.box(images))
+
+
+def test_another_box_in_the_place_of_the_first_is_refused(trained, tmp_path):
+    config = config_of(tmp_path / "box.onnx", ("deepzero",))
+    prepared(config_of(trained), tmp_path / "exporting")
+    box = (tmp_path / "exporting/classifier.onnx").read_bytes()
+    (tmp_path / "box.onnx").write_bytes(box)
+    prepared(config, tmp_path / "run")
+    (tmp_path / "box.onnx").write_bytes(box + b"\x7a\x00")  # another, if a harmless field
+    with pytest.raises(RunFolderError, match=r"is not the box that .*run was begun with"):
+        prepared(config, tmp_path / "run")
+    (tmp_path / "box.onnx").write_bytes(box)
+    assert prepared(config, tmp_path / "run")[0].box.num_samples == 0
+    np.save(tmp_path / "run/labels.npy", np.zeros(3))
+    (tmp_path / "run/labels.npy").rename(tmp_path / "run/labels.npz")
+    with pytest.raises(RunFolderError, match=r"labels\.npz cannot be read \(a single array"):
+        prepared(config, tmp_path / "run")
 
 
 def test_slopes_of_a_box_without_a_twin_say_so(trained, tmp_path):

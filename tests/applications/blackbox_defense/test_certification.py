@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,8 +46,9 @@ def test_a_linear_classifier_gets_its_known_radius(tmp_path):
     accuracies = [certified_accuracy(records, radius) for radius in (0.0, 0.1, 0.5)]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] == pytest.approx(1 - num_abstentions(records) / 20)
-    plot_certified({"linear": records}, chosen, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 1000
+    for radii in ((0.0, 0.5), (0.0,)):
+        plot_certified({"linear": records}, replace(chosen, radii=radii), tmp_path / "curve.png")
+        assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(("probability", "num_samples"), [(0.7, 50), (0.95, 200), (0.995, 1000)])

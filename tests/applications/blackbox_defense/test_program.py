@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepzero_jax.applications.blackbox_defense import train_defenses
+from deepzero_jax.applications.blackbox_defense import prepare_defense, stages_of, train_defenses
 from deepzero_jax.applications.blackbox_defense.config import (
     AutoEncoder,
     Certification,
@@ -15,7 +15,7 @@ from deepzero_jax.applications.blackbox_defense.config import (
     Denoiser,
     Training,
 )
-from deepzero_jax.blackbox import onnx_model
+from deepzero_jax.blackbox import BlackBoxError, onnx_model
 from deepzero_jax.training import StepFailedError
 from tests.marks import thorough
 from tests.problems import flatten
@@ -100,6 +100,35 @@ def test_a_failing_box_stops_the_run_which_goes_on_to_the_same_bits(
         assert resumed[name] == summary[name]
     assert records_of(tmp_path) == records
     assert len(records) > 4
+
+
+def test_labels_that_the_box_has_given_are_not_asked_again(tmp_path):
+    asked = []
+
+    def open_weak(path, **options):
+        sound = onnx_model(path, **options)
+
+        def answer(images):
+            asked.append(len(images))
+            if sum(asked) > 1000:
+                crash(images)
+            return sound(images)
+
+        return answer
+
+    with pytest.raises(BlackBoxError, match="the box is gone"):
+        run(tmp_path, open_weak)
+    dataset, stages = TINY.data.load(tmp_path), stages_of(TINY, tmp_path, lambda line: None)
+    defense, _ = prepare_defense(TINY, stages, dataset)
+    assert defense.box.num_samples == 1437 - 719  # of two parts the first was answered
+    assert stages.box_samples["labels"] == sum(asked) + defense.box.num_samples
+    again, _ = prepare_defense(TINY, stages_of(TINY, tmp_path, lambda line: None), dataset)
+    assert again.box.num_samples == 0
+    np.testing.assert_array_equal(again.examples.labels, defense.examples.labels)
+    fresh, _ = prepare_defense(
+        TINY, stages_of(TINY, tmp_path / "fresh", lambda line: None), dataset
+    )
+    np.testing.assert_array_equal(fresh.examples.labels, defense.examples.labels)
 
 
 @pytest.mark.parametrize("held_out", [1437 - 15, 1437, 5000])

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -236,3 +237,20 @@ def test_a_window_longer_than_the_runs_is_refused_with_the_record(name):
     with pytest.raises(ValueError, match=f"unroll 8 needs a {field} of as much, got 7"):
         check_fields(config)
     check_fields(replace(config, training=Training(unroll=7)))
+
+
+@pytest.mark.parametrize("radius", [1.0, 49.9, 60.0, 1e6])
+def test_a_cylinder_that_is_none_or_closes_the_channel_is_refused_with_the_record(radius):
+    config = SolverConfig(case="wake", channel=Channel(radius=radius))
+    words = re.escape(f"channel.radius {radius:g}: the cylinder must cover")
+    with pytest.raises(ValueError, match=words):
+        check_fields(config)
+    check_fields(replace(config, case="ks"))
+
+
+def test_whether_a_cylinder_is_flowed_past_is_seen_in_its_cells():
+    for radius in np.linspace(0.5, 60, 120):
+        problem = wake.Wake(num_along=16, num_across=8, radius=radius)
+        solid = problem.solid
+        passes = not (solid[:, 0] | solid[:, -1]).any() and not solid[0].any()
+        assert problem.is_flowed_past == (solid.any() and passes)

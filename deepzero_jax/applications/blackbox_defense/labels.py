@@ -1,0 +1,65 @@
+"""What the box takes images for: asked once, part by part, and kept in the run folder."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from deepzero_jax.bars import bar, tell
+from deepzero_jax.blackbox import BlackBox
+from deepzero_jax.files import read_arrays, write_arrays
+from deepzero_jax.training import RunFolderError, Stages
+
+_PART = 1000  # images, of which a kill loses the answers at most
+_OPEN = -1  # in the place of a label: not asked yet
+
+
+def ask_labels(box: BlackBox, model: Path, images: np.ndarray, stages: Stages) -> np.ndarray:
+    """The box's labels of images; of those that a run folder keeps, nothing is asked.
+
+    Args:
+      box: to be asked, images in [0, 1] → logits.
+      model: its file, by whose content the labels are known.
+      images: uint8 [n, h, w, c].
+      stages: of the run.
+
+    Returns:
+      int32 [n].
+
+    Raises:
+      RunFolderError: the folder keeps labels of another box, or damaged ones.
+      BlackBoxError: a box that gives no answer; what it had answered is kept.
+
+    **Cost**: a sample an image that has no label yet.
+    """
+    path = stages.workdir / "labels.npz"
+    digest = np.frombuffer(hashlib.sha256(model.read_bytes()).digest(), np.uint8)
+    labels = _kept(path, model, digest, len(images))
+    todo = np.flatnonzero(labels == _OPEN)
+    if todo.size == 0:
+        return labels
+    with stages.asking("labels"), bar("asking the box for labels", stages.log):
+        for rows in np.array_split(todo, -(-todo.size // _PART)):
+            logits = box((images[rows] / 255.0).astype(np.float32))
+            labels[rows] = np.asarray(logits).argmax(-1)
+            write_arrays(path, labels=labels, box=digest)
+            tell(len(rows), todo.size, "images")
+    return labels
+
+
+def _kept(path: Path, model: Path, digest: np.ndarray, count: int) -> np.ndarray:
+    if not path.exists():
+        return np.full(count, _OPEN, np.int32)
+    try:
+        kept = read_arrays(path)
+        labels, box = kept["labels"], kept["box"]
+        if labels.shape != (count,):
+            raise ValueError(f"{len(labels):,} labels for {count:,} images")
+    except (ValueError, KeyError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); move it away") from error
+    if not np.array_equal(box, digest):
+        raise RunFolderError(
+            f"{model} is not the box that {path.parent} was begun with, which has answered other "
+            "things; give that one, or choose another folder"
+        )
+    return labels
