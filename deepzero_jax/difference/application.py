@@ -32,6 +32,7 @@ class Application(NamedTuple):
         result has a stand-in there. None if that is so everywhere.
       guarded: whether the closed form may be undefined all the same.
       inside: base values within a loop or a branch, where they are known.
+      unbounded: whether results may be infinite because a constant is.
     """
 
     eqn: Equation
@@ -43,6 +44,7 @@ class Application(NamedTuple):
     sound: jax.Array | None = None
     guarded: bool = False
     inside: Any = None
+    unbounded: bool = False
 
     @property
     def params(self) -> dict[str, Any]:

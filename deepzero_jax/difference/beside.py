@@ -127,10 +127,12 @@ def run_beside(
     inputs: Sequence[Beside],
     delta_dtype: DTypeLike | None,
     known: Values | None = None,
+    unbounded: bool = False,
 ) -> Beside:
     """The outputs of a program.
 
-    ``known`` are its base values, as far as they have been evaluated before.
+    ``known`` are its base values, as far as they have been evaluated before; ``unbounded`` as of
+    the equation that it stands in.
     """
     found = base_values(program, [v for group in inputs for v in group.values], known)
     stand_ins = [other for group in inputs for other in group.stand_ins]
@@ -141,15 +143,22 @@ def run_beside(
         [delta for group in inputs for delta in group.deltas],
         {number: other for number, other in pairs if other is not None},
         delta_dtype,
+        unbounded,
     )
     outputs = [read(found, item) for item in program.outputs]
     found_others = [None if isinstance(o, Constant) else others.get(o) for o in program.outputs]
     return Beside(outputs, found_others, moves_of(deltas, outputs))
 
 
-def probe(program: Program, inputs: Sequence[Beside], delta_dtype: DTypeLike | None) -> Beside:
+def probe(
+    program: Program,
+    inputs: Sequence[Beside],
+    delta_dtype: DTypeLike | None,
+    unbounded: bool = False,
+) -> Beside:
     """The types of what ``run_beside`` returns; the trace is dropped."""
-    return jax.eval_shape(lambda inputs: run_beside(program, inputs, delta_dtype), inputs)
+    run = lambda inputs: run_beside(program, inputs, delta_dtype, None, unbounded)
+    return jax.eval_shape(run, inputs)
 
 
 def there(arrays: Arrays) -> list[bool]:

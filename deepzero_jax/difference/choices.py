@@ -36,13 +36,13 @@ def _of_branch(at: Application, operands: Beside) -> Pair:
     """Moves and stand-ins of the results of the branch that the base takes."""
     inputs = operands.part(1, None)
     branches = [flatten_jaxpr(closed) for closed in at.params["branches"]]
-    probed = [probe(branch, (inputs,), at.delta_dtype) for branch in branches]
+    probed = [probe(branch, (inputs,), at.delta_dtype, at.unbounded) for branch in branches]
     move = [any(each) for each in zip(*(there(seen.moves) for seen in probed), strict=True)]
     doubtful = any(any(there(seen.stand_ins)) for seen in probed)
 
     def run_branch(program: Program, known: Values | None) -> Callable[[Beside], Pair]:
         def run(inputs: Beside) -> Pair:
-            found = run_beside(program, (inputs,), at.delta_dtype, known)
+            found = run_beside(program, (inputs,), at.delta_dtype, known, at.unbounded)
             full = found.carried(move, doubtful)
             return full.moves, full.stand_ins
 

@@ -1,6 +1,7 @@
 """What stands in for base values that are infinite or not numbers, see ``application``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import jax
@@ -13,7 +14,7 @@ from deepzero_jax.difference.application import (
 )
 from deepzero_jax.difference.program import apply
 from deepzero_jax.difference.signs import Signs
-from deepzero_jax.difference.values import Delta, is_float
+from deepzero_jax.difference.values import Channel, Delta, Moved, Point, Zero, is_float, take
 
 # See the head of ``rules``.
 Edges = Literal["none", "absorbed", "made"]
@@ -51,6 +52,18 @@ def zero_where_infinite(values: Sequence[jax.Array]) -> list[jax.Array]:
 
 def _where_finite(value: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(value), value, other) if is_float(value) else value
+
+
+def zero_at_infinities(delta: Delta, value: jax.Array) -> Delta:
+    """A delta of a value whose infinities stay what they are."""
+    if isinstance(delta, Zero | Moved):
+        return delta
+    if isinstance(delta, Channel):
+        there = take(value, delta.axis, delta.index)
+        return replace(delta, array=jnp.where(jnp.isfinite(there), delta.array, 0))
+    if isinstance(delta, Point):
+        return delta._replace(value=jnp.where(jnp.isfinite(value[delta.indices]), delta.value, 0))
+    return jnp.where(jnp.isfinite(value), delta, 0)
 
 
 def subtracted(at: Application, deltas: Sequence[Delta]) -> tuple[list[Delta], list[jax.Array]]:

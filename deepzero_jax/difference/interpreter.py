@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.difference.application import Application
+from deepzero_jax.difference.edges import zero_at_infinities
 from deepzero_jax.difference.precision import wide
 from deepzero_jax.difference.program import (
     Constant,
@@ -63,6 +64,7 @@ def propagate_beside(
     deltas: Sequence[Delta],
     stand_ins: Values,
     delta_dtype: jax.typing.DTypeLike | None,
+    unbounded: bool = False,
 ) -> tuple[list[Delta], Values]:
     """``propagate`` with deltas that count from stand-ins.
 
@@ -72,11 +74,12 @@ def propagate_beside(
       deltas: of the inputs, from their stand-ins.
       stand_ins: of the inputs that have some.
       delta_dtype: type of the operands of products of deltas, or None.
+      unbounded: whether any value may be infinite, as one outside is.
 
     Returns:
       Deltas of the outputs, and every stand-in.
     """
-    passing = Passing(program, values, delta_dtype)
+    passing = Passing(program, values, delta_dtype, unbounded)
     passing = passing.through(dict(zip(program.inputs, deltas, strict=True)), stand_ins)
     return [passing.delta_of(item) for item in program.outputs], passing.stand_ins
 
@@ -88,6 +91,7 @@ class Passing:
       program: flat equations.
       values: every base value.
       delta_dtype: type of the operands of products of deltas, or None.
+      unbounded: whether any value may be infinite, as one outside is.
 
     Attributes:
       moving: deltas that are still to be read, by variable number.
@@ -99,9 +103,10 @@ class Passing:
         program: Program,
         values: Values,
         delta_dtype: jax.typing.DTypeLike | None,
+        unbounded: bool = False,
     ) -> None:
         self._program, self._values, self._delta_dtype = program, values, delta_dtype
-        self._signs, self._last_use = Signs(program), last_uses(program)
+        self._signs, self._last_use = Signs(program, unbounded), last_uses(program)
         self.moving: dict[int, Delta] = {}
         self.stand_ins: Values = {}
 
@@ -147,11 +152,21 @@ class Passing:
         results = [self._values[number] for number in eqn.outputs]
         bases = [self._stand_in_of(item) for item in eqn.inputs]
         within = self._values.get(inside(eqn))
-        at = Application(eqn, bases, results, self._delta_dtype, operands, results, inside=within)
+        unbounded = any(map(self._signs.unbounded, eqn.outputs))
+        at = Application(
+            eqn,
+            bases,
+            results,
+            self._delta_dtype,
+            operands,
+            results,
+            inside=within,
+            unbounded=unbounded,
+        )
         moved, others = propagate_equation(at, inputs, self._signs)
         for number, delta, other in zip(eqn.outputs, moved, others, strict=True):
             if not isinstance(delta, Zero) and number in self._last_use:
-                self.moving[number] = delta
+                self.moving[number] = zero_at_infinities(delta, other) if unbounded else delta
                 if other is not self._values[number]:
                     self.stand_ins[number] = other
         for item in eqn.inputs:

@@ -43,11 +43,13 @@ class _Body(NamedTuple):
       program: from constants, carry and what is scanned over to carry and what is stacked.
       consts: that it is given at every turn.
       delta_dtype: of operands of products of deltas, or None.
+      unbounded: of the loop.
     """
 
     program: Program
     consts: Beside
     delta_dtype: DTypeLike | None
+    unbounded: bool
 
     def start(self, carry: Beside, *more: Beside) -> Beside:
         """The carry of the first turn, with a place for whatever moves at a later one."""
@@ -56,7 +58,8 @@ class _Body(NamedTuple):
         moving = there(carry.moves)
         while True:
             first = carry.carried(moving, doubtful).varying(axes)
-            seen = probe(self.program, (self.consts, first, *more), self.delta_dtype)
+            inputs = (self.consts, first, *more)
+            seen = probe(self.program, inputs, self.delta_dtype, self.unbounded)
             after = seen.part(0, count)
             further = [a or b for a, b in zip(moving, there(after.moves), strict=True)]
             found = (further, doubtful or any(there(after.stand_ins)), axes | after.axes)
@@ -67,7 +70,7 @@ class _Body(NamedTuple):
     def turn(self, carry: Beside, *more: Beside, known: Values | None) -> tuple[Beside, Pair]:
         """The carry after a turn; moves and stand-ins of what is stacked."""
         inputs, count = (self.consts, carry, *more), len(carry.values)
-        found = run_beside(self.program, inputs, self.delta_dtype, known)
+        found = run_beside(self.program, inputs, self.delta_dtype, known, self.unbounded)
         stacked = found.part(count, None)
         after = found.part(0, count).carried(there(carry.moves), any(there(carry.stand_ins)))
         return after.varying(carry.axes), (stacked.moves, stacked.stand_ins)
@@ -86,7 +89,7 @@ def scan(at: Application, deltas: list[Delta], signs: Signs) -> Results:
     num_consts, num_carry = layout = scan_layout(at.eqn, at.bases, at.outputs)
     xs = inputs.part(num_consts + num_carry, None)
     program = flatten_jaxpr(at.params["jaxpr"])
-    body = _Body(program, inputs.part(0, num_consts), at.delta_dtype)
+    body = _Body(program, inputs.part(0, num_consts), at.delta_dtype, at.unbounded)
     carry = inputs.part(num_consts, num_consts + num_carry)
     if at.params["length"] == 0:
         still = [None] * (len(at.results) - num_carry)
@@ -116,7 +119,7 @@ def while_loop(at: Application, deltas: list[Delta], signs: Signs) -> Results:
         return subtracted(at, deltas)
     loop, inputs = While.of(at.eqn), Beside.of(at, deltas)
     tests, consts, carry = (inputs.part(*ends) for ends in loop.parts)
-    body = _Body(loop.body, consts, at.delta_dtype)
+    body = _Body(loop.body, consts, at.delta_dtype, at.unbounded)
     start = body.start(carry)
     decides = any(there(probe(loop.test, (tests, start), at.delta_dtype).moves))
     num_kept = None if at.inside is None else len(jax.tree.leaves(at.inside)[0])

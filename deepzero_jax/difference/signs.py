@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from deepzero_jax.difference.program import Constant, Equation, Operand, Program
+from deepzero_jax.difference.unbounded import holds, unbounded
 
 # Lower bounds: unknown, ≥ 0, > 0.
 UNKNOWN, NONNEGATIVE, POSITIVE = range(3)
@@ -23,11 +24,12 @@ _DEPTH = 40
 
 
 class Signs:
-    """Lower bounds of the values of one program."""
+    """Lower bounds of the values of one program, and which may be infinite."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, everything_unbounded: bool = False) -> None:
         self._made = {out: eqn for eqn in program.equations for out in eqn.outputs}
         self._lower: dict[int, int] = {}
+        self._unbounded = unbounded(program, everything_unbounded, self.finite)
 
     def finite(self, eqn: Equation) -> bool:
         """Whether a primitive that can make an infinity or NaN does not here."""
@@ -50,15 +52,9 @@ class Signs:
             return least == POSITIVE or (least == NONNEGATIVE and bool(np.all(number > 0)))
         return name == "integer_pow" and eqn.params["y"] >= 0
 
-    def infinite(self, item: Operand) -> bool:
-        """Whether a value is a constant that is known to hold an infinity or NaN."""
-        while not isinstance(item, Constant):
-            eqn = self._made.get(item)
-            if eqn is None or eqn.primitive.name not in _MOVED:
-                return False
-            item = eqn.inputs[0]
-        number = _number(item)
-        return number is not None and not bool(np.all(np.isfinite(number)))
+    def unbounded(self, item: Operand) -> bool:
+        """Whether a value may be infinite because a constant is."""
+        return bool(holds(item, self._unbounded))
 
     def lower(self, item: Operand, depth: int = 0) -> int:
         """A lower bound of a value."""

@@ -179,7 +179,7 @@ def select_n(
     still = isinstance(deltas[0], Zero)
     at = with_stand_ins(at, "none", signs)
     stand_in = at.outputs[0]
-    if not still and (has_stand_in(at) or any(map(signs.infinite, at.eqn.inputs[1:]))):
+    if not still and (has_stand_in(at) or any(map(signs.unbounded, at.eqn.inputs[1:]))):
         # Another case may be chosen, finite where this one is not.
         stand_in = jnp.where(jnp.isfinite(stand_in), stand_in, 0)
     at = widened(at._replace(outputs=[stand_in]))

@@ -10,6 +10,7 @@ from studies import (
     gradient_quality,
     price_aware,
     pruning,
+    quickstart,
     recipe,
     sparsity,
     spending,
@@ -28,6 +29,7 @@ from studies.report.tables import (
     gradient_quality_section,
     price_aware_section,
     pruning_section,
+    quickstart_section,
     spending_section,
     trajectory_section,
 )
@@ -42,6 +44,7 @@ of a point.
 """
 
 _SECTIONS: tuple[tuple[str, Callable[[list[Result]], str]], ...] = (
+    (quickstart.STUDY, quickstart_section),
     (price_aware.STUDY, price_aware_section),
     (spending.STUDY, spending_section),
     (cge_vs_rge.STUDY, cge_vs_rge_section),

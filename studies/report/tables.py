@@ -14,6 +14,31 @@ from studies.report.committed import (
 from studies.report.markdown import head, row
 
 
+def quickstart_section(found: list[Result]) -> str:
+    """The first run of the README."""
+    titles = ["accuracy", "best", "steps", "queries", "training, s", "hardware"]
+    lines = [
+        "## The quickstart",
+        "",
+        "The README's first run, on the 360 test digits of scikit-learn. `python -m "
+        "studies.quickstart`.",
+        "",
+        *head("seed", titles),
+    ]
+    for run in found:
+        summary = run["summary"]
+        cells = [
+            f"{100 * summary['test_accuracy']:.2f}",
+            f"{100 * summary['best_test_accuracy']:.2f}",
+            f"{summary['num_steps']:,}",
+            f"{summary['num_queries']:,}",
+            f"{summary['wall_seconds']:.0f}",
+            run["hardware"],
+        ]
+        lines.append(row(run["labels"]["seed"], cells))
+    return "\n".join(lines)
+
+
 def price_aware_section(found: list[Result]) -> str:
     """The table of the study of price-aware sampling."""
     lines = [

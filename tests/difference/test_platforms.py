@@ -39,7 +39,8 @@ def convolutions_of(lowered):
     return [line for line in lowered.as_text().splitlines() if "stablehlo.convolution" in line]
 
 
-def test_the_forms_of_every_platform_give_the_same_numbers():
+def test_the_forms_of_every_platform_give_the_same_numbers(x64):
+    # In float32 how a compiler sums decides on the slopes of biases in front of a norm, all zero.
     found = {}
     for platform in ("cpu", "gpu", "plain"):
         lowered, args = lowered_step(platform, dz.cge(), depth=2)
@@ -50,7 +51,7 @@ def test_the_forms_of_every_platform_give_the_same_numbers():
     exact = found.pop("plain")
     scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(exact))
     for grads in found.values():
-        chex.assert_trees_all_close(grads, exact, rtol=1e-4, atol=1e-5 * scale)
+        chex.assert_trees_all_close(grads, exact, rtol=1e-10, atol=1e-10 * scale)
 
 
 @pytest.mark.parametrize(("platform", "result"), [("gpu", "bf16"), ("tpu", "f32"), ("cpu", "f32")])
