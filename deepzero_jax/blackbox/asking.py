@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,16 +128,19 @@ class Asking:
         lost: list[Piece] = []
         answered = False
         open_pieces = dict(enumerate(todo))
-        for position, outcome in self._engine.run(self._host_fn, calls(), self._options.timeout):
-            piece = open_pieces.pop(position)
-            failed, some = self._take(piece, outcome, fetched[position], answers)
-            answered |= some
-            streak = 0 if answered or self._takes_its_time else streak + 1
-            for left in failed:
-                (lost if left.failures > self._options.retries else again).append(left)
-            if lost and self._options.on_failure == "raise":
-                break
-            stopped = streak >= _OUTAGE
+        take_back = lambda position: self._counters.take_back(len(todo[position].rows))
+        running = self._engine.run(self._host_fn, calls(), self._options.timeout, take_back)
+        with closing(running) as outcomes:
+            for position, outcome in outcomes:
+                piece = open_pieces.pop(position)
+                failed, some = self._take(piece, outcome, fetched[position], answers)
+                answered |= some
+                streak = 0 if answered or self._takes_its_time else streak + 1
+                for left in failed:
+                    (lost if left.failures > self._options.retries else again).append(left)
+                if lost and self._options.on_failure == "raise":
+                    break
+                stopped = streak >= _OUTAGE
         return again + list(open_pieces.values()), lost, answered
 
     def _take(

@@ -8,7 +8,7 @@ iterator when a worker is free for it, so what is never fetched was never asked.
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from deepzero_jax.types import PyTree
 # ``(position, arguments of the host function)``.
 Call = tuple[int, tuple[PyTree, ...]]
 Outcome = tuple[int, PyTree]
+# Told the position of a call that was fetched and that no worker has begun with.
+NeverBegun = Callable[[int], None]
 # Calls that may run on after they were given up, at most; the next one is refused.
 MOST_ABANDONED = 8
 
@@ -35,9 +37,16 @@ class Engine(Protocol):
     """What runs the calls of a box."""
 
     def run(
-        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
-    ) -> Iterator[Outcome]:
-        """Runs calls of ``fun``, each at most ``timeout`` seconds."""
+        self,
+        fun: Callable[..., PyTree],
+        calls: Iterator[Call],
+        timeout: float | None,
+        never_begun: NeverBegun,
+    ) -> Generator[Outcome]:
+        """Runs calls of ``fun``, each at most ``timeout`` seconds.
+
+        Closed before its end, it says of which fetched calls no worker has begun with.
+        """
         ...
 
 
@@ -53,10 +62,14 @@ class InPlace:
     """Runs calls one after the other in the thread that asks; nothing can be given up."""
 
     def run(
-        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
-    ) -> Iterator[Outcome]:
+        self,
+        fun: Callable[..., PyTree],
+        calls: Iterator[Call],
+        timeout: float | None,
+        never_begun: NeverBegun,
+    ) -> Generator[Outcome]:
         """See ``Engine``."""
-        del timeout
+        del timeout, never_begun
         for position, args in calls:
             yield position, attempt(fun, args)
 
@@ -145,9 +158,14 @@ class Threads:
         self._abandoned: list[threading.Thread] = []
 
     def run(
-        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
-    ) -> Iterator[Outcome]:
+        self,
+        fun: Callable[..., PyTree],
+        calls: Iterator[Call],
+        timeout: float | None,
+        never_begun: NeverBegun,
+    ) -> Generator[Outcome]:
         """See ``Engine``."""
+        del never_begun  # a thread begins at once with what it fetches
         now = _Round(fun, calls, timeout)
         self._wait_for_abandoned(timeout)
         missing, active = self.num_threads, 0
@@ -225,9 +243,14 @@ class Mapped:
         self._threads = Threads(1, thread_safe=True)
 
     def run(
-        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
-    ) -> Iterator[Outcome]:
+        self,
+        fun: Callable[..., PyTree],
+        calls: Iterator[Call],
+        timeout: float | None,
+        never_begun: NeverBegun,
+    ) -> Generator[Outcome]:
         """See ``Engine``."""
+        del never_begun
         chosen = list(calls)
         positions = [position for position, _ in chosen]
         arguments = [args for _, args in chosen]
@@ -236,7 +259,9 @@ class Mapped:
             outcomes = attempt(whole, ())
         else:
             limit = timeout * max(len(chosen), 1)
-            outcomes = next(self._threads.run(whole, iter([(0, ())]), limit))[1]
+            outcomes = next(
+                self._threads.run(whole, iter([(0, ())]), limit, lambda position: None)
+            )[1]
         if isinstance(outcomes, BaseException):
             outcomes = [outcomes] * len(chosen)
         elif len(outcomes) != len(chosen):

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -23,6 +23,7 @@ from deepzero_jax.blackbox.engines import (
     MOST_ABANDONED,
     Call,
     Cancelled,
+    NeverBegun,
     NoAnswerInTimeError,
     Outcome,
 )
@@ -102,8 +103,12 @@ class Executed:
         self.executor = executor
 
     def run(
-        self, fun: Callable[..., PyTree], calls: Iterator[Call], timeout: float | None
-    ) -> Iterator[Outcome]:
+        self,
+        fun: Callable[..., PyTree],
+        calls: Iterator[Call],
+        timeout: float | None,
+        never_begun: NeverBegun,
+    ) -> Generator[Outcome]:
         """See ``Engine``."""
         sent: dict[Future[PyTree], _Sent] = {}
         self.executor = latest(self.executor)
@@ -127,7 +132,12 @@ class Executed:
                     self.executor = renew(self.executor)
                     broken = False
         finally:
-            self._abandon([future for future in sent if not future.cancel()])
+            # Dask lets itself be asked to cancel what is running, and says that it did.
+            begun = [future for future in sent if not future.cancel() or workers is None]
+            for future, one in sent.items():
+                if future not in begun:
+                    never_begun(one.position)
+            self._abandon([future for future in begun if not future.cancelled()])
 
     def _submit(self, fun: Callable[..., PyTree], call: Call) -> "Future[PyTree]":
         self.executor = latest(self.executor)  # another box may just have ended it

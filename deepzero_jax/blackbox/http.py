@@ -74,9 +74,8 @@ class Endpoint:
     def _post(self, body: dict[str, Any]) -> PyTree:
         # In a thread of its own: httpx has a limit for each byte, and none for the whole.
         client = self._client
-        run = Threads(1, thread_safe=True).run(
-            lambda: self._exchange(client, body), iter([(0, ())]), self._timeout
-        )
+        exchange, ignore = lambda: self._exchange(client, body), lambda position: None
+        run = Threads(1, thread_safe=True).run(exchange, iter([(0, ())]), self._timeout, ignore)
         outcome = next(run)[1]
         if isinstance(outcome, NoAnswerInTimeError):
             client.close()  # which ends the thread

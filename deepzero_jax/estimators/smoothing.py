@@ -72,7 +72,10 @@ def _number(value: object) -> float | None:
 def _check_range(step: float, dtype: np.dtype, name: str) -> None:
     """Outside these limits the step, or twice the step, is not what it was meant to be."""
     limits = jnp.finfo(dtype)
-    smallest, largest = float(limits.tiny), float(limits.max) / 2
+    # The difference that it makes, in float32 at least, is smaller still, and is to be held too.
+    wide = jnp.finfo(jnp.promote_types(dtype, jnp.float32))
+    smallest = max(float(limits.tiny), float(wide.tiny / wide.eps))
+    largest = float(limits.max) / 2
     if not smallest <= step <= largest:
         raise ValueError(
             f"{name} must lie between {smallest:.3g} and {largest:.3g}, which {dtype} holds to "

@@ -42,6 +42,16 @@ class Boxes(NamedTuple):
         traced = jax.make_jaxpr(call)(params, loss.arrays())
         return cls(boxes_asked(traced.jaxpr.eqns), autodiff is not None)
 
+    def beside(self, others: Sequence[BlackBox]) -> "Boxes":
+        """These boxes, and behind them others that the loss does not ask."""
+        more = {box: 0 for box in others if box not in self.samples}
+        return self._replace(samples={**self.samples, **more})
+
+    @property
+    def num_known(self) -> int:
+        """Samples that these boxes have been sent, in all processes whose counts they hold."""
+        return sum(box.num_samples for box in self.samples)
+
     def num_samples(self, num_queries: int) -> int:
         """That a step sends which is charged with so many queries."""
         return sum(self._sent(samples, num_queries) for samples in self.samples.values())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from deepzero_jax.bars import bar
-from deepzero_jax.blackbox import watch_counts
+from deepzero_jax.blackbox import samples_sent, watch_counts
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.errors import (
@@ -122,6 +122,7 @@ class _Trainer:
         self.compiled, self.task = compiled, compiled.step.task
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer, self.boxes = checkpointer, compiled.boxes
+        self.told_of_boxes = False
         self.asked = LiveJson(folder / "asked.json", lambda: self.progress.asked)
         self.progress = Progress(
             settings.initial_queries,
@@ -244,10 +245,17 @@ class _Trainer:
         if not due or done <= self.progress.evaluated:
             return False
         counts, evaluation = self.progress.of_host(), self.progress.samples.of("evaluation")
+        sent, known = samples_sent(), self.boxes.num_known
         asking = self._asking(f"the evaluation after step {done}", state)
         with asking, evaluation, bar(f"evaluating after step {done:,}", self.log):
             scores = self.task.evaluate(state.params, state.model_state, self.compiled.data)
         recorder.evaluation(done, scores, self.progress.of_host(counts))
+        if samples_sent() - sent != self.boxes.num_known - known and not self.told_of_boxes:
+            self.told_of_boxes = True
+            self.log(
+                "the evaluation asks a black box that the loss does not: name it in Task.boxes, or "
+                "its budget begins anew when the run is gone on with"
+            )
         return True
 
     def _leave(self, state: TrainState, signum: int) -> None:

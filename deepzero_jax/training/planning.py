@@ -46,8 +46,9 @@ class Plan(NamedTuple):
       seconds_per_step: measured on a sample of its chunks and extrapolated, or estimated from
         some leaves; None where that would ask a black box.
       compile_seconds: spent on compiling the step; None where it was not compiled.
-      samples_per_step: that a step sends to black boxes, at most: a coordinate that does not move
-        the inputs of a box asks nothing of it.
+      samples_per_step: that a step of the first draw sends to black boxes, at most: a coordinate
+        that does not move the inputs of a box asks nothing of it.
+      most_samples_per_step: likewise of the largest draw, where draws differ.
       samples_per_evaluation: likewise of an evaluation; None where nobody knows.
       num_evaluations: of the whole run.
       initial_samples: that black boxes were sent before the first step, by purpose.
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     seconds_per_step: float | None
     compile_seconds: float | None
     samples_per_step: int = 0
+    most_samples_per_step: int = 0
     samples_per_evaluation: int | None = 0
     num_evaluations: int = 0
     initial_samples: Mapping[str, int] = MappingProxyType({})
@@ -120,11 +122,15 @@ class Plan(NamedTuple):
         elif evaluation is None:
             told.append("evaluation not known")
         told.append("further attempts not counted")
-        return [
-            f"black box     at most {self.samples_per_step:,} samples a step, {whole:,} for "
-            "the whole run",
-            f"              {', '.join(told)}",
-        ]
+        most = self.most_samples_per_step
+        if most <= self.samples_per_step:
+            sent = f"at most {self.samples_per_step:,} samples a step, {whole:,} for the whole run"
+        else:  # draws of one sampler differ
+            sent = (
+                f"{self.samples_per_step:,} samples a step by the first draw, {whole:,} for the "
+                f"whole run; a draw takes at most {most:,}"
+            )
+        return [f"black box     {sent}", f"              {', '.join(told)}"]
 
     @property
     def seconds(self) -> float | None:
@@ -192,6 +198,8 @@ def _outline(
     interval = about.evaluation_interval or step.task.steps_per_epoch
     probed = {} if probing is None else {"probing": probing.num_samples}
     queries = step.estimator.num_queries(sum(counts.values()))
+    drawn = jax.eval_shape(step.select, state).coordinates
+    most = sum(indices.size for indices in jax.tree.leaves(drawn))
     return Plan(
         leaves=_leaf_plans(step, state, counts),
         num_parameters=num_coordinates(state.params),
@@ -201,6 +209,7 @@ def _outline(
         seconds_per_step=None,
         compile_seconds=None,
         samples_per_step=boxes.num_samples(queries),
+        most_samples_per_step=boxes.num_samples(step.estimator.num_queries(most)),
         samples_per_evaluation=None
         if told is None
         else told(state.params, state.model_state, data),

@@ -81,15 +81,17 @@ class Progress:
         """Takes over what was asked after the checkpoint of a step, where a file says so."""
         if not path.exists():
             return
-        asked = read_json(path)
-        now = self.samples.dump()
-        later = {name: max(now[name], asked["samples"].get(name, 0)) for name in now}
+        asked, now = read_json(path), self.samples.dump()
+        try:
+            later = {name: max(now[name], asked["samples"].get(name, 0)) for name in now}
+            self._boxes.load(asked["boxes"])
+            # An evaluation that failed, and was caught up when the run went on.
+            if self.evaluated < asked.get("evaluated", 0) <= step:
+                self.evaluated, self.scores, self.best = (asked[name] for name in _EVALUATION)
+                self._keep_evaluation()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunFolderError(f"{path} does not hold what was asked; move it away") from error
         self.samples.load(later)
-        self._boxes.load(asked["boxes"])
-        # An evaluation that failed, and was caught up when the run went on.
-        if self.evaluated < asked.get("evaluated", 0) <= step:
-            self.evaluated, self.scores, self.best = (asked[name] for name in _EVALUATION)
-            self._keep_evaluation()
 
     def _keep_evaluation(self) -> None:
         self._evaluation = {name: getattr(self, name) for name in _EVALUATION}

@@ -50,7 +50,7 @@ class Stages:
         self._seconds_file = workdir / "seconds.json"
         self._since, self._before = time.perf_counter(), 0.0
         if self._seconds_file.exists():
-            self._before = read_json(self._seconds_file)["wall_seconds"]
+            self._before = read_json(self._seconds_file).get("wall_seconds", 0.0)
 
     @contextmanager
     def asking(self, part: str) -> Iterator[None]:

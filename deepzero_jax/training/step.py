@@ -146,6 +146,7 @@ class TrainStep:
         advance = jax.jit(self.advance).lower(state, selection, data).compile()
         queries = num_queries(self.estimator, state.params, selection.coordinates)
         boxes = Boxes.of(self.loss(state, data), state.params, self.estimator)
+        boxes = boxes.beside(self.task.boxes)
         seconds = time.perf_counter() - started
         return CompiledStep(self, data, select, advance, queries, boxes, seconds)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from deepzero_jax.blackbox import BlackBox
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -24,6 +25,8 @@ class Task(NamedTuple):
       higher_is_better: direction of ``score``.
       evaluation_samples: ``(params, model_state, data) -> int``, what ``evaluate`` sends to black
         boxes, told without asking; None: nobody knows.
+      boxes: that ``evaluate`` asks and the loss does not, so that their counts and budgets are
+        kept with a run.
     """
 
     init: Callable[[Key], tuple[Params, PyTree]]
@@ -35,6 +38,7 @@ class Task(NamedTuple):
     score: str = "test_accuracy"
     higher_is_better: bool = True
     evaluation_samples: Callable[[Params, PyTree, PyTree], int] | None = None
+    boxes: tuple[BlackBox, ...] = ()
 
     def loss_on_a_batch(self, model_state: PyTree, key: Key) -> Callable[[Params], jax.Array]:
         """The loss as a function of the parameters alone, on the first batch of a key."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -256,3 +257,19 @@ def test_mpi_ranks_answer(tmp_path):
 def test_a_number_of_workers_may_be_of_numpy():
     box = dz.black_box(hosts.weighted, (), max_batch=1, workers=np.int64(2))
     assert box(jnp.ones((4, 4))).shape == (4,)
+
+
+def test_calls_that_no_worker_began_are_not_counted_when_a_call_fails_for_good():
+    asked, hold = [], threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(hold.wait)  # a job of somebody else
+
+        def host(x):
+            asked.append(len(x))
+            raise ValueError("no")
+
+        box = dz.black_box(host, (), workers=pool, max_batch=5, retries=0)
+        with pytest.raises(dz.BlackBoxError, match="ValueError: no"):
+            box(jnp.ones(10))
+        hold.set()
+    assert (box.num_samples, box.num_calls) == (sum(asked), len(asked)) == (5, 1)

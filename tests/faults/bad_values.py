@@ -50,6 +50,7 @@ def bad_texts(item):
         yield from WRONG_NUMBERS
         if isinstance(allowed, Range):
             yield from map(repr, beyond(allowed))
+            yield "1e-320"
         elif allowed is not None:
             yield from ("0", "-1", "1e-50", "1e39")
 

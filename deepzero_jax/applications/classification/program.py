@@ -15,11 +15,16 @@ from deepzero_jax.applications.classification.experiment import (
     Experiment,
     build,
     make_estimator,
+    needs_probe,
     optimizer_and_schedule,
     with_probed_smoothing,
 )
 from deepzero_jax.applications.classification.outlook import plan_run
-from deepzero_jax.applications.classification.ratios import describe_ratios, find_ratios
+from deepzero_jax.applications.classification.ratios import (
+    count_what_ratios_took,
+    describe_ratios,
+    find_ratios,
+)
 from deepzero_jax.applications.classification.sampling import (
     check_measurable,
     choose_sampler,
@@ -74,6 +79,8 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
       ValueError: from ``find_ratios`` and ``check_measurable``.
       BlackBoxError: a box that gives no answer.
     """
+    if needs_probe(experiment):
+        count_what_ratios_took(experiment, workdir)
     experiment = with_probed_smoothing(experiment, workdir, log)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
     optimizer, schedule = optimizer_and_schedule(experiment)

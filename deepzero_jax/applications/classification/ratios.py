@@ -138,6 +138,16 @@ def kept_ratios(experiment: Experiment, workdir: Path, boxes: Boxes) -> LayerRat
     return found
 
 
+def count_what_ratios_took(experiment: Experiment, workdir: Path) -> None:
+    """Lets the boxes count what was asked for the ratios of a run folder, if they are this run's.
+
+    Before they are asked for anything else, as counts of two processes do not add up later.
+    """
+    path = workdir / "ratios.json"
+    if path.exists() and not differences(load_ratios(path).origin, _origin(experiment.config)):
+        Scoring.of(experiment).boxes.load(load_ratios(path).boxes)
+
+
 def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> LayerRatios:
     """The ratios file of a run folder; computed and written, with picture, when missing.
 

@@ -114,6 +114,16 @@ def test_samples_that_another_config_left_in_the_folder_do_not_count(boxes, tmp_
     assert boxes[1].num_samples == 48
 
 
+def test_a_probe_adds_to_what_the_ratios_of_another_record_took(boxes, tmp_path):
+    record = replace(PRUNED, estimator=Estimator(smoothing="auto", reuse="none"))
+    find_ratios(build(record), tmp_path)
+    other = replace(record, training=replace(record.training, num_steps=5))
+    prepared = prepare_run(build(other), tmp_path)
+    told = train_prepared(prepared, tmp_path, "run")["box_samples"]
+    assert (told["pruning"], told["probing"] > 0) == (48, True)
+    assert boxes[1].num_samples == sum(told.values())
+
+
 def test_samples_of_another_process_for_pruning_are_part_of_the_budget(boxes, tmp_path):
     find_ratios(build(PRUNED), tmp_path)
     prepared = prepare_run(build(PRUNED), tmp_path)
