@@ -12,12 +12,20 @@ layers, or anew in each epoch. A run that was stopped goes on where it was.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from deepzero_jax.applications.classification import Config, build
+from deepzero_jax.coordinates import kept_per_leaf
+from deepzero_jax.estimators import coordinate_costs
+from deepzero_jax.pruning import load_ratios
 from deepzero_jax.training import Json
 from studies import sparsity
-from studies.runner import RUNS, Measurement, check_known, main
+from studies.runner import RUNS, Measurement, check_known, configured, main
 from studies.torch_slopes import by_torch
 
 STUDY = "recipe"
@@ -59,12 +67,48 @@ def cells(
             run = sparsity.cell("resnet20", method, level, seed, epochs)
             evaluation = {"training.evaluation_epochs": max(1.0, epochs / 10)}
             run = run._replace(
-                name=f"{run.name}-{precision}" + ("" if made == "as_published" else f"-{made}"),
+                name=_name(method, level, seed, epochs, precision, made),
                 overrides={**run.overrides, **evaluation, **MASKS[made]},
                 labels={**run.labels, "masks": made},
             )
             yield by_torch(STUDY, run, runs, precision)
 
 
+def prices(
+    masks: tuple[str, ...] = ("as_published",), epochs: float = 50, runs: Path = RUNS
+) -> Iterator[Measurement]:
+    """What a step of CGE on masks at 99 % would cost, by the ratios in the folders of those runs.
+
+    Raises:
+      ValueError: an unknown way of making masks.
+    """
+    check_known("masks", masks, MASKS)
+    for made in masks:
+        run = sparsity.cell("resnet20", "deepzero", 0.99, 0, epochs)
+        ratios = runs / STUDY / _name("first_order_gradient", 0.99, 0, epochs, "bfloat16", made)
+        changes = {**run.overrides, **MASKS[made]}
+        labels = {"masks": made, "sparsity": 0.99, "priced": True}
+        measure = partial(_price, configured(run.config, changes), ratios / "ratios.json")
+        yield Measurement(f"price-0.99-{made}", labels, measure)
+
+
+def _price(config: Config, ratios: Path) -> Json:
+    experiment = build(config)
+    params, task = experiment.params, experiment.task
+    batch = task.batch(task.data, jax.random.key(0), jnp.int32(0))
+    args = (experiment.model_state, *batch)
+    costs = coordinate_costs(task.loss, params, *args, has_aux=True)
+    kept = kept_per_leaf(params, load_ratios(ratios).ratios)
+    spent = {path: kept[path] * costs[path] for path in kept}
+    stage = lambda name: sum(cost for path, cost in spent.items() if path.startswith(name))
+    stages = {name: stage(name) for name in ("stem", "stage1", "stage2", "stage3", "classifier")}
+    return {"multiply_adds": sum(spent.values()), "kept": sum(kept.values()), "of_stages": stages}
+
+
+def _name(method: str, level: float, seed: int, epochs: float, precision: str, made: str) -> str:
+    name = sparsity.cell("resnet20", method, level, seed, epochs).name
+    return f"{name}-{precision}" + ("" if made == "as_published" else f"-{made}")
+
+
 if __name__ == "__main__":
-    main(STUDY, (cells,), __doc__ or "")
+    main(STUDY, (cells, prices), __doc__ or "")

@@ -49,6 +49,8 @@ def sparsity_section(found: list[Result]) -> str:
 def recipe_section(found: list[Result]) -> str:
     """The paper's recipe at its full length beside what the paper prints."""
     network, shorter = NETWORKS["resnet20"], results(sparsity.STUDY)
+    priced = chosen(found, priced=True)
+    found = [run for run in found if run not in priced]
     short = [run for run in found if run["labels"]["epochs"] < _EPOCHS]
     found = [run for run in found if run not in short]
     lines = [
@@ -89,11 +91,11 @@ def recipe_section(found: list[Result]) -> str:
             gain = mean_percent(drawn) - mean_percent(kept)
             title = f"Price-aware rates beside the kept masks, at {100 * level:g} %"
             lines += ["", f"{title}: {gain:+.2f} points."]
-    return "\n".join(lines + _masks_table(short))
+    return "\n".join(lines + _masks_table(short, priced))
 
 
-def _masks_table(short: list[Result]) -> list[str]:
-    """What shorter runs make of masks that are made in other ways."""
+def _masks_table(short: list[Result], priced: list[Result]) -> list[str]:
+    """What shorter runs make of masks that are made in other ways, and what a step of CGE costs."""
     if not short:
         return []
     lengths = [epochs for epochs, _ in by_epochs(short)]
@@ -101,13 +103,17 @@ def _masks_table(short: list[Result]) -> list[str]:
         "",
         "What the way in which masks are made has to do with it: sparse gradient, 99 %.",
         "",
-        *head("masks", [f"{epochs:g} epochs" for epochs in lengths]),
+        *head("masks", [*(f"{epochs:g} epochs" for epochs in lengths), *_PRICED]),
     ]
     for made, title in _MASKS.items():
         cells = [
             mean_and_spread(final_accuracies(chosen(runs, masks=made, sparsity=0.99)))
             for _, runs in by_epochs(short)
         ]
+        for run in chosen(priced, masks=made):
+            spent, stages = run["summary"]["multiply_adds"], run["summary"]["of_stages"]
+            shares = (f"{100 * stages[name] / spent:.0f}" for name in stages)
+            cells += [f"{run['summary']['kept']:,}", f"{spent:.3g}", " / ".join(shares)]
         lines.append(row(title, cells))
     return lines
 
@@ -119,6 +125,11 @@ _MASKS = {
     "as_released": "ratios as in the paper's code, drawn every 5 epochs",
     "each_epoch": "ratios by ZO-GraSP, drawn every epoch",
 }
+_PRICED = (
+    "coordinates a step",
+    "their multiply-adds",
+    "% of them for stem / stages 1 to 3 / classifier",
+)
 # Beside the dense row.
 _GAP = """\
 The settings are those of the paper's published code, which has no first-order run. What the paper
