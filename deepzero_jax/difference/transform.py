@@ -49,7 +49,8 @@ def difference(
     **Cost**: one base pass, and one pass of deltas through what depends on inputs that
     move. A primitive without a rule is evaluated at the perturbed point and subtracted.
     Infinite primals are noticed where values are concrete; under ``jit`` primals count as
-    finite. Infinities that the function itself makes and loses again are no obstacle.
+    finite. Infinities that the function itself makes and loses again are no obstacle, and those
+    that stay (masked scores, padding) have no difference.
     Departure from a plain subtraction: x + Δ is never rounded to the grid of x, and
     neither is what follows from it. float16 and bfloat16 steps are propagated in float32,
     operands of bfloat16 products apart.

@@ -5,6 +5,7 @@ their delta is zero, where ``−∞ − (−∞)`` would be no number. (An infin
 numbers that move has a stand-in instead, see ``application``.)
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -112,11 +113,25 @@ def _starts_infinite(jaxpr: core.Jaxpr) -> bool:
 def _of_constant(value: Any) -> int:
     if isinstance(value, Tracer) or not is_float(value):
         return 0
+    if not isinstance(value, jax.Array):
+        return _look(value)
+    known = _looked_at.get(id(value))
+    if known is None or known[0]() is not value:
+        forget = lambda _, key=id(value): _looked_at.pop(key, None)
+        known = _looked_at[id(value)] = weakref.ref(value, forget), _look(value)
+    return known[1]
+
+
+# Arrays may be large, and stand in many programs; by ``id``, as they have no hash.
+_looked_at: dict[int, tuple[weakref.ref[jax.Array], int]] = {}
+
+
+def _look(value: Any) -> int:
     with jax.ensure_compile_time_eval():
         number = np.asarray(value)
-        number = number.astype(np.float32) if number.dtype.kind == "V" else number
+    number = number.astype(np.float32) if number.dtype.kind == "V" else number
     if number.size == 0 or np.iscomplexobj(number):
         return 0
     most = float(jnp.finfo(jnp.result_type(value)).max) * _NEAR
     low, high = float(number.min()), float(number.max())
-    return BOTH if low != low else LOW * (low <= -most) | HIGH * (high >= most)
+    return BOTH if np.isnan(low) else LOW * (low <= -most) | HIGH * (high >= most)
