@@ -115,15 +115,15 @@ def _of_constant(value: Any) -> int:
         return 0
     if not isinstance(value, jax.Array):
         return _look(value)
-    known = _looked_at.get(id(value))
-    if known is None or known[0]() is not value:
-        forget = lambda _, key=id(value): _looked_at.pop(key, None)
-        known = _looked_at[id(value)] = weakref.ref(value, forget), _look(value)
-    return known[1]
+    place = id(value)
+    if place not in _looked_at:
+        _looked_at[place] = _look(value)
+        weakref.finalize(value, _looked_at.pop, place, None)
+    return _looked_at[place]
 
 
 # Arrays may be large, and stand in many programs; by ``id``, as they have no hash.
-_looked_at: dict[int, tuple[weakref.ref[jax.Array], int]] = {}
+_looked_at: dict[int, int] = {}
 
 
 def _look(value: Any) -> int:
