@@ -19,7 +19,7 @@ class Boxes(NamedTuple):
 
     Attributes:
       samples: ``{box: samples that one evaluation of the loss sends}``, in the order in which
-        the loss asks them; with ``of_step``, that a step sends.
+        the loss asks them; with ``of_step``, that a step sends. 0 of boxes ``beside``.
       of_step: a step is one estimate, whatever it is charged with: autodiff, through
         ``differentiable`` or an estimate inside the loss.
     """
@@ -46,6 +46,11 @@ class Boxes(NamedTuple):
         """These boxes, and behind them others that the loss does not ask."""
         more = {box: 0 for box in others if box not in self.samples}
         return self._replace(samples={**self.samples, **more})
+
+    @property
+    def in_loss(self) -> bool:
+        """Whether the loss asks any of them."""
+        return any(self.samples.values())
 
     @property
     def num_known(self) -> int:

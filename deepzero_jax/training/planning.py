@@ -248,7 +248,7 @@ def plan(
     state = step.step.place(state)
     selection, place = step.select(state), step.step.place
     seconds = None
-    if not step.boxes.samples:
+    if not step.boxes.in_loss:
         seconds = step_seconds(
             lambda part: step.run(state, selection._replace(coordinates=place(part))),
             state.params,

@@ -259,6 +259,14 @@ def test_a_budget_of_a_box_that_only_the_evaluation_asks_holds_over_a_resume(tmp
     assert not any("Task.boxes" in line for line in lines)
 
 
+def test_a_box_that_only_the_evaluation_asks_leaves_the_steps_to_be_timed(tmp_path):
+    judge, lines = dz.black_box(lambda x: x.sum(1), ()), []
+    task = judged(lambda x: jnp.tanh(x), judge)._replace(boxes=(judge,))
+    judged_run(tmp_path, task, lines=lines)
+    assert any("a step (measured)" in line for line in lines)
+    assert judge.num_samples == 4 * 10
+
+
 def test_a_box_of_the_evaluation_that_the_task_does_not_name_is_told_once(tmp_path):
     lines = []
     task = judged(dz.black_box(np.tanh, (5,)), dz.black_box(lambda x: x.sum(1), ()))

@@ -189,7 +189,7 @@ def check_seconds(experiment: Experiment, budget: float, empty: float) -> None:
 
 def check_measurable(experiment: Experiment, step: CompiledStep, state: TrainState) -> None:
     """Raises ValueError where prices would be measured by asking a box that nobody counts."""
-    if step.boxes.samples and seconds_budget(experiment, state) is not None:
+    if step.boxes.in_loss and seconds_budget(experiment, state) is not None:
         raise ValueError(
             f"sampling.budget {experiment.config.sampling.budget!r} would be measured by steps "
             "that ask the black box in the loss beyond the plan; give a share of the dense price, "
