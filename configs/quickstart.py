@@ -2,7 +2,7 @@
 
   python train.py --config configs/quickstart.py
 
-No download, no GPU. Measured on two CPU cores: 98.61 % after 883,850 queries, 18 s.
+No download, no GPU. Measured on two CPU cores: 98.89 % after 883,850 queries, 9 s.
 """
 
 from deepzero_jax.applications.classification.config import (
