@@ -29,7 +29,7 @@ def check_smoothing(smoothing: object) -> None:
     Example:
       >>> check_smoothing(1e-50)
       Traceback (most recent call last):
-      ValueError: smoothing must lie between 1.18e-38 and 1.7e+38, which float32 holds ...
+      ValueError: smoothing must lie between 9.86e-32 and 1.7e+38, which float32 holds ...
     """
     as_smoothing(smoothing)
 

@@ -148,8 +148,9 @@ class _Trainer:
                 )
             self.log(str(planned))
             self.progress.load_asked(self.asked.path, 0)
-            if settings.probing is not None:  # so that it is not asked for again
+            if settings.probing is not None:  # so that it is not asked for again, even if killed
                 self._save(state)
+                self.checkpointer.wait()
             return state
         self.progress.load(restored[1])
         state = self.compiled.step.place(restored[0])

@@ -103,7 +103,9 @@ def _masks_table(short: list[Result], priced: list[Result]) -> list[str]:
         "",
         "What the way in which masks are made has to do with it: sparse gradient, 99 %.",
         "",
-        *head("masks", [*(f"{epochs:g} epochs" for epochs in lengths), *_PRICED]),
+        *head(
+            "masks", [*(f"{epochs:g} epochs" for epochs in lengths), *(_PRICED if priced else ())]
+        ),
     ]
     for made, title in _MASKS.items():
         cells = [

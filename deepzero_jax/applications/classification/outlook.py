@@ -46,7 +46,7 @@ from deepzero_jax.types import Log
 DAY = 24 * 3600.0
 # Records that finish on a CPU, and what their docstrings say of it.
 SHORT_RECORDS = {
-    "configs/quickstart.py": "18 s on two CPU cores",
+    "configs/quickstart.py": "9 s on two CPU cores",
     "configs/cnn_cifar10.py": "30 epochs, 39 min on one core",
 }
 
