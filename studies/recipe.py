@@ -25,7 +25,7 @@ from deepzero_jax.estimators import coordinate_costs
 from deepzero_jax.pruning import load_ratios
 from deepzero_jax.training import Json
 from studies import sparsity
-from studies.runner import RUNS, Measurement, check_known, configured, main
+from studies.runner import RUNS, Cell, Measurement, check_known, configured, main
 from studies.torch_slopes import by_torch
 
 STUDY = "recipe"
@@ -67,7 +67,7 @@ def cells(
             run = sparsity.cell("resnet20", method, level, seed, epochs)
             evaluation = {"training.evaluation_epochs": max(1.0, epochs / 10)}
             run = run._replace(
-                name=_name(method, level, seed, epochs, precision, made),
+                name=_name(run, precision, made),
                 overrides={**run.overrides, **evaluation, **MASKS[made]},
                 labels={**run.labels, "masks": made},
             )
@@ -85,7 +85,8 @@ def prices(
     check_known("masks", masks, MASKS)
     for made in masks:
         run = sparsity.cell("resnet20", "deepzero", 0.99, 0, epochs)
-        ratios = runs / STUDY / _name("first_order_gradient", 0.99, 0, epochs, "bfloat16", made)
+        trained = sparsity.cell("resnet20", "first_order_gradient", 0.99, 0, epochs)
+        ratios = runs / STUDY / _name(trained, "bfloat16", made)
         changes = {**run.overrides, **MASKS[made]}
         labels = {"masks": made, "sparsity": 0.99, "priced": True}
         measure = partial(_price, configured(run.config, changes), ratios / "ratios.json")
@@ -105,9 +106,8 @@ def _price(config: Config, ratios: Path) -> Json:
     return {"multiply_adds": sum(spent.values()), "kept": sum(kept.values()), "of_stages": stages}
 
 
-def _name(method: str, level: float, seed: int, epochs: float, precision: str, made: str) -> str:
-    name = sparsity.cell("resnet20", method, level, seed, epochs).name
-    return f"{name}-{precision}" + ("" if made == "as_published" else f"-{made}")
+def _name(run: Cell, precision: str, made: str) -> str:
+    return f"{run.name}-{precision}" + ("" if made == "as_published" else f"-{made}")
 
 
 if __name__ == "__main__":

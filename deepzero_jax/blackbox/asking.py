@@ -9,7 +9,7 @@ import numpy as np
 
 from deepzero_jax.blackbox.answers import Outputs
 from deepzero_jax.blackbox.counters import Counters
-from deepzero_jax.blackbox.engines import Call, Cancelled, Engine, NoAnswerInTimeError
+from deepzero_jax.blackbox.engines import Call, Calls, Cancelled, Engine, NoAnswerInTimeError
 from deepzero_jax.blackbox.errors import (
     BlackBoxError,
     RetryLaterError,
@@ -129,8 +129,8 @@ class Asking:
         answered = False
         open_pieces = dict(enumerate(todo))
         take_back = lambda position: self._counters.take_back(len(todo[position].rows))
-        running = self._engine.run(self._host_fn, calls(), self._options.timeout, take_back)
-        with closing(running) as outcomes:
+        whole = Calls(calls(), take_back)
+        with closing(self._engine.run(self._host_fn, whole, self._options.timeout)) as outcomes:
             for position, outcome in outcomes:
                 piece = open_pieces.pop(position)
                 failed, some = self._take(piece, outcome, fetched[position], answers)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from deepzero_jax.blackbox.errors import BlackBoxError
 from deepzero_jax.types import PyTree
@@ -18,8 +18,6 @@ from deepzero_jax.types import PyTree
 # ``(position, arguments of the host function)``.
 Call = tuple[int, tuple[PyTree, ...]]
 Outcome = tuple[int, PyTree]
-# Told the position of a call that was fetched and that no worker has begun with.
-NeverBegun = Callable[[int], None]
 # Calls that may run on after they were given up, at most; the next one is refused.
 MOST_ABANDONED = 8
 
@@ -33,19 +31,27 @@ class Cancelled:
     """The outcome of a call that was fetched, and that no worker began."""
 
 
+class Calls(NamedTuple):
+    """The calls of a round.
+
+    Attributes:
+      fetched: they count as sent when they are fetched.
+      take_back: told the position of one that was fetched and that no worker has begun with.
+    """
+
+    fetched: Iterator[Call]
+    take_back: Callable[[int], None] = lambda position: None
+
+
 class Engine(Protocol):
     """What runs the calls of a box."""
 
     def run(
-        self,
-        fun: Callable[..., PyTree],
-        calls: Iterator[Call],
-        timeout: float | None,
-        never_begun: NeverBegun,
+        self, fun: Callable[..., PyTree], calls: Calls, timeout: float | None
     ) -> Generator[Outcome]:
         """Runs calls of ``fun``, each at most ``timeout`` seconds.
 
-        Closed before its end, it says of which fetched calls no worker has begun with.
+        Closed before its end, it takes back the fetched calls that no worker has begun with.
         """
         ...
 
@@ -62,15 +68,11 @@ class InPlace:
     """Runs calls one after the other in the thread that asks; nothing can be given up."""
 
     def run(
-        self,
-        fun: Callable[..., PyTree],
-        calls: Iterator[Call],
-        timeout: float | None,
-        never_begun: NeverBegun,
+        self, fun: Callable[..., PyTree], calls: Calls, timeout: float | None
     ) -> Generator[Outcome]:
         """See ``Engine``."""
-        del timeout, never_begun
-        for position, args in calls:
+        del timeout
+        for position, args in calls.fetched:
             yield position, attempt(fun, args)
 
 
@@ -158,15 +160,10 @@ class Threads:
         self._abandoned: list[threading.Thread] = []
 
     def run(
-        self,
-        fun: Callable[..., PyTree],
-        calls: Iterator[Call],
-        timeout: float | None,
-        never_begun: NeverBegun,
+        self, fun: Callable[..., PyTree], calls: Calls, timeout: float | None
     ) -> Generator[Outcome]:
         """See ``Engine``."""
-        del never_begun  # a thread begins at once with what it fetches
-        now = _Round(fun, calls, timeout)
+        now = _Round(fun, calls.fetched, timeout)
         self._wait_for_abandoned(timeout)
         missing, active = self.num_threads, 0
         try:
@@ -243,15 +240,10 @@ class Mapped:
         self._threads = Threads(1, thread_safe=True)
 
     def run(
-        self,
-        fun: Callable[..., PyTree],
-        calls: Iterator[Call],
-        timeout: float | None,
-        never_begun: NeverBegun,
+        self, fun: Callable[..., PyTree], calls: Calls, timeout: float | None
     ) -> Generator[Outcome]:
         """See ``Engine``."""
-        del never_begun
-        chosen = list(calls)
+        chosen = list(calls.fetched)
         positions = [position for position, _ in chosen]
         arguments = [args for _, args in chosen]
         whole = lambda: list(self._map(_Attempt(fun), arguments))
@@ -259,9 +251,7 @@ class Mapped:
             outcomes = attempt(whole, ())
         else:
             limit = timeout * max(len(chosen), 1)
-            outcomes = next(
-                self._threads.run(whole, iter([(0, ())]), limit, lambda position: None)
-            )[1]
+            outcomes = next(self._threads.run(whole, Calls(iter([(0, ())])), limit))[1]
         if isinstance(outcomes, BaseException):
             outcomes = [outcomes] * len(chosen)
         elif len(outcomes) != len(chosen):

@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 from deepzero_jax.blackbox.engines import (
     MOST_ABANDONED,
     Call,
+    Calls,
     Cancelled,
-    NeverBegun,
     NoAnswerInTimeError,
     Outcome,
 )
@@ -103,11 +103,7 @@ class Executed:
         self.executor = executor
 
     def run(
-        self,
-        fun: Callable[..., PyTree],
-        calls: Iterator[Call],
-        timeout: float | None,
-        never_begun: NeverBegun,
+        self, fun: Callable[..., PyTree], calls: Calls, timeout: float | None
     ) -> Generator[Outcome]:
         """See ``Engine``."""
         sent: dict[Future[PyTree], _Sent] = {}
@@ -118,7 +114,7 @@ class Executed:
             while True:
                 while workers is None or len(sent) < max(workers - self._num_abandoned(), 1):
                     self._make_room(workers)
-                    call = None if broken else next(calls, None)
+                    call = None if broken else next(calls.fetched, None)
                     if call is None:
                         break
                     sent[self._submit(fun, call)] = _Sent(call[0], time.monotonic())
@@ -136,7 +132,7 @@ class Executed:
             begun = [future for future in sent if not future.cancel() or workers is None]
             for future, one in sent.items():
                 if future not in begun:
-                    never_begun(one.position)
+                    calls.take_back(one.position)
             self._abandon([future for future in begun if not future.cancelled()])
 
     def _submit(self, fun: Callable[..., PyTree], call: Call) -> "Future[PyTree]":

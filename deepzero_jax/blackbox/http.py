@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_jax.blackbox.engines import NoAnswerInTimeError, Threads
+from deepzero_jax.blackbox.engines import Calls, NoAnswerInTimeError, Threads
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError
 from deepzero_jax.blackbox.options import check_count, check_seconds
 from deepzero_jax.blackbox.protocols import PROTOCOLS, Protocol
@@ -74,8 +74,8 @@ class Endpoint:
     def _post(self, body: dict[str, Any]) -> PyTree:
         # In a thread of its own: httpx has a limit for each byte, and none for the whole.
         client = self._client
-        exchange, ignore = lambda: self._exchange(client, body), lambda position: None
-        run = Threads(1, thread_safe=True).run(exchange, iter([(0, ())]), self._timeout, ignore)
+        exchange, once = lambda: self._exchange(client, body), Calls(iter([(0, ())]))
+        run = Threads(1, thread_safe=True).run(exchange, once, self._timeout)
         outcome = next(run)[1]
         if isinstance(outcome, NoAnswerInTimeError):
             client.close()  # which ends the thread

@@ -24,6 +24,10 @@ CALLS = {
     "custom_vjp_call": "call_jaxpr",
 }
 
+# Primitives that move the values of their first operand, or change their type.
+MOVED = {"reshape", "broadcast_in_dim", "transpose", "squeeze", "slice", "rev", "dynamic_slice"}
+MOVED |= {"convert_element_type", "copy", "stop_gradient", "reduce_precision"}
+
 
 class Constant(NamedTuple):
     """An operand whose value is known when the program is built."""

@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from deepzero_jax.difference.program import Constant, Equation, Operand, Program
+from deepzero_jax.difference.program import MOVED, Constant, Equation, Operand, Program
 from deepzero_jax.difference.unbounded import holds, unbounded
 
 # Lower bounds: unknown, ≥ 0, > 0.
 UNKNOWN, NONNEGATIVE, POSITIVE = range(3)
-_MOVED = {"reshape", "broadcast_in_dim", "transpose", "squeeze", "slice", "rev"}
-_MOVED |= {"dynamic_slice", "convert_element_type", "copy", "stop_gradient", "reduce_precision"}
-_KEEPING = _MOVED | {"reduce_max", "reduce_min", "cumsum", "sqrt", "optimization_barrier"}
+_KEEPING = MOVED | {"reduce_max", "reduce_min", "cumsum", "sqrt", "optimization_barrier"}
 _EVEN_OR_EXP = {"square", "abs", "exp", "exp2", "logistic"}
 # Deeper than this nothing is looked up: a proof costs time to trace.
 _DEPTH = 40
@@ -110,7 +108,7 @@ class Signs:
             return self._maximum_axes(operands[1], operands[0]) is not None
         if name == "select_n":
             return len(operands) == 3 and self._is_cut_at_zero(operands)
-        return name in _MOVED and self.nonpositive(operands[0])
+        return name in MOVED and self.nonpositive(operands[0])
 
     def _is_cut_at_zero(self, operands: tuple[Operand, ...]) -> bool:
         """``where(x > 0, constant ≤ 0, x)``, as in ``jax.nn.elu``."""

@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core
 
-from deepzero_jax.difference.program import Constant, Equation, Operand, Program
+from deepzero_jax.difference.program import MOVED, Constant, Equation, Operand, Program
 from deepzero_jax.difference.values import is_float
 from deepzero_jax.jaxprs import sub_jaxprs
 
@@ -25,10 +25,9 @@ BOTH = LOW | HIGH
 # A constant so near to the largest number of its type may overflow: a mask of ``finfo.min``.
 _NEAR = 1e-4
 # Results that are among the operands, or lie between them.
-_KEPT = {"reshape", "broadcast_in_dim", "transpose", "squeeze", "slice", "rev", "dynamic_slice"}
-_KEPT |= {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "gather", "sort"}
+_KEPT = MOVED | {"gather", "sort", "split", "top_k", "select_n", "concatenate", "pad", "scatter"}
 _KEPT |= {"reduce_max", "reduce_min", "cummax", "cummin", "cumsum", "reduce_sum", "add", "add_any"}
-_KEPT |= {"concatenate", "pad", "scatter", "dynamic_update_slice", "select_n", "split", "top_k"}
+_KEPT |= {"dynamic_update_slice"}
 _KEPT |= {"reduce_window_max", "reduce_window_min", "optimization_barrier", "sqrt", "log"}
 _FINITE = {"logistic", "tanh", "erf", "erfc", "atan", "sign"}
 _MAKING = {"log": LOW, "log2": LOW, "rsqrt": HIGH, "div": BOTH, "pow": BOTH, "integer_pow": BOTH}

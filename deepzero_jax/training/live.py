@@ -59,7 +59,3 @@ class LiveJson:
             if self._descriptor is not None:
                 os.close(self._descriptor)
             self._descriptor, self._length = None, 0
-
-    def __del__(self) -> None:
-        """Lets go of the file."""
-        self.close()

@@ -1,4 +1,3 @@
-import re
 import threading
 
 import jax
@@ -9,17 +8,14 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.models import CNN
-from deepzero_jax.sampling import block_sampler, dense_sampler, price_aware_sampler
+from deepzero_jax.sampling import price_aware_sampler
 from deepzero_jax.training import (
     InterruptedRunError,
-    RunFolderError,
     StepFailedError,
-    Task,
     TrainStep,
     classification_task,
     learning_rate_schedule,
     make_optimizer,
-    train,
 )
 from deepzero_jax.training.metrics import read_metrics
 from tests.runs import send_sigterm_after, tiny_dataset, tiny_run
@@ -215,88 +211,3 @@ def test_an_evaluation_that_was_caught_up_is_not_asked_again(tmp_path):
     assert len(evaluated) == 3
     assert found["best_test_accuracy"] == max(line["test_accuracy"] for line in scored)
     assert sum(found["box_samples"].values()) == box.num_samples
-
-
-def judged(plant, judge):
-    """A task whose evaluation asks another box than its loss."""
-    x = jnp.ones((10, 4))
-    return Task(
-        init=lambda key: ({"a": jnp.ones((4, 5)), "b": jnp.ones(1)}, ()),
-        loss=lambda p, s, x: (jnp.mean(plant(x @ p["a"] + p["b"]) ** 2), (s, {})),
-        data=x,
-        batch=lambda data, key, step: (data,),
-        evaluate=lambda p, s, data: {"test_loss": float(jnp.mean(judge(data @ p["a"])))},
-        steps_per_epoch=2,
-        score="test_loss",
-        higher_is_better=False,
-    )
-
-
-def judged_run(folder, task, sampler=None, num_steps=8, lines=None):
-    schedule = learning_rate_schedule("constant", 0.01, num_steps)
-    params, state = task.init(jax.random.key(0))
-    sampler = sampler or dense_sampler(params)
-    step = TrainStep(task, dz.cge(smoothing=1e-2), make_optimizer("sgd", schedule), sampler)
-    state = step.init(jax.random.key(0), params, state)
-    log = ([] if lines is None else lines).append
-    return train(step, state, folder=folder, num_steps=num_steps, schedule=schedule, log=log)
-
-
-def test_a_budget_of_a_box_that_only_the_evaluation_asks_holds_over_a_resume(tmp_path):
-    asked, lines = [], []
-
-    def process(**fields):
-        host = lambda x: (asked.append(len(x)), x.sum(1))[1]
-        judge = dz.black_box(host, (), budget=25)
-        task = judged(dz.black_box(np.tanh, (5,)), judge)
-        task = task._replace(boxes=(judge,)) if fields else task
-        with pytest.raises(StepFailedError, match=r"the budget of 25 .* 10 more after 20"):
-            judged_run(tmp_path, task, lines=lines)
-
-    process(boxes=True)
-    process(boxes=True)
-    assert sum(asked) == 20
-    assert not any("Task.boxes" in line for line in lines)
-
-
-def test_a_box_that_only_the_evaluation_asks_leaves_the_steps_to_be_timed(tmp_path):
-    judge, lines = dz.black_box(lambda x: x.sum(1), ()), []
-    task = judged(lambda x: jnp.tanh(x), judge)._replace(boxes=(judge,))
-    judged_run(tmp_path, task, lines=lines)
-    assert any("a step (measured)" in line for line in lines)
-    assert judge.num_samples == 4 * 10
-
-
-def test_a_box_of_the_evaluation_that_the_task_does_not_name_is_told_once(tmp_path):
-    lines = []
-    task = judged(dz.black_box(np.tanh, (5,)), dz.black_box(lambda x: x.sum(1), ()))
-    judged_run(tmp_path, task, lines=lines)
-    assert sum("name it in Task.boxes" in line for line in lines) == 1
-
-
-@pytest.mark.parametrize("kind", ["blocks", "price_aware"])
-def test_no_step_sends_more_than_the_plan_says(kind, tmp_path):
-    params = {"a": jnp.ones((4, 5)), "b": jnp.ones(1)}
-    prices = {"a": 1.0, "b": 15.0}
-    sampler = {
-        "blocks": lambda: block_sampler(params, 20),
-        "price_aware": lambda: price_aware_sampler(params, prices, budget=8.0),
-    }[kind]()
-    task, lines = judged(dz.black_box(np.tanh, (5,)), lambda x: x.sum(1)), []
-    judged_run(tmp_path, task, sampler, num_steps=20, lines=lines)
-    (told,) = [
-        re.search(r"a draw takes at most ([\d,]+)", line) for line in lines if "box " in line
-    ]
-    sent = [
-        line["box_samples"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line
-    ]
-    assert max(sent) <= int(told[1].replace(",", "")) <= 220
-
-
-@pytest.mark.parametrize("content", ["{}", '{"samples": 3}', '{"samples": {}, "boxes": 3}'])
-def test_counts_that_are_none_are_told_in_one_line(content, tmp_path):
-    task = judged(dz.black_box(np.tanh, (5,)), lambda x: x.sum(1))
-    (tmp_path / "asked.json").write_text(content)
-    with pytest.raises(RunFolderError, match=r"asked\.json does not hold what was asked; move it"):
-        judged_run(tmp_path, task)
-    assert (tmp_path / "asked.json").read_text() == content

@@ -15,7 +15,6 @@ from deepzero_jax.applications.classification.experiment import (
     Experiment,
     build,
     make_estimator,
-    needs_probe,
     optimizer_and_schedule,
     with_probed_smoothing,
 )
@@ -79,8 +78,7 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
       ValueError: from ``find_ratios`` and ``check_measurable``.
       BlackBoxError: a box that gives no answer.
     """
-    if needs_probe(experiment):
-        count_what_ratios_took(experiment, workdir)
+    count_what_ratios_took(experiment, workdir)
     experiment = with_probed_smoothing(experiment, workdir, log)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
     optimizer, schedule = optimizer_and_schedule(experiment)

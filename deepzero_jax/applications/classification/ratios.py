@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from deepzero_jax.applications.classification.config import Config
-from deepzero_jax.applications.classification.experiment import Experiment
+from deepzero_jax.applications.classification.experiment import Experiment, needs_probe
 from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import box_errors
 from deepzero_jax.coordinates import check_ratios, leaf_paths
@@ -141,11 +141,13 @@ def kept_ratios(experiment: Experiment, workdir: Path, boxes: Boxes) -> LayerRat
 def count_what_ratios_took(experiment: Experiment, workdir: Path) -> None:
     """Lets the boxes count what was asked for the ratios of a run folder, if they are this run's.
 
-    Before they are asked for anything else, as counts of two processes do not add up later.
+    Before they are asked for a probe, as counts of two processes do not add up later.
     """
     path = workdir / "ratios.json"
-    if path.exists() and not differences(load_ratios(path).origin, _origin(experiment.config)):
-        Scoring.of(experiment).boxes.load(load_ratios(path).boxes)
+    if path.exists() and needs_probe(experiment):
+        found = load_ratios(path)
+        if found.boxes and not differences(found.origin, _origin(experiment.config)):
+            Scoring.of(experiment).boxes.load(found.boxes)
 
 
 def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> LayerRatios:
