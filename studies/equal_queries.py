@@ -109,10 +109,15 @@ def search(name: str, method: str, settings: Json, budget: int, seed: int) -> Js
 
 
 def compare(name: str, method: str, budget: int, seeds: tuple[int, ...]) -> Json:
-    """Finds the settings of a method, and runs every seed with them."""
-    trials = []
+    """Finds the settings of a method, and runs every seed with them.
+
+    Settings that are drawn twice are tried once.
+    """
+    trials: list[Json] = []
     for trial in range(TRIALS):
         settings = drawn_settings(method, trial)
+        if any(tried["settings"] == settings for tried in trials):
+            continue
         found = search(name, method, settings, budget, _TUNING_SEED)["validation"][-1]
         trials.append({"settings": settings, "validation": found})
     # What is not a number has diverged.

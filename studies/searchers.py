@@ -227,6 +227,13 @@ _AS_OPEN_ES: dict[str, Any] = {
     "optimizer": ["adam"],
     "schedule": ["constant"],
 }
+# What the search of Open ES found on the pendulum: the same numbers, without the ranks.
+_AT_OPEN_ES: dict[str, Any] = {
+    **_AS_OPEN_ES,
+    "directions": [8],
+    "smoothing": [0.136],
+    "learning_rate": [0.103],
+}
 METHODS: dict[str, Method] = {
     "cge_dense": Method(_dense, _RULE),
     "cge_few": Method(_uniform, _FEW),
@@ -236,6 +243,7 @@ METHODS: dict[str, Method] = {
     "rge_antithetic": Method(_directions(True), _DIRECTIONS),
     "rge_wide": Method(_directions(True), {**_DIRECTIONS, **_WIDE}),
     "rge_as_es": Method(_directions(True), _AS_OPEN_ES),
+    "rge_at_es": Method(_directions(True), _AT_OPEN_ES),
     "open_es": Method(_evolution("Open_ES"), _OPEN_ES, "evosax"),
     "snes": Method(_evolution("SNES"), _POPULATION, "evosax"),
     "sep_cma_es": Method(_evolution("Sep_CMA_ES"), _POPULATION, "evosax"),

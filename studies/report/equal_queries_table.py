@@ -19,6 +19,7 @@ _TITLES = {
     "rge_antithetic": "RGE, antithetic",
     "rge_wide": "RGE, wide",
     "rge_as_es": "RGE, antithetic, tuned as Open ES",
+    "rge_at_es": "RGE, antithetic, with Open ES's settings",
     "open_es": "Open ES (evosax)",
     "snes": "SNES (evosax)",
     "sep_cma_es": "Sep-CMA-ES (evosax)",
