@@ -2,13 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 
 import jax
 import pytest
 
 import prune
 import train
-from deepzero_jax.applications.classification import build, outlook
+from deepzero_jax.applications.classification import build, choose_sampler, outlook
+from deepzero_jax.applications.classification.config import Pruning, Sampling
 from deepzero_jax.applications.classification.ratios import Scoring
 from deepzero_jax.training import tree_digest
 from tests.conftest import ROOT
@@ -32,6 +34,25 @@ def test_price_aware_plan_shows_prices_and_rates(budget, capsys, tmp_path):
     assert lines[head].split()[-3:] == ["price", "rate", "share"]
     shares = [float(line.split()[-2]) for line in lines[head + 1 :] if line.endswith(" %")]
     assert sum(shares) == pytest.approx(100, abs=1)
+
+
+@pytest.mark.parametrize("sampling", ["blocks", "price_aware"])
+def test_a_sparsity_that_no_sampler_asks_for_is_told(sampling, capsys, tmp_path):
+    told = {
+        "blocks": "sampling blocks takes no layer ratios: pruning.sparsity=0.5 has no effect",
+        "price_aware": "sampling price_aware, budget '50 %', takes no layer ratios: "
+        "pruning.sparsity=0.5 has no effect",
+    }[sampling]
+    budget = "50 %" if sampling == "price_aware" else "layer ratios"
+    drawn = [f"--config.sampling.name={sampling}", f"--config.sampling.budget={budget}"]
+    assert call(train.main, *drawn, "--plan") == 0
+    assert f"\npruning       {told}\n" in capsys.readouterr().out
+    config = replace(get_config(), sampling=Sampling(name=sampling, budget=budget))
+    lines = []
+    choose_sampler(build(config), tmp_path, lines.append)
+    assert lines == [told]
+    choose_sampler(build(replace(config, pruning=Pruning())), tmp_path, lines.append)
+    assert lines == [told]
 
 
 def test_plan_stops_there(capsys, tmp_path):

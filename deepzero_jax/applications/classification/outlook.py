@@ -22,6 +22,7 @@ from deepzero_jax.applications.classification.sampling import (
     check_seconds,
     expected_sampler,
     seconds_budget,
+    unused_pruning,
     with_prices,
 )
 from deepzero_jax.bars import bar, format_seconds
@@ -122,6 +123,8 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     plan = expected_plan(step, state, counts, about, found)
     if pruning:
         plan = plan._replace(pruning=_pruning_in_words(experiment, pruning, found))
+    if told := unused_pruning(experiment, given):
+        plan = plan._replace(pruning=[told])
     if probing is None and needs_probe(experiment):
         plan = plan._replace(smoothing=_probe_in_words(boxes))
     return Outlook(plan, _multiply_adds(step, state, counts, costs))

@@ -128,6 +128,8 @@ def choose_sampler(experiment: Experiment, workdir: Path, log: Log = print) -> C
     """
     given = Given(experiment, lambda: find_ratios(experiment, workdir, log))
     sampler, params = _sampler_and_params(experiment, given, workdir)
+    if told := unused_pruning(experiment, given):
+        log(told)
     if not isinstance(given.found, LayerRatios):
         return Chosen(sampler, params)
     return Chosen(sampler, params, given.found.num_queries, given.found.num_samples)
@@ -140,6 +142,19 @@ def expected_sampler(experiment: Experiment, workdir: Path) -> tuple[Sampler, Pa
     """
     given = Given(experiment, lambda: expected_pruning(experiment, workdir))
     return *_sampler_and_params(experiment, given, workdir), given
+
+
+def unused_pruning(experiment: Experiment, given: Given) -> str | None:
+    """Says that a sparsity was set which the sampler, made by now, has not asked for."""
+    config = experiment.config
+    if config.pruning.sparsity == 0 or given.found is not None:
+        return None
+    name, budget = config.sampling.name, config.sampling.budget
+    spent = f", budget {budget!r}," if name == "price_aware" else ""
+    return (
+        f"sampling {name}{spent} takes no layer ratios: "
+        f"pruning.sparsity={config.pruning.sparsity:g} has no effect"
+    )
 
 
 def _sampler_and_params(
