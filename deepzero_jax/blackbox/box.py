@@ -122,6 +122,8 @@ class BlackBox:
         """
         if not leaves:
             raise TypeError("a black box needs an input: pass at least one array")
+        if check := getattr(self._host_fn, "check_dtypes", None):
+            check(*treedef.unflatten(map(self._sent, leaves)))
         if not self.options.batched:
             return HostCall.of(self, treedef, tuple(leaf.ndim for leaf in leaves), None)
         if any(leaf.ndim == 0 for leaf in leaves):
@@ -133,6 +135,11 @@ class BlackBox:
         if len(counts) > 1:
             raise ValueError(f"inputs must have the same number of samples, got {sorted(counts)}")
         return HostCall.of(self, treedef, tuple(leaf.ndim for leaf in leaves), counts.pop())
+
+    def _sent(self, leaf: Any) -> jax.ShapeDtypeStruct:
+        """An input as the host function is given it."""
+        is_widened = self.outputs.is_double and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(leaf.shape, np.float64 if is_widened else leaf.dtype)
 
     def answer(self, treedef: PyTree, samples: list[np.ndarray], count: int) -> list[np.ndarray]:
         """The answers to ``count`` samples, flat leaves [count, …]; for callbacks."""
@@ -207,6 +214,8 @@ def black_box(
       host_fn: ``(*inputs) -> answers``, without JAX. It is given NumPy arrays [n, …] in the
         trees of the call, any n from 1 to ``max_batch``, and answers [n, …]. An error fails
         the call; a ``BlackBoxError``, which says that no call can succeed, ends the asking.
+        One that has ``check_dtypes(*inputs)`` is shown the types and shapes of the inputs
+        before it is asked, and may refuse them by ``ValueError``.
       output: the answer to one sample: a shape, a ``jax.ShapeDtypeStruct``, or a tree of them.
       dtype: of answers declared by their shape. ``"float64"``: the host's own, where JAX has
         none; a propagated difference is moved and subtracted on the host.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.blackbox.errors import BlackBoxError
@@ -49,9 +50,23 @@ class OnnxModel:
     def __reduce__(self) -> tuple[PyTree, ...]:
         return OnnxModel, self._made_of
 
+    def check_dtypes(self, *inputs: PyTree) -> None:
+        """Raises ValueError for inputs, or their types and shapes, that the model would round.
+
+        What it rounds, a small step may be lost in, and the slope with it.
+        """
+        for declared, given in self._matched(inputs):
+            takes = np.dtype(_DTYPES[declared.type])
+            if jnp.issubdtype(given.dtype, jnp.floating) and not np.can_cast(given.dtype, takes):
+                raise ValueError(
+                    f"the model's input {declared.name!r} takes {takes} and would round the "
+                    f"{given.dtype} that it is asked at: cast it, x.astype({takes.name!r}), and "
+                    'leave out dtype="float64" of its box'
+                )
+
     def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The chosen output for samples [n, …], given in the model's order or as one dictionary."""
-        feed = self._feed(inputs)
+        feed = {d.name: _taken(d, array) for d, array in self._matched(inputs)}
         if self._batch is None:
             return self._run(feed)
         count = len(next(iter(feed.values())))
@@ -64,7 +79,8 @@ class OnnxModel:
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         return np.asarray(self._session.run([self._output], feed)[0])
 
-    def _feed(self, inputs: tuple[PyTree, ...]) -> dict[str, np.ndarray]:
+    def _matched(self, inputs: tuple[PyTree, ...]) -> list[tuple[Any, PyTree]]:
+        """Each declared input with what is given for it."""
         names = [declared.name for declared in self._inputs]
         if len(inputs) == 1 and isinstance(inputs[0], dict):
             given = inputs[0]
@@ -74,7 +90,7 @@ class OnnxModel:
             raise BlackBoxError(f"the model takes {names}, got {len(inputs)} inputs")
         if set(given) != set(names):
             raise BlackBoxError(f"the model takes {names}, got {sorted(given)}")
-        return {declared.name: _taken(declared, given[declared.name]) for declared in self._inputs}
+        return [(declared, given[declared.name]) for declared in self._inputs]
 
 
 def _taken(declared: Any, array: PyTree) -> np.ndarray:
@@ -104,7 +120,8 @@ def onnx_model(
     Args:
       path: of a model whose first axes are the batch. One that is fixed to a batch is run so
         many samples at a time, the last of them repeated where they do not fill it. Inputs are
-        cast to the types that it declares; others than it takes raise ``BlackBoxError``.
+        cast to the types that it declares, but a ``black_box`` of it refuses such as would be
+        rounded (``ValueError``); others than it takes raise ``BlackBoxError``.
       output: the name of the output that answers; None: the first.
       num_threads: of a call.
 
