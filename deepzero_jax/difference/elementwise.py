@@ -91,19 +91,19 @@ def minus(value, y):
 @rule("max", takes="elements", real=True)
 def maximum(x, d, y, /, **params):
     """Δ max(a, b) = max((a − y) + Δa, (b − y) + Δb), where the larger minus y is exactly zero."""
-    return jnp.maximum((x[0] - y) + or_zero(d[0]), (x[1] - y) + or_zero(d[1]))
+    return jnp.maximum(minus(x[0], y) + or_zero(d[0]), minus(x[1], y) + or_zero(d[1]))
 
 
 @rule("min", takes="elements", real=True)
 def minimum(x, d, y, /, **params):
     """Δ min(a, b) = min((a − y) + Δa, (b − y) + Δb)."""
-    return jnp.minimum((x[0] - y) + or_zero(d[0]), (x[1] - y) + or_zero(d[1]))
+    return jnp.minimum(minus(x[0], y) + or_zero(d[0]), minus(x[1], y) + or_zero(d[1]))
 
 
 @rule("clamp", takes="elements", real=True)
 def clamp(x, d, y, /, **params):
     """Between a lower and an upper bound, as max and min."""
-    low, inside, high = ((x[i] - y) + or_zero(d[i]) for i in range(3))
+    low, inside, high = (minus(x[i], y) + or_zero(d[i]) for i in range(3))
     return jnp.minimum(jnp.maximum(low, inside), high)
 
 
@@ -123,7 +123,7 @@ def ceil(x, d, y, /, **params):
 def absolute(x, d, y, /, **params):
     """Δ|a| by |a| = max(a, −a); of a complex number (2 Re(ā Δa) + |Δa|²) / (|a| + |a + Δa|)."""
     if not jnp.iscomplexobj(x[0]):
-        return jnp.maximum((x[0] - y) + d[0], (-x[0] - y) - d[0])
+        return jnp.maximum(minus(x[0], y) + d[0], minus(-x[0], y) - d[0])
     total = y + jnp.abs(x[0] + d[0])
     square = 2 * jnp.real(jnp.conj(x[0]) * d[0]) + jnp.square(jnp.abs(d[0]))
     return square / jnp.where(total == 0, 1, total)

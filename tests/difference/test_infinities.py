@@ -104,3 +104,31 @@ def test_infinities_that_stay_keep_small_steps_exact():
     w, fun = jnp.array([0.3, -1.0, 2.0, 0.5]), LOSSES["softplus"]
     found = dz.value_and_grad(fun, dz.cge(smoothing=1e-12))(w)[1]
     assert relative_error(found, jax.grad(fun)(w)) < 1e-6
+
+
+GIVEN = {
+    "softplus": jax.nn.softplus,
+    "logaddexp": lambda x: jnp.logaddexp(x, 0.0),
+    "log_sigmoid": lambda x: jax.nn.log_sigmoid(jnp.abs(x)),
+    "exp of |x|": lambda x: jnp.exp(-jnp.abs(x)),
+    "sqrt": lambda x: 1 / jnp.sqrt(jnp.abs(x)),
+    "clip": lambda x: jnp.clip(x, -1, 1),
+    "relu": jax.nn.relu,
+    "softmax": lambda x: jax.nn.softmax(-jnp.abs(x)),
+}
+
+
+GIVEN_AT = [(name, -jnp.inf) for name in GIVEN]
+GIVEN_AT += [(name, jnp.inf) for name in GIVEN if name not in ("softplus", "logaddexp", "relu")]
+
+
+@pytest.mark.parametrize(("name", "low"), GIVEN_AT)
+def test_an_infinity_that_is_an_argument_under_jit_moves_nothing(name, low, x64):
+    """Nothing is known of it while tracing."""
+    weights = jnp.array([0.9, -2.0, 0.5])
+    loss = lambda w, bias: jnp.sum(jnp.array([1.0, 2.0, 3.0]) * GIVEN[name](w + bias))
+    bias = jnp.array([0.0, low, 0.0])
+    slopes = jax.jit(dz.value_and_grad(loss, dz.cge(smoothing=1e-7)))(weights, bias)[1]
+    finite = jax.grad(loss)(weights, bias)
+    assert slopes[1] == 0
+    np.testing.assert_allclose(slopes, finite, atol=1e-5)
