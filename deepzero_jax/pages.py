@@ -1,12 +1,16 @@
 """Where the documentation explains an error."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 # Of the site; mkdocs.yml and pyproject.toml have the same address.
 SITE = "https://deepzero-jax.readthedocs.io/en/stable/"
 _ERRORS = "explanation/errors/"
 
-Section = Literal["nnx", "not-arrays", "integer-leaves", "key", "mesh", "flat", "no-derivative"]
+Section = Literal[
+    "nnx", "numpy", "not-arrays", "integer-leaves", "key", "mesh", "flat", "no-derivative"
+]
 
 
 def see(section: Section) -> str:
@@ -17,3 +21,28 @@ def see(section: Section) -> str:
       ' (see https://deepzero-jax.readthedocs.io/en/stable/explanation/errors/#key)'
     """
     return f" (see {SITE}{_ERRORS}#{section})"
+
+
+# By the names of errors, which Flax is not loaded for and JAX keeps to itself.
+_BOX = (
+    "what computes with NumPy, or asks something outside of JAX, is a black box: "
+    f"dz.black_box(function, shape of its answer){see('numpy')}"
+)
+_NOTES = {
+    "TraceContextError": f"split the model outside the loss, merge a copy inside{see('nnx')}",
+    "TracerArrayConversionError": _BOX,
+    "ConcretizationTypeError": _BOX,
+    "ShardingTypeError": "an array that is split over explicit mesh axes must reach the loss as "
+    "an argument, value_and_grad(loss, …)(params, array), and not from outside",
+}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Adds a note to what Flax and JAX raise of a function that they cannot trace."""
+    try:
+        yield
+    except Exception as error:
+        if note := _NOTES.get(type(error).__name__):
+            error.add_note(note)
+        raise

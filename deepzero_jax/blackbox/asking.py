@@ -1,7 +1,7 @@
 """The samples of one call, sent in pieces; one that fails is cut smaller, one refused is not."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -21,8 +21,9 @@ from deepzero_jax.types import PyTree
 
 # A piece that fails is cut into so many: few calls find the samples that fail.
 _PARTS = 16
-# So many failures in a row, with no answer before them, are an outage: the round ends.
-_OUTAGE = 4
+# So many failures in a row, with no answer before them, may be an outage: the round ends, and
+# where failures are answered by NaN at least so many rounds have to.
+_OUTAGE, _OUTAGE_ROUNDS = 4, 3
 # Seconds that an endpoint may ask to be left alone.
 _LONGEST_PAUSE = 600.0
 
@@ -93,7 +94,7 @@ class Asking:
             todo, lost, answered = self._round(todo, arguments, answers)
             self._has_answers |= answered
             dry = 0 if answered else dry + 1
-            if dry > self._options.retries and not self._takes_its_time:
+            if dry >= self._enough_rounds and not self._takes_its_time:
                 todo, lost = [], lost + todo
             self._give_up(lost, answers, num_rounds)
         return answers
@@ -102,6 +103,12 @@ class Asking:
     def _takes_its_time(self) -> bool:
         """Whether every sample is tried by itself, however many fail: the box does answer."""
         return self._has_answers and self._options.on_failure == "nan"
+
+    @property
+    def _enough_rounds(self) -> int:
+        """After so many without an answer the box is taken for gone."""
+        rounds = self._options.retries + 1
+        return max(rounds, _OUTAGE_ROUNDS) if self._options.on_failure == "nan" else rounds
 
     def _first_pieces(self, count: int) -> list[Piece]:
         size = self._options.max_batch or count
@@ -141,7 +148,8 @@ class Asking:
                 if lost and self._options.on_failure == "raise":
                     break
                 stopped = streak >= _OUTAGE
-        return again + list(open_pieces.values()), lost, answered
+        # Those first that were not asked yet, from all over: samples that fail stand together.
+        return _spread(open_pieces.values()) + again, lost, answered
 
     def _take(
         self, piece: Piece, outcome: PyTree, number: int, answers: list[np.ndarray]
@@ -208,6 +216,13 @@ class Asking:
             f"call {self._number:,} of the black box, with {_samples(self._size)}, failed"
             f"{often}: {self._reason}"
         )
+
+
+def _spread(pieces: Iterable[Piece]) -> list[Piece]:
+    """In an order of which every beginning lies all over the samples."""
+    ordered = list(pieces)
+    places = sorted(range(len(ordered)), key=lambda i: (i * (5**0.5 - 1) / 2) % 1)
+    return [ordered[place] for place in places]
 
 
 def _samples(count: int) -> str:

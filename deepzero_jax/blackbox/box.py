@@ -148,7 +148,9 @@ class BlackBox:
         single = not self.options.batched
 
         def arguments(rows: np.ndarray) -> tuple[PyTree, ...]:
-            return treedef.unflatten([leaf[rows[0]] if single else leaf[rows] for leaf in samples])
+            # Copies: the host function may change what it is given.
+            own = lambda leaf: leaf[rows[0]].copy() if single else leaf[rows]
+            return treedef.unflatten(list(map(own, samples)))
 
         asking = Asking(self._host_fn, self.outputs, self.options, self._counters, self._engine)
         alone: AbstractContextManager[Any] = self._lock or nullcontext()

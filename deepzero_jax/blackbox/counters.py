@@ -120,6 +120,10 @@ class Counters:
 
     def load(self, counts: Mapping[str, int]) -> None:
         """Takes over the counts of ``dump``."""
+        if missing := [name for name in _NAMES if name not in counts]:
+            raise ValueError(
+                f"counts of a black box lack {', '.join(missing)}; restore takes what counts() gave"
+            )
         with self._lock:
             for name in _NAMES:
                 setattr(self, name, int(counts[name]))

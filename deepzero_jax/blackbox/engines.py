@@ -5,6 +5,7 @@ outcome being the answer, or the exception that stands for it. A call is fetched
 iterator when a worker is free for it, so what is never fetched was never asked.
 """
 
+import pickle
 import queue
 import threading
 import time
@@ -12,7 +13,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from deepzero_jax.blackbox.errors import BlackBoxError
+import jax
+import numpy as np
+
+from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, in_words
 from deepzero_jax.types import PyTree
 
 # ``(position, arguments of the host function)``.
@@ -56,12 +60,31 @@ class Engine(Protocol):
         ...
 
 
+def kept(answer: PyTree) -> PyTree:
+    """An answer with arrays of its own: the host function may write the next into the same ones."""
+    own = lambda leaf: np.array(leaf) if hasattr(leaf, "__array__") else leaf
+    return jax.tree.map(own, answer)
+
+
 def attempt(fun: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
     """What a function returns, or the exception that it raised."""
     try:
-        return fun(*args)
+        return kept(fun(*args))
     except Exception as error:
         return error
+
+
+def portable(error: Exception) -> Exception:
+    """An exception as another process can be sent it; some cannot be made again from a pickle."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        if isinstance(error, RetryLaterError):
+            return RetryLaterError(str(error), error.retry_after)
+        return (BlackBoxError if isinstance(error, BlackBoxError) else RuntimeError)(
+            in_words(error)
+        )
+    return error
 
 
 class InPlace:
@@ -109,7 +132,7 @@ class _Round:
                 self.results.put((None, None))
                 return
             try:
-                outcome = self.fun(*call[1])
+                outcome = kept(self.fun(*call[1]))
             except BaseException as error:
                 outcome = error
             with self.lock:
@@ -222,7 +245,8 @@ class _Attempt:
     fun: Callable[..., PyTree]
 
     def __call__(self, args: tuple[PyTree, ...]) -> PyTree:
-        return attempt(self.fun, args)
+        outcome = attempt(self.fun, args)
+        return portable(outcome) if isinstance(outcome, Exception) else outcome
 
 
 class Mapped:
@@ -243,7 +267,13 @@ class Mapped:
         self, fun: Callable[..., PyTree], calls: Calls, timeout: float | None
     ) -> Generator[Outcome]:
         """See ``Engine``."""
-        chosen = list(calls.fetched)
+        chosen: list[Call] = []
+        try:
+            chosen.extend(calls.fetched)
+        except BaseException:  # a budget that is spent: none of them is sent
+            for position, _ in chosen:
+                calls.take_back(position)
+            raise
         positions = [position for position, _ in chosen]
         arguments = [args for _, args in chosen]
         whole = lambda: list(self._map(_Attempt(fun), arguments))

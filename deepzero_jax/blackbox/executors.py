@@ -26,6 +26,8 @@ from deepzero_jax.blackbox.engines import (
     Cancelled,
     NoAnswerInTimeError,
     Outcome,
+    kept,
+    portable,
 )
 from deepzero_jax.blackbox.errors import BlackBoxError
 from deepzero_jax.types import PyTree
@@ -39,7 +41,13 @@ class _Once:
     name: str
 
     def __call__(self, *args: Any) -> PyTree:
-        return self.fun(*args)
+        try:
+            return kept(self.fun(*args))
+        except Exception as error:
+            sent = portable(error)
+            if sent is error:
+                raise
+            raise sent from None
 
 
 @dataclass

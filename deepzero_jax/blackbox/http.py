@@ -1,7 +1,9 @@
 """A model behind an HTTP endpoint as a black box."""
 
+import contextlib
 import email.utils
 import json
+import queue
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,7 +40,9 @@ class Endpoint:
         self._made_of = (url, protocol, output, timeout, headers, max_bytes)
         self._url, self._output, self._timeout = url, output, timeout
         self._wording, self._max_bytes, self._headers = PROTOCOLS[protocol], max_bytes, headers
-        self._client = self._connect()
+        # One for each call that is on its way: to give one up is to close its connections.
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._idle.put(self._connect())
 
     def __reduce__(self) -> tuple[PyTree, ...]:
         return Endpoint, self._made_of
@@ -54,8 +58,9 @@ class Endpoint:
 
     def close(self) -> None:
         """Closes the connections; the next call opens others."""
-        client, self._client = self._client, self._connect()
-        client.close()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
 
     def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The answers to samples [n, …]: one array, several, or one dictionary by name."""
@@ -73,16 +78,19 @@ class Endpoint:
 
     def _post(self, body: dict[str, Any]) -> PyTree:
         # In a thread of its own: httpx has a limit for each byte, and none for the whole.
-        client = self._client
+        try:
+            client = self._idle.get_nowait()
+        except queue.Empty:
+            client = self._connect()
         exchange, once = lambda: self._exchange(client, body), Calls(iter([(0, ())]))
         run = Threads(1, thread_safe=True).run(exchange, once, self._timeout)
         outcome = next(run)[1]
         if isinstance(outcome, NoAnswerInTimeError):
             client.close()  # which ends the thread
-            self._client = self._connect()
             raise NoAnswerInTimeError(
                 f"no whole answer from {self._url} within {self._timeout:g} s"
             )
+        self._idle.put(client)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome

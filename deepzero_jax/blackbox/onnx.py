@@ -109,7 +109,15 @@ def _taken(declared: Any, array: PyTree) -> np.ndarray:
             f"the model's input {declared.name!r} takes [{', '.join(['n', *sample])}], "
             f"got {list(shape)}"
         )
-    return np.ascontiguousarray(array, _DTYPES[declared.type])
+    given, dtype = np.asarray(array), np.dtype(_DTYPES[declared.type])
+    with np.errstate(all="ignore"):
+        taken = np.ascontiguousarray(given, dtype)
+    if dtype.kind not in "f" and np.any(taken != given):
+        beyond = given[taken != given].reshape(-1)[0]
+        raise BlackBoxError(
+            f"the model's input {declared.name!r} takes {dtype}, which does not hold {beyond}"
+        )
+    return taken
 
 
 def onnx_model(

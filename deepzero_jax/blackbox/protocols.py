@@ -6,12 +6,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from deepzero_jax.blackbox.errors import BlackBoxError
+
 Protocol = Literal["plain", "kserve_v2", "instances"]
 Named = Mapping[str, np.ndarray]
 
 _DATATYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
     "int8": "INT8",
     "int16": "INT16",
     "int32": "INT32",
@@ -45,7 +50,18 @@ def _of(content: Any, name: str, output: str | None) -> Any:
     if not isinstance(content, dict) or name not in content:
         raise ValueError(f'it must answer {{"{name}": …}}, got {str(content)[:200]}')
     found = content[name]
-    return found if output is None else found[output]
+    return found if output is None and not isinstance(found, dict) else _chosen(found, output)
+
+
+def _chosen(found: Any, output: str | None) -> Any:
+    """One of several outputs."""
+    if not isinstance(found, dict):
+        raise BlackBoxError(f"it has one output without a name; leave out output={output!r}")
+    if output is None:
+        raise BlackBoxError(f"it has several outputs: give output=, one of {sorted(found)}")
+    if output not in found:
+        raise BlackBoxError(f"it has no output {output!r}; its outputs are {sorted(found)}")
+    return found[output]
 
 
 def _rows(inputs: Named) -> list[Any]:
@@ -57,7 +73,16 @@ def _rows(inputs: Named) -> list[Any]:
 
 def _predictions(content: Any, output: str | None) -> np.ndarray:
     found = _of(content, "predictions", None)
-    return np.asarray(found if output is None else [row[output] for row in found])
+    is_named = output is not None or any(isinstance(row, dict) for row in found)
+    return np.asarray([_chosen(row, output) for row in found] if is_named else found)
+
+
+def _datatype(dtype: np.dtype) -> str:
+    if dtype.name not in _DATATYPES:
+        raise BlackBoxError(
+            f"the protocol kserve_v2 has no {dtype}: cast the input, x.astype('float32')"
+        )
+    return _DATATYPES[dtype.name]
 
 
 def _tensors(inputs: Named) -> dict[str, Any]:
@@ -66,7 +91,7 @@ def _tensors(inputs: Named) -> dict[str, Any]:
             {
                 "name": name or "input",
                 "shape": list(array.shape),
-                "datatype": _DATATYPES[array.dtype.name],
+                "datatype": _datatype(array.dtype),
                 "data": array.ravel().tolist(),
             }
             for name, array in inputs.items()
@@ -78,8 +103,10 @@ def _tensor(content: Any, output: str | None) -> np.ndarray:
     tensors = _of(content, "outputs", None)
     names = [tensor["name"] for tensor in tensors]
     if output is not None and output not in names:
-        raise ValueError(f"it has no output {output!r}; its outputs are {names}")
+        raise BlackBoxError(f"it has no output {output!r}; its outputs are {names}")
     tensor = tensors[0 if output is None else names.index(output)]
+    if tensor["datatype"] not in _NUMPY:
+        raise BlackBoxError(f"it answers in {tensor['datatype']}, which is not read here")
     data = np.asarray(tensor["data"], _NUMPY[tensor["datatype"]])
     return data.reshape(tensor["shape"])
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import tempfile
 import threading
@@ -34,14 +35,25 @@ class Simulator:
     def __reduce__(self) -> tuple[PyTree, ...]:
         return Simulator, (self._command, self._format)
 
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         """The answers to samples [n, …]."""
+        if len(inputs) != 1 or not hasattr(inputs[0], "tolist"):
+            kind = type(inputs[0]).__name__ if len(inputs) == 1 else f"{len(inputs)} inputs"
+            raise BlackBoxError(f"a program on pipes is sent one array of samples, got {kind}")
+        samples = np.asarray(inputs[0])
         write, read = _FORMATS[self._format]
         with self._lock:
             program, is_whole = self._running(), False
             try:
+                if _has_more(cast(IO[bytes], program.stdout)):
+                    raise ValueError(
+                        "it wrote more than one answer to a call, or before the first: answers "
+                        "would be taken for those of other samples"
+                    )
                 write(cast(IO[bytes], program.stdin), samples)
                 answers = read(cast(IO[bytes], program.stdout))
+                if answers.dtype.kind not in "fiub":
+                    raise ValueError(f"no numbers, {str(answers)[:80]}")
                 is_whole = True
             except (OSError, EOFError, ValueError) as error:
                 raise RuntimeError(self._last_words(program, error)) from error
@@ -101,6 +113,19 @@ class Simulator:
             self._end()
 
 
+def _has_more(pipe: IO[bytes]) -> bool:
+    """Whether something lies there to be read, without waiting for it."""
+    number = pipe.fileno()
+    try:
+        os.set_blocking(number, False)
+    except OSError:  # where pipes cannot be asked
+        return False
+    try:
+        return bool(cast(Any, pipe).peek(1))
+    finally:
+        os.set_blocking(number, True)
+
+
 def _write_json(pipe: IO[bytes], samples: np.ndarray) -> None:
     pipe.write(json.dumps(samples.tolist()).encode() + b"\n")
     pipe.flush()
@@ -145,14 +170,13 @@ _FORMATS: dict[str, tuple[Callable[[IO[bytes], np.ndarray], None], Callable[[IO[
 }
 
 
-def subprocess_simulator(
-    command: Sequence[str], format: Format = "json"
-) -> Callable[[np.ndarray], np.ndarray]:
+def subprocess_simulator(command: Sequence[str], format: Format = "json") -> Simulator:
     """A host function for ``black_box`` that asks a program over its standard input and output.
 
     The program is started at the first call and runs on. It reads samples [n, …] and writes
     answers [n, …]: with ``"json"`` nested lists, one line each; with ``"npy"`` arrays in
-    NumPy's file format, one after the other (``np.save``, ``np.load``).
+    NumPy's file format, one after the other (``np.save``; ``np.load`` takes a file that can be
+    sought in, so a program reads from its pipe as below).
 
     Args:
       command: the program and its arguments.
@@ -165,5 +189,22 @@ def subprocess_simulator(
 
     Raises:
       ValueError: an empty command, or an unknown format.
+
+    Example:
+      >>> import sys, numpy as np
+      >>> program = '''
+      ... import sys, numpy as np
+      ... read, write = sys.stdin.buffer, sys.stdout.buffer
+      ... while True:
+      ...     np.lib.format.read_magic(read)
+      ...     shape, _, dtype = np.lib.format.read_array_header_1_0(read)
+      ...     samples = np.frombuffer(read.read(dtype.itemsize * int(np.prod(shape))), dtype)
+      ...     np.save(write, samples.reshape(shape).sum(axis=1))
+      ...     write.flush()
+      ... '''
+      >>> simulator = subprocess_simulator([sys.executable, "-c", program], format="npy")
+      >>> simulator(np.ones((2, 3)))
+      array([3., 3.])
+      >>> simulator.close()
     """
     return Simulator(command, format)

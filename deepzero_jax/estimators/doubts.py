@@ -2,6 +2,7 @@
 
 import logging
 import math
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,36 @@ from deepzero_jax.pages import see
 from deepzero_jax.types import Params, PyTree
 
 logger = logging.getLogger("deepzero_jax")
+
+
+# Boxes of which it has been said that their slopes are 0.
+_flat: WeakSet[object] = WeakSet()
+
+
+def tell_flat(box: object, name: str, central: bool) -> None:
+    """Warns once of a box that its answers did not change with its inputs.
+
+    Args:
+      box: which.
+      name: how it was asked.
+      central: whether on both sides.
+    """
+    if box not in _flat:
+        _flat.add(box)
+        logger.warning(_flat_in_words(name, central))
+
+
+def _flat_in_words(name: str, central: bool) -> str:
+    at_extremum = (
+        ", unless the loss is as large on either side of the parameters, as at a minimum"
+        if central
+        else ""
+    )
+    return (
+        f"all slopes of an estimate through a black box are exactly 0 ({name}): it does not "
+        f"answer to so small a step, or not at all{at_extremum}; dz.probe_smoothing says from "
+        f"which smoothing on it does{see('flat')}"
+    )
 
 
 class Doubts:
@@ -60,17 +91,7 @@ class Doubts:
         if int(count) == 0 or not math.isfinite(float(value)):
             return
         if not int(moves):
-            at_extremum = (
-                ", unless the loss is as large on either side of the parameters, as at a minimum"
-                if self._central
-                else ""
-            )
-            self._tell(
-                "flat",
-                f"all slopes of an estimate through a black box are exactly 0 ({self._name}): it "
-                f"does not answer to so small a step, or not at all{at_extremum}; "
-                f"dz.probe_smoothing says from which smoothing on it does{see('flat')}",
-            )
+            self._tell("flat", _flat_in_words(self._name, self._central))
         if self._probe is None:
             return
         if not self._probe.deterministic:

@@ -1,8 +1,7 @@
 """From a loss and an estimator to a function that gives value and gradient."""
 
 import inspect
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,15 +14,9 @@ from deepzero_jax.estimators.boundary import Differentiable
 from deepzero_jax.estimators.contract import Estimator
 from deepzero_jax.estimators.doubts import Doubts
 from deepzero_jax.estimators.loss import Loss, LossFunction
-from deepzero_jax.pages import see
+from deepzero_jax.pages import explained, see
 from deepzero_jax.types import Key, Params, PyTree
 
-# By the names of errors, which Flax is not loaded for and JAX keeps to itself.
-_NOTES = {
-    "TraceContextError": f"split the model outside the loss, merge a copy inside{see('nnx')}",
-    "ShardingTypeError": "an array that is split over explicit mesh axes must reach the loss as "
-    "an argument, value_and_grad(loss, …)(params, array), and not from outside",
-}
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -72,7 +65,7 @@ class ValueAndGrad:
                     f"lambda *args: fun(*args, {name}=…)"
                 )
         loss = Loss(self.fun, args, self.has_aux, kwargs)
-        with _precision(), box_errors(), _explained():
+        with _precision(), box_errors(), explained():
             asks = _checked(loss, params)
             (value, aux), grads = self.estimator.estimate(loss, params, key, coordinates)
             if asks:
@@ -156,6 +149,11 @@ def num_queries(
       13
     """
     if isinstance(estimator, Differentiable):
+        if coordinates is not None:
+            raise TypeError(
+                "a third argument is the coordinates of an estimator; of a function with several "
+                "inputs ask itself: f.num_queries(x, y)"
+            )
         return estimator.num_queries(params)
     return estimator.num_queries(num_coordinates(params, coordinates))
 
@@ -164,17 +162,6 @@ def _precision() -> AbstractContextManager[None]:
     """TF32 and bfloat16 passes ruin a difference of two losses: ask for full float32."""
     chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return jax.default_matmul_precision(chosen or "highest")
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Adds a note to what Flax and JAX raise of what a loss has from outside."""
-    try:
-        yield
-    except Exception as error:
-        if note := _NOTES.get(type(error).__name__):
-            error.add_note(note)
-        raise
 
 
 def _checked(loss: Loss, params: Params) -> bool:

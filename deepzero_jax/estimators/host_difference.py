@@ -84,7 +84,9 @@ class _HostDifference:
         leading = arrays[0].ndim - self.call.ndims[0]
         share = self._share(asked, went, leading) if asked else np.ones(())
         return [
-            _difference(new, base, share).astype(dtype) if is_float(new) else held(new, dtype)
+            _difference(new, base, share, self.call.splits).astype(dtype)
+            if is_float(new)
+            else held(new, dtype)
             for new, base, dtype in zip(answers, bases, self.dtypes, strict=True)
         ]
 
@@ -99,7 +101,7 @@ class _HostDifference:
         stuck = np.isnan(share)
         if stuck.any():
             stuck &= ~_any(went, front)
-            self._tell(np.sum(stuck), np.sum(_any(asked, front)))
+        self._tell(np.sum(_swallowed(asked, went, front)), np.sum(_any(asked, front)))
         return np.where(stuck, 0.0, share)
 
     def _tell(self, num_stuck: int, num_moving: int) -> None:
@@ -109,12 +111,24 @@ class _HostDifference:
         _told.add(self.box)
         logger.warning(
             "the steps of an estimate do not move the inputs of a black box, in float32 (%s of "
-            "the %s samples of a call that they should move): those slopes count as 0; give a "
+            "the %s samples of a call, in one number at least): it counts as not moved; give a "
             "larger smoothing, scale the inputs, or declare float64 answers "
             '(dtype="float64"), which are asked for in float64',
             f"{num_stuck:,}",
             f"{num_moving:,}",
         )
+
+
+def _swallowed(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:
+    """Whether a number stayed that was to move half as far as any, for each of the steps."""
+    sizes = [np.abs(a) for a in asked]
+    over = lambda array: tuple(range(front, array.ndim))
+    most = reduce(np.maximum, [np.max(size, axis=over(size), initial=0) for size in sizes])
+    found = []
+    for size, step in zip(sizes, went, strict=True):
+        half = most.reshape((*most.shape, *[1] * (size.ndim - front))) / 2
+        found.append((size > 0) & (size >= half) & (step == 0))
+    return _any(found, front)
 
 
 def _any(arrays: list[np.ndarray], front: int) -> np.ndarray:
@@ -123,8 +137,22 @@ def _any(arrays: list[np.ndarray], front: int) -> np.ndarray:
     return reduce(np.logical_or, found)
 
 
-def _difference(new: np.ndarray, base: np.ndarray, share: np.ndarray) -> np.ndarray:
-    difference = np.asarray(new, np.float64) - np.asarray(base, np.float64)
+def differed(new: np.ndarray, base: np.ndarray, splits: bool) -> np.ndarray:
+    """Answers less those at the base, float64; ``splits``: which have come in two parts.
+
+    Then an answer that is the same up to what the two parts keep is the same.
+    """
+    new, base = np.asarray(new, np.float64), np.asarray(base, np.float64)
+    if not splits:
+        return new - base
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = new.astype(np.float32).astype(np.float64)
+        rounded += (new - rounded).astype(np.float32)
+        return np.where(rounded == base, 0.0, new - base)
+
+
+def _difference(new: np.ndarray, base: np.ndarray, share: np.ndarray, splits: bool) -> np.ndarray:
+    difference = differed(new, base, splits)
     # Axes of vmap and of samples stand in front of those of an answer.
     return difference * share.reshape((*share.shape, *[1] * (difference.ndim - share.ndim)))
 

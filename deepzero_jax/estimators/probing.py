@@ -34,6 +34,7 @@ class Probe(NamedTuple):
       num_queries: evaluations of the loss that were spent.
       deterministic: whether the base gave the same loss each time.
       flat_below: the loss answered no step below this one, as trees and quantisers do; or None.
+        No smoothing here is longer than 1.
     """
 
     noise: float
@@ -100,7 +101,7 @@ def probe_smoothing(fun: Callable[[Params], Any], params: Params, key: Key) -> P
 
     Raises:
       TypeError: leaves that are not floating-point.
-      ValueError: a loss that is not finite at ``params``.
+      ValueError: a loss that is not finite at ``params``, or that answers no step up to 1.
 
     **Cost**: at most 60 queries, one after the other.
     Source: Moré and Wild, Estimating Computational Noise (2011), Estimating Derivatives of
@@ -140,7 +141,8 @@ class _Probing:
         smoothing = _within(8**0.25 * math.sqrt(noise / curvature))
         central = _within(_CAUTION * (3 * noise / third) ** (1 / 3))
         if flat_below is not None:
-            smoothing, central = max(smoothing, 2 * flat_below), max(central, 2 * flat_below)
+            smoothing = _within(max(smoothing, 2 * flat_below))
+            central = _within(max(central, 2 * flat_below))
         return Probe(
             noise,
             curvature,
@@ -173,8 +175,12 @@ class _Probing:
         """The noise, and below which step a loss is flat."""
         direction, step, flat_below = self._direction(), _FIRST_STEP, None
         if deterministic and all(self._at(direction, s * step) == value for s in (1.0, -1.0)):
-            while step < _LARGEST_STEP and self._at(direction, step) == value:
-                step *= 4
+            step *= 4
+            while self._at(direction, step) == value:
+                if step == _LARGEST_STEP:
+                    self._check_answers(value)
+                    break
+                step = min(4 * step, _LARGEST_STEP)
             flat_below = step
         table = [value] + [self._at(direction, i * step) for i in range(1, _POINTS + 1)]
         found = table_noise(table)
@@ -192,6 +198,16 @@ class _Probing:
         precision = np.finfo(np.float32 if self._coarse else np.float64).eps
         return max(found, 0.3 * float(precision) * max(abs(value), 1e-30)), flat_below
 
+    def _check_answers(self, value: float) -> None:
+        """Raises ValueError for a loss that the largest step moves along no direction."""
+        for direction in (self._direction() for _ in range(4)):
+            if any(self._at(direction, sign * _LARGEST_STEP) != value for sign in (1, -1)):
+                return
+        raise ValueError(
+            f"the loss answers no step up to {_LARGEST_STEP:g} of all parameters: it does not "
+            "depend on them, or in larger steps only; scale the parameters"
+        )
+
     def _derivatives(self, value: float, noise: float) -> tuple[float, float]:
         """Second and third derivative along a coordinate, from steps that the noise allows."""
         first = _Line(self._at, self._direction(), value)
@@ -202,8 +218,8 @@ class _Probing:
         far = step
         while abs(first.third(far)) <= 6 * noise and 16 * far <= _LARGEST_STEP and self._may(8):
             far *= 4
-        lines = [first]
-        while len(lines) < _DIRECTIONS and self._may(4 if far == step else 6):
+        lines, each = [first], 4 if far == step else 6
+        while len(lines) < _DIRECTIONS and self._may(len(lines) * each):
             lines.append(_Line(self._at, self._direction(), value))
         # Below these a derivative drowns: nothing smaller can be told from 0.
         second = max(_size([line.second(step) for line in lines]), noise) / step**2

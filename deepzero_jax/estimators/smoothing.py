@@ -208,9 +208,10 @@ def check_resolution(
     for step, path, leaf in zip(steps, paths, leaves or (), strict=False):
         if isinstance(step, Tracer) or isinstance(leaf, Tracer) or not leaf.size:
             continue
-        values = np.asarray(leaf)
-        largest = values.reshape(-1)[np.argmax(np.abs(values))]
-        if largest + np.asarray(step, values.dtype) == largest:
+        values = np.asarray(leaf).reshape(-1)
+        stuck = values[values + np.asarray(step, values.dtype) == values]
+        if stuck.size:
+            largest = stuck[np.argmax(np.abs(stuck))]
             raise ValueError(
                 f"smoothing {float(step):.3g} does not move params[{path!r}] where it is "
                 f"{float(largest):.3g}, in {values.dtype}: choose smoothing of at least "

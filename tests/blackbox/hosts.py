@@ -21,6 +21,17 @@ def fails_at_seven(x):
     return x
 
 
+class OwnError(Exception):
+    """Cannot be made again from its pickle."""
+
+    def __init__(self, words, steps):
+        super().__init__(f"{words} after {steps} steps")
+
+
+def fails_in_its_own_way(x):
+    raise OwnError("no convergence", 7)
+
+
 def refuses(x):
     from deepzero_jax.blackbox import BlackBoxError
 

@@ -98,6 +98,47 @@ def test_an_endpoint_that_dribbles_does_not_outlive_its_timeout():
         assert time.monotonic() - start < 1.3
 
 
+def test_a_request_to_an_endpoint_that_hangs_takes_no_other_with_it():
+    def answer(body):
+        time.sleep(3 if body["inputs"][0][0] == 0 else 0.3)
+        return as_json({"outputs": body["inputs"]})
+
+    with server(answer) as url:
+        host = http_endpoint(url, timeout=0.8)
+        options = {"max_batch": 1, "workers": 4, "retries": 0, "on_failure": "nan"}
+        box = dz.black_box(host, (1,), **options)
+        answers = np.asarray(box(jnp.arange(8.0)[:, None]))[:, 0]
+        assert np.isnan(answers).tolist() == [True] + [False] * 7
+        assert (box.num_samples, box.num_abandoned) == (8, 1)
+        host.close()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "outputs", "options", "words"),
+    [
+        ("plain", {"a": [[1.0]], "b": [[2.0]]}, {}, r"give output=, one of \['a', 'b'\]"),
+        ("plain", {"a": [[1.0]]}, {"output": "z"}, r"no output 'z'; its outputs are \['a'\]"),
+        ("plain", [[1.0]], {"output": "z"}, "leave out output='z'"),
+        ("instances", [{"a": [1.0], "b": [2.0]}], {}, r"give output=, one of \['a', 'b'\]"),
+        ("instances", [{"a": [1.0]}], {"output": "z"}, r"its outputs are \['a'\]"),
+    ],
+)
+def test_which_output_of_an_endpoint_is_asked_for_once(protocol, outputs, options, words):
+    name = "outputs" if protocol == "plain" else "predictions"
+    with server(lambda body: as_json({name: outputs})) as url:
+        box = dz.black_box(http_endpoint(url, protocol, **options), (1,))
+        with pytest.raises(BlackBoxError, match=words):
+            box(jnp.ones((1, 1)))
+        assert box.num_calls == 1
+
+
+def test_numbers_that_an_endpoint_of_open_inference_does_not_know_are_named():
+    box = dz.black_box(http_endpoint("http://localhost:9/", "kserve_v2"), (1,))
+    with pytest.raises(BlackBoxError, match="kserve_v2 has no bfloat16: cast the input"):
+        box(jnp.ones((1, 1), jnp.bfloat16))
+    assert box.num_calls == 1
+
+
 @pytest.mark.parametrize("status", [307, 401, 404])
 def test_an_endpoint_that_refuses_for_good_is_asked_once(status):
     with server(lambda body: (status, {}, b"go away")) as url:
@@ -234,6 +275,41 @@ def test_a_program_answers_over_its_pipes(format, program):
     assert box(x)[:, 0].tolist() == x.sum(1).tolist()
     assert box.num_calls == 3
     host.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "each"), [("print(json.dumps({'ready': 1}), flush=True)", 1), ("pass", 2)]
+)
+def test_an_answer_too_many_is_not_taken_for_the_next_one(first, each):
+    program = f"""
+import json, sys
+{first}
+for line in sys.stdin:
+    answers = json.dumps([[sum(row)] for row in json.loads(line)])
+    sys.stdout.write((answers + chr(10)) * {each})
+    sys.stdout.flush()
+"""
+    host = subprocess_simulator([sys.executable, "-c", program])
+    box = dz.black_box(host, (1,), backoff=0.0, retries=0)
+    found, errors = [], []
+    for k in range(1, 5):
+        try:
+            found.append((k, box(k * jnp.ones((1, 3))).item() / 3))
+        except BlackBoxError as error:
+            errors.append(str(error))
+        time.sleep(0.05)
+    assert all(k == answer for k, answer in found)
+    assert errors
+    assert "no numbers" in errors[0] or "more than one answer" in errors[0]
+    host.close()
+
+
+@pytest.mark.parametrize("inputs", [({"x": jnp.ones((2, 1))},), (jnp.ones((2, 1)),) * 2])
+def test_a_program_is_sent_one_array(inputs):
+    box = dz.black_box(subprocess_simulator([sys.executable, "-c", JSON_PROGRAM]), (1,))
+    with pytest.raises(BlackBoxError, match=r"one array of samples, got (dict|2 inputs)"):
+        box(*inputs)
+    assert box.num_calls == 1
 
 
 def test_a_program_that_dies_is_started_again():

@@ -1,5 +1,7 @@
 """What a box does when its host function fails, hangs or answers nonsense."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -238,16 +240,69 @@ def test_a_bad_output_is_refused(output):
         dz.black_box(squares, output)
 
 
-def test_samples_that_diverge_in_a_row_take_no_other_with_them():
-    # Ten in a row look like an outage, and are none where the box has answered others.
+@pytest.mark.parametrize("first", [0, 12, 30])
+@pytest.mark.parametrize(
+    "options", [{}, {"batched": False}, {"max_batch": 1, "workers": 3}, {"retries": 0}]
+)
+def test_samples_that_diverge_in_a_row_take_no_other_with_them(first, options):
+    """Ten in a row look like an outage, also where they come before all others."""
+
     def host(samples):
-        if (samples[:, 0] > 0).any():
+        if (samples[..., 0] > 0).any():
             raise FloatingPointError("diverged")
-        return squares(samples)
+        return (samples**2).sum(-1, keepdims=True)
 
     x = np.zeros((40, 3), np.float32)
-    x[12:22, 0] = 1
-    box = dz.black_box(host, (1,), on_failure="nan", retries=1, backoff=0.0)
-    answers = np.asarray(box(x))
-    assert np.flatnonzero(np.isnan(answers[:, 0])).tolist() == list(range(12, 22))
+    x[first : first + 10, 0] = 1
+    size = {"max_batch": 2} if options == {"retries": 0} else {}
+    given = {"retries": 1, **options, **size}
+    box = dz.black_box(host, (1,), on_failure="nan", backoff=0.0, **given)
+    ask = box if given.get("batched", True) else jax.vmap(box)
+    answers = np.asarray(ask(x))
+    assert np.flatnonzero(np.isnan(answers[:, 0])).tolist() == list(range(first, first + 10))
     assert (box.num_dropped, box.num_answered) == (10, 30)
+
+
+def test_an_outage_is_one_also_where_failures_are_dropped():
+    box = dz.black_box(lambda samples: 1 / 0, (1,), on_failure="nan", backoff=0.0)
+    assert np.isnan(box(jnp.ones((400, 2)))).all()
+    assert box.num_calls <= 12
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"workers": map}, {"workers": 1}, {"timeout": 10}, {"workers": 2}]
+)
+def test_a_host_function_may_answer_in_the_same_array_again(options):
+    if options == {"workers": 2}:
+        rooms = threading.local()
+        room = lambda: vars(rooms).setdefault("sums", np.zeros((4, 1)))
+    else:
+        sums = np.zeros((4, 1))
+        room = lambda: sums
+    host = lambda x: np.sum(x, axis=1, keepdims=True, out=room())
+    for _ in range(5):
+        answers = dz.black_box(host, (1,), max_batch=4, **options)(jnp.arange(40.0)[:, None])
+        assert answers[:, 0].tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_a_failed_attempt_has_changed_is_sent_again_as_it_was(batched, dtype):
+    calls = []
+
+    def host(x):
+        x *= 1e-3  # to other units, in place
+        calls.append(len(x))
+        if len(calls) == 1:
+            raise OSError("no licence")
+        return x.sum(-1)
+
+    box = dz.black_box(host, (), batched=batched, dtype=dtype, backoff=0.0)
+    x = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(box(x[None] if batched else x), 3e-3, rtol=1e-6)
+
+
+def test_counts_without_a_name_are_refused():
+    box = dz.black_box(squares, (1,))
+    with pytest.raises(ValueError, match="lack num_dropped; restore takes what"):
+        box.restore({name: 0 for name in box.counts() if name != "num_dropped"})

@@ -125,3 +125,14 @@ def test_a_model_of_whole_numbers_says_that_it_would_round(tmp_path):
     with pytest.raises(ValueError, match="takes int64 and would round the float32"):
         box(jnp.full((2, 1), 3.5))
     assert host(np.full((1, 1), 3.0)).tolist() == [[6]]
+
+
+def test_whole_numbers_that_a_model_does_not_hold_are_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    box = dz.black_box(onnx_of(tmp_path, onnx.TensorProto.INT64), (1,), dtype=jnp.int32)
+    assert box(jnp.full((1, 1), -3)).tolist() == [[-6]]
+    host = onnx_of(tmp_path, onnx.TensorProto.INT8)
+    for value in (300, -129):
+        with pytest.raises(BlackBoxError, match=f"'x' takes int8, which does not hold {value}"):
+            host(np.full((1, 1), value, np.int32))
+    assert host(np.full((1, 1), 7, np.int32)).tolist() == [[14]]

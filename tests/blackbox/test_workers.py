@@ -273,3 +273,24 @@ def test_calls_that_no_worker_began_are_not_counted_when_a_call_fails_for_good()
             box(jnp.ones(10))
         hold.set()
     assert (box.num_samples, box.num_calls) == (sum(asked), len(asked)) == (5, 1)
+
+
+def test_a_map_that_the_budget_ends_has_sent_nothing():
+    asked = []
+
+    def host(x):
+        asked.append(len(x))
+        if len(asked) < 3:
+            raise OSError("busy")
+        return x.sum(1)
+
+    box = dz.black_box(host, (), workers=map, max_batch=1, budget=5, backoff=0.0)
+    with pytest.raises(BlackBoxError, match="budget of 5 samples"):
+        box(jnp.ones((4, 1)))
+    assert box.num_samples == sum(asked) == 4
+
+
+def test_an_error_that_cannot_be_sent_comes_in_words(engine):
+    box = dz.black_box(hosts.fails_in_its_own_way, (1,), workers=engine[1], retries=0)
+    with pytest.raises(BlackBoxError, match="no convergence after 7 steps"):
+        box(jnp.ones((2, 1)))

@@ -132,3 +132,19 @@ def test_what_cannot_be_probed_is_refused():
         dz.probe_smoothing(lambda w: np.nan, jnp.ones(2), jax.random.key(0))
     with pytest.raises(TypeError, match="floating-point"):
         dz.probe_smoothing(lambda w: 0.0, jnp.ones(2, int), jax.random.key(0))
+
+
+@pytest.mark.parametrize("step", [0.3, 0.7, 3.0])
+def test_flat_losses_are_probed_within_the_budget_and_no_further_than_1(step):
+    quantised = lambda w: float(np.floor(np.sum(w) / step)) * step
+    for seed in range(8):
+        probe = dz.probe_smoothing(quantised, np.ones(5) * 0.31, jax.random.key(seed))
+        assert probe.num_queries <= 60
+        assert probe.smoothing <= 1
+        assert probe.central_smoothing <= 1
+
+
+@pytest.mark.parametrize("loss", [lambda w: 1.0, lambda w: float(np.mean(np.sign(w) > 0))])
+def test_a_loss_that_answers_nothing_is_refused(loss):
+    with pytest.raises(ValueError, match="answers no step up to 1 of all parameters"):
+        dz.probe_smoothing(loss, 5 * np.ones(3), jax.random.key(0))

@@ -44,6 +44,22 @@ def test_flat_box_names_its_section(caplog):
     assert caplog.messages[0].endswith(see("flat"))
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: gradient(lambda w: np.sum(np.square(w)), jnp.ones(3)),
+        lambda: gradient(lambda w: float(jnp.sum(w)), jnp.ones(3)),
+        lambda: jax.grad(lambda x: dz.differentiable(lambda u: np.sin(u), dz.cge())(x).sum())(
+            jnp.ones((2, 3))
+        ),
+    ],
+)
+def test_a_function_of_numpy_gets_a_note(ask):
+    with pytest.raises(jax.errors.JAXTypeError) as raised:
+        ask()
+    assert any(note.endswith(see("numpy")) for note in raised.value.__notes__)
+
+
 def test_tracer_leak_of_an_nnx_model_gets_a_note():
     model = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     graphdef, params, others = nnx.split(model, nnx.Param, ...)

@@ -182,18 +182,19 @@ class Backward:
         drawn = moves.draw(key)
         if not layout.num_units * layout.size:
             return Combined(jnp.zeros((layout.num_units, layout.size), layout.wide), jnp.zeros(()))
-        slopes = self._slopes(moves, Start(leaves, steps, kept, cotangents, drawn))
+        slopes, lost = self._slopes(moves, Start(leaves, steps, kept, cotangents, drawn))
         known = None
         if surrogate is not None:
             known = self._known(layout, surrogate, leaves, cotangents, constants)
             known = known.astype(layout.wide)
         per_number = jnp.asarray(layout.per_number(steps)).astype(layout.wide)
-        return moves.combine(slopes, drawn, per_number, known)
+        return moves.combine(slopes, drawn, per_number, known, lost)
 
-    def _slopes(self, moves: Moves, start: Start) -> jax.Array:
+    def _slopes(self, moves: Moves, start: Start) -> tuple[jax.Array, jax.Array | bool]:
+        """The slopes, and which of them a box gave no answer for."""
         settings = self.of.settings
         if self.host is None:
-            return Propagated(
+            propagated = Propagated(
                 Traced.of(self._fun, start.leaves),
                 moves,
                 settings["central"],
@@ -201,7 +202,8 @@ class Backward:
                 settings["reuse"] == "none",
                 settings["delta_dtype"],
                 settings["batch_size"],
-            ).slopes(start)
+            )
+            return propagated.slopes(start), False
         options = settings["central"], self.floating, self.of.check, self.of.record
         asks = HostSlopes(self.host, moves, *options)
         return answered([*start.leaves, *start.cotangents], lambda: asks.slopes(start))

@@ -22,6 +22,7 @@ from deepzero_jax.estimators.boundary.options import check_options
 from deepzero_jax.estimators.boundary.structure import Structure, as_pattern
 from deepzero_jax.estimators.boundary.students import Record
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.pages import explained
 from deepzero_jax.types import Key, PyTree
 
 
@@ -92,8 +93,9 @@ class Differentiable:
         """
         if self.needs_key:
             assert_key(key)
-        leaves, backward = self._prepared(inputs)
-        return backward.call(leaves, key if self.needs_key else None)
+        with explained():
+            leaves, backward = self._prepared(inputs)
+            return backward.call(leaves, key if self.needs_key else None)
 
     def estimate(self, cotangents: PyTree, *inputs: PyTree, key: Key | None = None) -> Estimate:
         """Outputs and the gradient of ``⟨cotangents, outputs⟩``, with its spread; jit-able.

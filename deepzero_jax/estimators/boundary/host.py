@@ -20,6 +20,8 @@ from deepzero_jax.estimators.boundary.copies import Base, Copies, Moved
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Colours, Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
+from deepzero_jax.estimators.doubts import tell_flat
+from deepzero_jax.estimators.host_difference import differed
 from deepzero_jax.estimators.host_use import tell_dropped
 from deepzero_jax.estimators.smoothing import along_the_step
 
@@ -68,17 +70,18 @@ class HostSlopes:
         """Of the numbers that move."""
         return self.moves.layout
 
-    def slopes(self, start: Start) -> jax.Array:
-        """[u, k], or [u, m] of coloured moves; jit-able, one callback."""
+    def slopes(self, start: Start) -> tuple[jax.Array, jax.Array]:
+        """[u, k], or [u, m] of coloured moves, and which of them are lost; one callback."""
         count = self.layout.size if isinstance(self.moves, Colours) else self.moves.num_calls
-        shape = jax.ShapeDtypeStruct((self.layout.num_units, count), self.layout.wide)
-        return call_host(self, shape, start)
+        shape = (self.layout.num_units, count)
+        struct = jax.ShapeDtypeStruct
+        return call_host(self, (struct(shape, self.layout.wide), struct(shape, bool)), start)
 
-    def __call__(self, start: Start) -> np.ndarray:
-        """The slopes of any number of copies, whose axes ``vmap`` put in front."""
+    def __call__(self, start: Start) -> list[np.ndarray]:
+        """For any number of copies, whose axes ``vmap`` put in front."""
         copies, at = self._at(start)
         coloured = Coloured(self.moves, at) if isinstance(self.moves, Colours) else None
-        found = []
+        found, dropped, is_flat = [], [], bool(at.cotangents.any() and self.moves.num_calls)
         for calls in self._chunks(copies.num_asked):
             directions = np.asarray(self.moves.directions(at.drawn, calls, np))
             moved = self._moved(at, directions, self.central)
@@ -86,6 +89,7 @@ class HostSlopes:
                 base, rows = (at.leaves, at.answers), (moved.span, moved.difference)
                 rows = secants(self.call, self.layout, self.floating, base, rows)
                 self.record.add(rows, self.call.treedef)
+            is_flat &= not moved.difference.any()
             if coloured is not None:
                 coloured.add(moved, calls)
             else:
@@ -93,13 +97,17 @@ class HostSlopes:
                 lost = np.any(at.lost(moved.difference), axis=-1)[:, None]
                 tell_dropped(lost.sum() * copies.num_shared)
                 found.append(np.where(lost, 0.0, products * self._per_product(moved, at)[:, None]))
+                dropped.append(np.broadcast_to(lost, products.shape))
+        if is_flat:
+            tell_flat(self.box, f"smoothing {at.steps.max():.3g}", self.central)
         if coloured is not None:
-            found = [coloured.gradient]
+            found, dropped = [coloured.gradient], [np.zeros(coloured.gradient.shape, bool)]
             tell_dropped(coloured.lost.sum() * copies.num_shared)
             if self.check:
                 signs = coloured.signs[None, None, None]
                 coloured.compare(self._moved(at, signs, False).difference[:, :, 0])
-        return copies.in_front(np.concatenate(found, axis=-1)).astype(self.layout.wide)
+        whole = lambda parts: copies.in_front(np.concatenate(parts, axis=-1))
+        return [whole(found).astype(self.layout.wide), whole(dropped)]
 
     def _at(self, start: Start) -> tuple[Copies, Base]:
         """Everything with its copies in front, in the precision of the box."""
@@ -176,13 +184,16 @@ class HostSlopes:
         self._check_steps(at, base, asked, span)
         upper = self._answers(ahead)
         lower = at.answers[:, None] if behind is None else self._answers(behind)
-        return Moved(*(np.swapaxes(array, 1, 2) for array in (asked, span, upper - lower)))
+        difference = differed(upper, lower, self.call.splits and behind is None)
+        return Moved(*(np.swapaxes(array, 1, 2) for array in (asked, span, difference)))
 
     def _check_steps(self, at: Base, base: np.ndarray, asked: np.ndarray, span: np.ndarray) -> None:
         """Raises BlackBoxError where rounding leaves nothing of a step: all are [c, k, u, m]."""
+        if self.moves.furthest is not None:  # the same whatever is drawn
+            asked = (self.moves.furthest * at.steps)[:, None, None]
+            asked = np.broadcast_to(asked, (*base.shape[:1], 1, *base.shape[2:]))
+            span = self._placed(at, asked)[1] - base
         stuck = (span == 0) & (asked != 0)
-        if not isinstance(self.moves, Colours):  # of a colour each number moves by itself
-            stuck &= (span == 0).all(axis=-1, keepdims=True)
         if stuck.any():
             c, _, u, m = np.argwhere(stuck)[0]
             dtype = np.result_type(*(at.leaves[i].dtype for i in self.layout.moving))

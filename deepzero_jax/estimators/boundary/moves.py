@@ -63,6 +63,21 @@ class Moves:
         """
         return "moved" if self.basis is None else "step"
 
+    @cached_property
+    def furthest(self) -> np.ndarray | None:
+        """How far a number is moved at most, in units of the step, whatever is drawn: [m].
+
+        0 for what is less than a tenth of the others that go with it. None where a call moves
+        one number.
+        """
+        return None if self.basis is None else self._furthest_of_rows
+
+    @property
+    def _furthest_of_rows(self) -> np.ndarray:
+        rows = np.eye(self.layout.size) if self.basis is None else np.asarray(self.basis)
+        counts = np.abs(rows) >= 0.1 * np.abs(rows).max(axis=1, initial=0, keepdims=True)
+        return np.max(np.abs(rows) * counts, axis=0, initial=0)
+
     def draw(self, key: Key | None) -> jax.Array | None:
         """What is random, [u, …]."""
         del key
@@ -85,6 +100,7 @@ class Moves:
         drawn: jax.Array | None,
         steps: jax.Array,
         surrogate: jax.Array | None,
+        lost: jax.Array | bool = False,
     ) -> Combined:
         """The gradient [u, m] from slopes [u, k].
 
@@ -93,11 +109,15 @@ class Moves:
           drawn: what ``draw`` gave.
           steps: [m].
           surrogate: a gradient [u, m] that the slopes correct, or None.
+          lost: [u, k], the slopes that a box gave no answer for: they correct nothing, and
+            without a surrogate are 0.
         """
         del drawn, steps
         if self.basis is None:
-            return Combined(slopes, jnp.zeros(()))
-        return self._corrected(slopes - self._along(surrogate), surrogate)
+            kept = slopes if surrogate is None else jnp.where(lost, surrogate, slopes)
+            return Combined(kept, jnp.zeros(()))
+        corrections = jnp.where(lost, 0, slopes - self._along(surrogate))
+        return self._corrected(corrections, surrogate)
 
     def _along(self, surrogate: jax.Array | None) -> jax.Array | float:
         """The surrogate's slopes along the coordinates: [u, d]."""
@@ -158,6 +178,7 @@ class Drawn(Moves):
         drawn: jax.Array | None,
         steps: jax.Array,
         surrogate: jax.Array | None,
+        lost: jax.Array | bool = False,
     ) -> Combined:
         """See ``Moves``."""
         del steps
@@ -165,14 +186,16 @@ class Drawn(Moves):
         known = self._along(surrogate)
         if surrogate is not None:
             slopes = slopes - jnp.take_along_axis(jnp.asarray(known), drawn, axis=1)
+        slopes = jnp.where(lost, 0, slopes)
         terms = slopes * self.num_coordinates
         zeros = jnp.zeros((len(slopes), self.num_coordinates), slopes.dtype)
         rows = jnp.arange(len(slopes))[:, None]
         found = zeros.at[rows, drawn].set(terms / self.count)
         lengths = 1.0 if self.basis is None else jnp.asarray(np.sum(self._dual**2, 1))[drawn]
         variance = _variance(lengths * terms**2, self._in_numbers(found), self.count)
-        left = 1 - self.count / self.num_coordinates  # nothing is left to chance if all are drawn
-        return self._corrected(found, surrogate, left * variance)
+        left = 1 - self.count / self.num_coordinates
+        # Nothing is left to chance if all are drawn, be it the only one.
+        return self._corrected(found, surrogate, left * variance if left else 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +209,11 @@ class Directions(Moves):
 
     count: int = 1
     distribution: Distribution = "normal"
+
+    @cached_property
+    def furthest(self) -> np.ndarray:
+        """See ``Moves``; typically."""
+        return np.ones(self.layout.size) if self.basis is None else self._furthest_of_rows
 
     @property
     def num_calls(self) -> int:
@@ -217,6 +245,7 @@ class Directions(Moves):
         drawn: jax.Array | None,
         steps: jax.Array,
         surrogate: jax.Array | None,
+        lost: jax.Array | bool = False,
     ) -> Combined:
         """See ``Moves``."""
         directions = jnp.asarray(drawn)
@@ -225,6 +254,7 @@ class Directions(Moves):
         if surrogate is not None:
             known = jnp.asarray(self._along(surrogate)) * steps
             slopes = slopes - jnp.einsum("ud,ukd->uk", known, directions)
+        slopes = jnp.where(lost, 0, slopes)
         # A direction on the sphere has the mean square 1/d along each coordinate.
         factor = self.num_coordinates if self.distribution == "sphere" else 1
         found = factor * jnp.einsum("uk,ukd->ud", slopes, directions) / (steps * self.count)
