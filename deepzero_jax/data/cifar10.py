@@ -64,7 +64,7 @@ def load_cifar10(
             return _dataset(*_read_archive(root / name))
     raise FileNotFoundError(
         f"CIFAR-10 is not prepared in {root}. Three ways out: "
-        '(1) with internet access: pip install -e ".[data]" && '
+        '(1) with internet access: pip install "deepzero-jax[data]" && '
         "python -m deepzero_jax.data.cifar10; "
         "(2) copy a prepared folder from another machine and name the directory that holds "
         "cifar10/3.0.2 in TFDS_DATA_DIR or --config.data.dir; "

@@ -35,7 +35,8 @@ class Dataset(NamedTuple):
     def normalise(self, images: Array) -> jax.Array:
         """uint8 [b, h, w, c] → float32, scaled to [0, 1], mean subtracted, divided by std."""
         scaled = jnp.asarray(images, jnp.float32) / 255.0
-        return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        mean, std = (jnp.asarray(one, jnp.float32) for one in (self.mean, self.std))
+        return (scaled - mean) / std
 
 
 def check_dataset(dataset: object, name: str) -> None:

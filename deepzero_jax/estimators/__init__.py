@@ -26,7 +26,7 @@ from deepzero_jax.estimators.directions import Distribution
 from deepzero_jax.estimators.gradients import ValueAndGrad, num_queries, value_and_grad
 from deepzero_jax.estimators.host_use import slopes_dropped
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.pricing import coordinate_costs
+from deepzero_jax.estimators.pricing import coordinate_costs, estimator_costs
 from deepzero_jax.estimators.probing import Probe, probe_smoothing
 from deepzero_jax.estimators.quality import GradientQuality, gradient_quality
 from deepzero_jax.estimators.randomized import DirectionReuse, rge
@@ -65,6 +65,7 @@ __all__ = [
     "cosine_basis",
     "counting_passes",
     "differentiable",
+    "estimator_costs",
     "first_order",
     "fit_surrogate",
     "gradient_quality",

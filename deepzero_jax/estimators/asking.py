@@ -15,7 +15,7 @@ from deepzero_jax.coordinates import (
 )
 from deepzero_jax.estimators.base_pass import FlatLoss
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
-from deepzero_jax.estimators.directions import draw_direction
+from deepzero_jax.estimators.directions import direction_key, draw_direction
 from deepzero_jax.estimators.loss import Loss
 from deepzero_jax.estimators.smoothing import Step, along_the_step, check_resolution
 from deepzero_jax.pages import see
@@ -145,7 +145,7 @@ def _direction_points(
 ) -> tuple[Params, Tell]:
     num, central = settings["num_directions"], settings["central"]
     draw = lambda j: draw_direction(
-        jax.random.fold_in(key, j), at.params, mask, settings["distribution"]
+        direction_key(key, j), at.params, mask, settings["distribution"]
     )
     directions, factors = jax.vmap(draw)(jnp.arange(num))
     us = jax.tree.leaves(directions)

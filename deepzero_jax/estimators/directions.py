@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.difference.precision import wide
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.types import Key, Params, PyTree
 
 Distribution = Literal["normal", "sphere", "tensor_sphere", "rademacher"]
@@ -17,6 +17,17 @@ _DRAWS: dict[Distribution, Callable[..., jax.Array]] = {
     "tensor_sphere": jax.random.normal,
     "rademacher": jax.random.rademacher,
 }
+
+
+def direction_key(key: Key, index: jax.Array | int) -> Key:
+    """The key of a direction, the same whatever is drawn side by side.
+
+    Bits of a generator other than threefry depend on that; its key seeds one of threefry.
+    """
+    if jax.random.key_impl(key) != "threefry2x32":
+        bits = jax.random.bits(key, (2,), jnp.uint32)
+        key = jax.random.wrap_key_data(bits, impl="threefry2x32")
+    return jax.random.fold_in(key, index)
 
 
 def draw_direction(
@@ -33,22 +44,25 @@ def draw_direction(
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, max(len(leaves), 1))
     draw = _DRAWS[distribution]
-    drawn = [draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
+    # In 16 bits a normal number has few values, and their mean is not 0.
+    pairs = zip(keys, leaves, strict=False)
+    drawn = [draw(k, leaf.shape, wide_dtype(leaf.dtype)) for k, leaf in pairs]
     if mask is None:
         active = float(sum(np.size(leaf) for leaf in leaves))
     else:
         kept = treedef.flatten_up_to(mask)
         drawn = [jnp.where(keep, u, 0) for keep, u in zip(kept, drawn, strict=True)]
         active = jnp.asarray(sum(jnp.sum(keep) for keep in kept))
+    factor = active if distribution == "sphere" else 1.0
     if distribution == "tensor_sphere":
-        return treedef.unflatten([_unit([u])[0] for u in drawn]), 1.0
+        drawn = [_unit([u])[0] for u in drawn]
     if distribution == "sphere":
-        return treedef.unflatten(_unit(drawn)), active
-    return treedef.unflatten(drawn), 1.0
+        drawn = _unit(drawn)
+    taken = [u.astype(leaf.dtype) for u, leaf in zip(drawn, leaves, strict=True)]
+    return treedef.unflatten(taken), factor
 
 
 def _unit(vectors: Sequence[jax.Array]) -> list[jax.Array]:
-    # In float32: a sum of many squares is beyond float16.
-    squared = jnp.asarray(sum(jnp.sum(jnp.square(wide(u))) for u in vectors))
+    squared = jnp.asarray(sum(jnp.sum(jnp.square(u)) for u in vectors))
     norm = jnp.sqrt(jnp.where(squared == 0, 1.0, squared))
-    return [(u / norm).astype(u.dtype) for u in vectors]
+    return [u / norm for u in vectors]

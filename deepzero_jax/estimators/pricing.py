@@ -8,6 +8,7 @@ from deepzero_jax.cost import multiply_adds
 from deepzero_jax.difference.platforms import PLAIN, forms_of
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss
+from deepzero_jax.estimators.contract import Estimator
 from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.types import Array, Params, PyTree
@@ -48,11 +49,44 @@ def coordinate_costs(
     def trace(params: Params, arrays: list[Array]) -> jax.Array:
         at = FlatLoss.at(loss.with_arrays(arrays), params)
         # What a pass costs does not depend on the length of its step.
-        for slope in propagated_passes(at, [1e-4] * len(at.leaves), central=False).slopes:
-            one = Hoisted(slope, jnp.int32(0))
-            costs.append(float(multiply_adds(one, jnp.int32(0))))
+        slopes = propagated_passes(at, [1e-4] * len(at.leaves), central=False).slopes
+        for leaf, slope in zip(at.leaves, slopes, strict=True):
+            one = lambda slope=slope: Hoisted(slope, jnp.int32(0))
+            costs.append(float(multiply_adds(one(), jnp.int32(0))) if leaf.size else 0.0)
         return jnp.zeros(())
 
     with forms_of(PLAIN):
         jax.eval_shape(trace, params, loss.arrays())
     return dict(zip(leaf_paths(params), costs, strict=True))
+
+
+def estimator_costs(
+    estimator: Estimator, fun: LossFunction, params: Params, *args: PyTree, has_aux: bool = False
+) -> dict[str, float]:
+    """Counts the multiply-adds that one coordinate of each leaf costs in an estimator.
+
+    As ``coordinate_costs``; twice that where both sides are asked, and a whole evaluation of the
+    loss for each where nothing is reused (``reuse="none"``).
+
+    Args:
+      estimator: of coordinates; any other is priced as ``cge``.
+      fun, params, *args, has_aux: as of ``coordinate_costs``.
+
+    **Cost**: no query; one trace for each leaf.
+
+    Example:
+      >>> import deepzero_jax as dz, jax.numpy as jnp
+      >>> estimator = dz.cge(smoothing=1e-3, reuse="none", central=True)
+      >>> estimator_costs(estimator, lambda w, x: jnp.sum(x @ w), jnp.ones(3), jnp.ones((4, 3)))
+      {'': 24.0}
+    """
+    settings = getattr(estimator, "settings", {})
+    if settings.get("reuse") == "none":
+        loss = Loss(fun, args, has_aux, {})
+        call = lambda params, arrays: loss.with_arrays(arrays)(params)
+        whole = float(multiply_adds(call, params, loss.arrays()))
+        costs = dict.fromkeys(leaf_paths(params), whole)
+    else:
+        costs = coordinate_costs(fun, params, *args, has_aux=has_aux)
+    sides = 2 if settings.get("central") else 1
+    return {path: sides * cost for path, cost in costs.items()}

@@ -29,7 +29,7 @@ from deepzero_jax.estimators.chunks import (
     varying_like_chunks,
 )
 from deepzero_jax.estimators.contract import DirectionEstimator
-from deepzero_jax.estimators.directions import Distribution, draw_direction
+from deepzero_jax.estimators.directions import Distribution, direction_key, draw_direction
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.probing import Probe, chosen_step
 from deepzero_jax.estimators.smoothing import Smoothing, Step, along_the_step, check_resolution
@@ -51,8 +51,8 @@ def rge(
     r"""Randomised gradient estimator: $g = \frac1q \sum_j \frac{f(θ + μ u_j) - f(θ)}{μ} u_j$.
 
     Centrally (antithetic), the quotient is $(f(θ + μ u_j) - f(θ - μ u_j)) / 2μ$. Direction j
-    is regenerated from ``fold_in(key, j)`` wherever it is needed, so no more than one chunk
-    of directions exists at a time.
+    is regenerated from ``fold_in(key, j)`` (of a threefry key) wherever it is needed, so no more
+    than one chunk of directions exists at a time.
 
     Args:
       smoothing: μ, the length of the step along u, in units of the parameters: a number, a
@@ -151,7 +151,7 @@ class _Randomized:
             """Of this part's direction ``index``, zero from q on; and 1 if it is dropped."""
             index = index * num_parts + part
             direction, factor = draw_direction(
-                jax.random.fold_in(key, index), params, mask, self.distribution
+                direction_key(key, index), params, mask, self.distribution
             )
             us = jax.tree.leaves(direction)
             slopes, lost = self._slopes(base, us, steps, index < self.num_directions)

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.estimators import BatchSize, Estimator, rge, value_and_grad
 from deepzero_jax.registry import Registry
 from deepzero_jax.types import Key, Params, PyTree
@@ -43,7 +44,8 @@ def zo_grasp_scores(
       batch_size: perturbed passes side by side, or ``"auto"``.
 
     Returns:
-      Scores, a pytree like ``params``.
+      Scores, a pytree like ``params``; parameters of 16 bits are scored in float32, which ``fun``
+      is given then.
 
     Raises:
       ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0.
@@ -96,6 +98,8 @@ def _check(step: float, variant: Variant) -> None:
 def _scores_from_gradients(
     gradient: Callable[[Params, Key], PyTree], params: Params, keys: tuple[Key, Key], step: float
 ) -> PyTree:
+    # The difference of two gradients, a short step apart, drowns in 16 bits.
+    params = jax.tree.map(lambda p: jnp.asarray(p, wide_dtype(jnp.result_type(p))), params)
     start = gradient(params, keys[0])
     moved = jax.tree.map(lambda p, g: p + step * g, params, start)
     stop = gradient(moved, keys[1])

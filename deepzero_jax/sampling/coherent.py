@@ -17,7 +17,7 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
     """One block of coordinates after the other, so that ``num_blocks`` steps see each once.
 
     Each leaf is dealt out over the blocks in a random order, drawn once: a block holds
-    ``1 / num_blocks`` of every leaf, to within one coordinate.
+    ``1 / num_blocks`` of every leaf and of all, to within one coordinate.
 
     Args:
       params: pytree of arrays or of their shapes.
@@ -35,14 +35,15 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
 
     def sample(state: jax.Array, step: jax.Array) -> Selection:
         keys = jax.random.split(jax.random.wrap_key_data(state), max(len(leaves), 1))
-        blocks = []
+        blocks, before = [], 0
         for position, leaf in enumerate(leaves):
             size = np.size(leaf)
             order = jax.random.permutation(keys[position], jnp.arange(size, dtype=jnp.int32))
-            # Leaves start at different blocks, so that small ones do not share the first few.
-            first = (step + position) % num_blocks
+            # A leaf starts at the block behind the last of the one before: blocks are as large.
+            first = (step - before) % num_blocks
             places = first + num_blocks * jnp.arange(-(-size // num_blocks), dtype=jnp.int32)
             blocks.append(order.at[places].get(mode="fill", fill_value=size))
+            before += size
         return Selection(treedef.unflatten(blocks))
 
     return Sampler(jax.random.key_data, sample, keep_state, name="block_sampler")

@@ -65,6 +65,7 @@ def _best_rates(
     cost: jax.Array, moment: jax.Array, size: jax.Array, budget: Array | float
 ) -> jax.Array:
     # A scale common to all moments only changes κ; without it small ones would underflow.
+    budget = jnp.asarray(budget, cost.dtype)
     largest = jnp.max(moment, initial=0.0)
     moment = jnp.where(largest > 0, moment / jnp.where(largest > 0, largest, 1), 1.0)
     free = cost <= 0

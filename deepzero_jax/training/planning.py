@@ -46,6 +46,7 @@ class Plan(NamedTuple):
       seconds_per_step: measured on a sample of its chunks and extrapolated, or estimated from
         some leaves; None where that would ask a black box.
       compile_seconds: spent on compiling the step; None where it was not compiled.
+      most_queries_per_step: of the largest draw, where draws differ.
       samples_per_step: that a step of the first draw sends to black boxes, at most: a coordinate
         that does not move the inputs of a box asks nothing of it.
       most_samples_per_step: likewise of the largest draw, where draws differ.
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     extra_queries: int
     seconds_per_step: float | None
     compile_seconds: float | None
+    most_queries_per_step: int = 0
     samples_per_step: int = 0
     most_samples_per_step: int = 0
     samples_per_evaluation: int | None = 0
@@ -95,12 +97,13 @@ class Plan(NamedTuple):
             lines.append(line)
         before = self.extra_queries + self.probe_queries
         total = self.queries_per_step * self.num_steps + before
+        about = "about " if self.most_queries_per_step > self.queries_per_step else ""
         lines += [
             f"parameters    {self.num_parameters:,}, of which a step perturbs {chosen:,}",
-            f"queries       {self.queries_per_step:,} a step × {self.num_steps:,} steps"
+            f"queries       {about}{self.queries_per_step:,} a step × {self.num_steps:,} steps"
             + (f" + {self.extra_queries:,} for pruning" if self.extra_queries else "")
             + (f" + {self.probe_queries:,} for probing" if self.probe_queries else "")
-            + f" = {total:,}",
+            + f" = {about}{total:,}",
             *(f"pruning       {line}" for line in self.pruning),
             *([f"smoothing     {self.smoothing}"] if self.smoothing else []),
             *self._box_lines(),
@@ -199,7 +202,7 @@ def _outline(
     probed = {} if probing is None else {"probing": probing.num_samples}
     queries = step.estimator.num_queries(sum(counts.values()))
     drawn = jax.eval_shape(step.select, state).coordinates
-    most = sum(indices.size for indices in jax.tree.leaves(drawn))
+    most = step.estimator.num_queries(sum(indices.size for indices in jax.tree.leaves(drawn)))
     return Plan(
         leaves=_leaf_plans(step, state, counts),
         num_parameters=num_coordinates(state.params),
@@ -208,8 +211,9 @@ def _outline(
         extra_queries=about.initial_queries,
         seconds_per_step=None,
         compile_seconds=None,
+        most_queries_per_step=most,
         samples_per_step=boxes.num_samples(queries),
-        most_samples_per_step=boxes.num_samples(step.estimator.num_queries(most)),
+        most_samples_per_step=boxes.num_samples(most),
         samples_per_evaluation=None
         if told is None
         else told(state.params, state.model_state, data),

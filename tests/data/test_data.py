@@ -75,6 +75,11 @@ def test_balanced_indices():
         balanced_indices(jax.random.key(0), labels, 3, 4)
 
 
+def test_normalised_images_are_float32_whatever_jax_has(x64):
+    dataset = load_digits()
+    assert dataset.normalise(dataset.test_images[:2]).dtype == jnp.float32
+
+
 def test_batch_larger_than_the_data():
     with pytest.raises(ValueError, match="1437 training images, got 1438"):
         check_batch_size(1438, load_digits())
@@ -147,7 +152,7 @@ def test_missing_data_name_three_ways_out_at_once(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         load_cifar10(str(tmp_path))
     assert time.monotonic() - started < 10
-    for way in ('".[data]"', "TFDS_DATA_DIR", "cifar-10-python.tar.gz"):
+    for way in ('"deepzero-jax[data]"', "TFDS_DATA_DIR", "cifar-10-python.tar.gz"):
         assert way in str(caught.value)
 
 

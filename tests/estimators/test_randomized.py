@@ -124,3 +124,33 @@ def test_many_float16_parameters_have_a_direction_of_unit_length(distribution):
     loss = lambda w: jnp.sum(w.astype(jnp.float32)) / 300
     found = dz.value_and_grad(loss, rge)(w, key=jax.random.key(0))[1]
     assert float(jnp.max(jnp.abs(found))) > 0
+
+
+@pytest.mark.parametrize("distribution", ["normal", "sphere", "rademacher"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_directions_of_16_bits_have_no_mean(dtype, distribution):
+    """A mean of m of its numbers would add m² Σ slopes to every slope."""
+    size = 20_000
+    loss = lambda w: 100 * jnp.mean(w.astype(jnp.float32))
+    estimator = dz.rge(smoothing=1e-2, num_directions=400, distribution=distribution)
+    vg = jax.jit(dz.value_and_grad(loss, estimator))
+    grads = vg(jnp.zeros(size, dtype), key=jax.random.key(0))[1]
+    assert grads.dtype == dtype
+    assert float(jnp.mean(grads.astype(jnp.float32))) == pytest.approx(100 / size, rel=0.2)
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg", "threefry2x32"])
+def test_directions_do_not_depend_on_what_is_drawn_beside_them(kind):
+    key, w = jax.random.key(0, impl=kind), jnp.linspace(-1, 1, 12)
+    loss = lambda w: jnp.sum(jnp.sin(w) * jnp.arange(12.0))
+    found = [
+        dz.value_and_grad(loss, dz.rge(smoothing=1e-3, num_directions=5, batch_size=size))(
+            w, key=key
+        )
+        for size in (1, 3, 5)
+    ]
+    points, tell = dz.ask(dz.rge(smoothing=1e-3, num_directions=5), w, key=key)
+    found.append(tell([float(loss(point)) for point in points]))
+    for value, grads in found[1:]:
+        np.testing.assert_allclose(value, found[0][0], rtol=1e-5)
+        np.testing.assert_allclose(grads, found[0][1], rtol=1e-2)

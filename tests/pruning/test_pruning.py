@@ -124,6 +124,19 @@ def test_shared_directions_correlate_with_grasp_and_independent_ones_do_not():
     assert correlation("shared") > correlation("independent") + 0.2
 
 
+def test_parameters_of_16_bits_are_scored_as_the_same_numbers_in_float32():
+    x = jax.random.normal(jax.random.key(0), (16, 8))
+    halves = jax.random.normal(jax.random.key(1), (8, 4)).astype(jnp.bfloat16) / 4
+    loss = lambda w: jnp.mean(jnp.tanh(x @ w.astype(jnp.float32)) ** 4)
+    found = [
+        dz.zo_grasp_scores(loss, w, key=jax.random.key(2), num_directions=50)
+        for w in (halves, halves.astype(jnp.float32))
+    ]
+    np.testing.assert_array_equal(*found)
+    assert found[0].dtype == jnp.float32
+    assert np.count_nonzero(found[0]) == found[0].size
+
+
 def test_bad_score_arguments():
     with pytest.raises(ValueError, match="variant must be one of"):
         dz.zo_grasp_scores(jnp.sum, jnp.ones(2), key=jax.random.key(0), variant="both")

@@ -5,7 +5,7 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.applications.classification.config import Config, Sampling
-from deepzero_jax.coordinates import coordinate_mask
+from deepzero_jax.coordinates import coordinate_mask, coordinates_per_leaf
 from deepzero_jax.fields import check_fields
 from deepzero_jax.sampling import block_sampler, coherent_gradient
 from deepzero_jax.training import make_optimizer
@@ -27,6 +27,24 @@ def test_blocks_in_turn_hold_every_coordinate_once():
     assert all(bool(jnp.all(leaf == 1)) for leaf in jax.tree.leaves(seen))
     with pytest.raises(ValueError, match="num_blocks must be at least 1"):
         block_sampler(params, 0)
+
+
+@pytest.mark.parametrize("num_blocks", [3, 7, 100])
+def test_blocks_are_as_large(num_blocks):
+    """Many small leaves do not share the first blocks."""
+    params = {str(i): jnp.zeros(size) for i, size in enumerate([12, 108, 12, 12, 1, 120, 10])}
+    sampler = block_sampler(params, num_blocks)
+    state = sampler.init(jax.random.key(0))
+    sizes = [
+        sum(
+            coordinates_per_leaf(
+                params, sampler.sample(state, jnp.int32(step)).coordinates
+            ).values()
+        )
+        for step in range(num_blocks)
+    ]
+    assert sum(sizes) == 275
+    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

@@ -5,6 +5,8 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.coordinates import coordinates_per_leaf, leaf_paths
+from deepzero_jax.cost import multiply_adds
+from deepzero_jax.estimators import estimator_costs
 from deepzero_jax.sampling import layer_ratio_sampler, price_aware_sampler, sampling_rates
 from tests.problems import network_loss, quadratic, quadratic_problem
 
@@ -185,3 +187,29 @@ def test_an_interval_longer_than_any_run_never_redraws():
     state = sampler.init(jax.random.key(0))
     first, last = (sampler.sample(state, jnp.int32(step)) for step in (0, 2**31 - 2))
     np.testing.assert_array_equal(first.coordinates["a"], last.coordinates["a"])
+
+
+@pytest.mark.parametrize(("settings", "sides"), [({}, 1), ({"central": True}, 2)])
+def test_an_estimator_is_priced_as_it_passes(settings, sides):
+    params = {"first": jnp.ones((2, 3)), "last": jnp.ones((3, 5))}
+    fun = lambda p, x: jnp.sum(jnp.sin(x @ p["first"]) @ p["last"])
+    x = jnp.ones((4, 2))
+    propagated = dz.coordinate_costs(fun, params, x)
+    found = estimator_costs(dz.cge(smoothing=1e-3, **settings), fun, params, x)
+    assert found == {path: sides * cost for path, cost in propagated.items()}
+    whole = sides * multiply_adds(fun, params, x)
+    none = estimator_costs(dz.cge(smoothing=1e-3, reuse="none", **settings), fun, params, x)
+    assert none == {"first": whole, "last": whole}
+    assert whole > sides * max(propagated.values())
+
+
+def test_an_empty_leaf_is_free():
+    fun = lambda p: jnp.sum(p["full"] ** 2) + jnp.sum(p["empty"])
+    params = {"full": jnp.ones(2), "empty": jnp.zeros((0, 3))}
+    assert dz.coordinate_costs(fun, params)["empty"] == 0
+
+
+def test_a_budget_may_be_a_whole_number_beyond_int32():
+    sizes = {"a": 4 * 10**9, "b": 3 * 10**9}
+    given = sizes, {"a": 1, "b": 1}, {"a": 3, "b": 4}
+    assert dz.sampling_rates(*given, 10**10) == dz.sampling_rates(*given, 1e10)

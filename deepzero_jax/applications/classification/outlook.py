@@ -26,9 +26,9 @@ from deepzero_jax.applications.classification.sampling import (
     with_prices,
 )
 from deepzero_jax.bars import bar, format_seconds
-from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
+from deepzero_jax.coordinates import kept_per_leaf
 from deepzero_jax.cost import multiply_adds
-from deepzero_jax.estimators import coordinate_costs
+from deepzero_jax.estimators import estimator_costs
 from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.training import (
     About,
@@ -147,13 +147,10 @@ def _costs(
     """Prices of coordinates in multiply-adds; nothing is run."""
     if step.estimator.chunk_sizes is None:
         return {}
-    if getattr(step.estimator, "settings", {}).get("reuse") == "none":
-        whole = _loss_multiply_adds(step, state)
-        return dict.fromkeys(leaf_paths(state.params), whole)
     if known is not None:
         return known
     loss = step.loss(state, step.task.data)
-    return coordinate_costs(loss.fun, state.params, *loss.args, has_aux=True)
+    return estimator_costs(step.estimator, loss.fun, state.params, *loss.args, has_aux=True)
 
 
 def _loss_multiply_adds(step: TrainStep, state: TrainState) -> float:

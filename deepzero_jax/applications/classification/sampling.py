@@ -22,7 +22,7 @@ from deepzero_jax.coordinates import (
     kept_per_leaf,
     masked_coordinates,
 )
-from deepzero_jax.estimators import coordinate_costs
+from deepzero_jax.estimators import estimator_costs
 from deepzero_jax.pruning import LayerRatios, load_mask, prune_params
 from deepzero_jax.sampling import (
     SAMPLERS,
@@ -179,11 +179,11 @@ def _sampler_and_params(
 
 
 def experiment_costs(experiment: Experiment) -> dict[str, float]:
-    """Multiply-adds of one coordinate of each leaf on a batch of the experiment."""
+    """Multiply-adds of one coordinate of each leaf on a batch, by the experiment's estimator."""
     task = experiment.task
     batch = jax.eval_shape(task.batch, task.data, jax.random.key(0), jax.numpy.int32(0))
     args = (experiment.model_state, *batch)
-    return coordinate_costs(task.loss, experiment.params, *args, has_aux=True)
+    return estimator_costs(experiment.estimator, task.loss, experiment.params, *args, has_aux=True)
 
 
 def seconds_budget(experiment: Experiment, state: TrainState) -> float | None:
