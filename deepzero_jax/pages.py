@@ -25,7 +25,8 @@ def see(section: Section) -> str:
 
 # By the names of errors, which Flax is not loaded for and JAX keeps to itself.
 _BOX = (
-    "what computes with NumPy, or asks something outside of JAX, is a black box: "
+    "what needs numbers in place of traced arrays (NumPy, float(), something outside of JAX) is a "
+    "black box: "
     f"dz.black_box(function, shape of its answer){see('numpy')}"
 )
 _NOTES = {
@@ -43,6 +44,7 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if note := _NOTES.get(type(error).__name__):
+        note = _NOTES.get(type(error).__name__)
+        if note and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise

@@ -114,7 +114,7 @@ class Outputs:
 def _as_array(leaf: Any) -> np.ndarray:
     try:
         array = np.asarray(leaf)
-    except ValueError as error:
+    except Exception as error:  # of whatever the host function answered with
         raise WrongAnswerError(f"answers must be an array of numbers: {error}") from None
     if array.dtype.kind not in "fiub" and not jax.numpy.issubdtype(array.dtype, np.floating):
         raise WrongAnswerError(f"answers must be real numbers, got dtype {array.dtype}")

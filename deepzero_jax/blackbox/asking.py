@@ -1,7 +1,7 @@
 """The samples of one call, sent in pieces; one that fails is cut smaller, one refused is not."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -9,7 +9,14 @@ import numpy as np
 
 from deepzero_jax.blackbox.answers import Outputs
 from deepzero_jax.blackbox.counters import Counters
-from deepzero_jax.blackbox.engines import Call, Calls, Cancelled, Engine, NoAnswerInTimeError
+from deepzero_jax.blackbox.engines import (
+    Call,
+    Calls,
+    Cancelled,
+    Engine,
+    Kept,
+    NoAnswerInTimeError,
+)
 from deepzero_jax.blackbox.errors import (
     BlackBoxError,
     RetryLaterError,
@@ -21,9 +28,9 @@ from deepzero_jax.types import PyTree
 
 # A piece that fails is cut into so many: few calls find the samples that fail.
 _PARTS = 16
-# So many failures in a row, with no answer before them, may be an outage: the round ends, and
-# where failures are answered by NaN at least so many rounds have to.
-_OUTAGE, _OUTAGE_ROUNDS = 4, 3
+# So many failures in a row, with no answer before them, may be an outage: the round ends. Where
+# failures are answered by NaN it is one after at least so many rounds.
+_OUTAGE, _OUTAGE_ROUNDS = 4, 4
 # Seconds that an endpoint may ask to be left alone.
 _LONGEST_PAUSE = 600.0
 
@@ -70,7 +77,7 @@ class Asking:
         counters: Counters,
         engine: Engine,
     ) -> None:
-        self._host_fn, self._outputs, self._options = host_fn, outputs, options
+        self._host_fn, self._outputs, self._options = Kept(host_fn), outputs, options
         self._counters, self._engine = counters, engine
         self._reason, self._number, self._size, self._pause = "", 0, 0, 0.0
         self._has_answers = False
@@ -94,6 +101,8 @@ class Asking:
             todo, lost, answered = self._round(todo, arguments, answers)
             self._has_answers |= answered
             dry = 0 if answered else dry + 1
+            if dry and self._options.on_failure == "nan":
+                todo = _with_probes(todo)
             if dry >= self._enough_rounds and not self._takes_its_time:
                 todo, lost = [], lost + todo
             self._give_up(lost, answers, num_rounds)
@@ -148,8 +157,7 @@ class Asking:
                 if lost and self._options.on_failure == "raise":
                     break
                 stopped = streak >= _OUTAGE
-        # Those first that were not asked yet, from all over: samples that fail stand together.
-        return _spread(open_pieces.values()) + again, lost, answered
+        return again + list(open_pieces.values()), lost, answered
 
     def _take(
         self, piece: Piece, outcome: PyTree, number: int, answers: list[np.ndarray]
@@ -218,11 +226,22 @@ class Asking:
         )
 
 
-def _spread(pieces: Iterable[Piece]) -> list[Piece]:
-    """In an order of which every beginning lies all over the samples."""
-    ordered = list(pieces)
-    places = sorted(range(len(ordered)), key=lambda i: (i * (5**0.5 - 1) / 2) % 1)
-    return [ordered[place] for place in places]
+def _with_probes(todo: Sequence[Piece]) -> list[Piece]:
+    """With single samples from all over in front.
+
+    A call of many samples fails with any of them, and those that fail may stand together: only
+    single ones tell an outage from samples that have no answer.
+    """
+    fresh = [place for place, piece in enumerate(todo) if not piece.failures]
+    # Of this order every beginning lies all over.
+    fresh.sort(key=lambda place: (place * (5**0.5 - 1) / 2) % 1)
+    probes, rest = [], list(todo)
+    for place in fresh[:_OUTAGE]:
+        rows = todo[place].rows
+        middle = len(rows) // 2
+        probes.append(Piece(rows[middle : middle + 1]))
+        rest[place] = Piece(np.delete(rows, middle))
+    return probes + [piece for piece in rest if len(piece.rows)]
 
 
 def _samples(count: int) -> str:

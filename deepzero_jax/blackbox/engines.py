@@ -5,6 +5,7 @@ outcome being the answer, or the exception that stands for it. A call is fetched
 iterator when a worker is free for it, so what is never fetched was never asked.
 """
 
+import contextlib
 import pickle
 import queue
 import threading
@@ -60,16 +61,31 @@ class Engine(Protocol):
         ...
 
 
-def kept(answer: PyTree) -> PyTree:
-    """An answer with arrays of its own: the host function may write the next into the same ones."""
-    own = lambda leaf: np.array(leaf) if hasattr(leaf, "__array__") else leaf
-    return jax.tree.map(own, answer)
+@dataclass(frozen=True)
+class Kept:
+    """A host function whose answers are arrays of their own: it may write the next into the same.
+
+    What cannot be copied is handed on as it is.
+    """
+
+    fun: Callable[..., PyTree]
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        """What the function answers."""
+        answer = self.fun(*args)
+        with contextlib.suppress(Exception):
+            return jax.tree.map(_copied, answer)
+        return answer
+
+
+def _copied(leaf: PyTree) -> PyTree:
+    return np.array(leaf) if hasattr(leaf, "__array__") else leaf
 
 
 def attempt(fun: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
     """What a function returns, or the exception that it raised."""
     try:
-        return kept(fun(*args))
+        return fun(*args)
     except Exception as error:
         return error
 
@@ -132,7 +148,7 @@ class _Round:
                 self.results.put((None, None))
                 return
             try:
-                outcome = kept(self.fun(*call[1]))
+                outcome = self.fun(*call[1])
             except BaseException as error:
                 outcome = error
             with self.lock:

@@ -26,7 +26,6 @@ from deepzero_jax.blackbox.engines import (
     Cancelled,
     NoAnswerInTimeError,
     Outcome,
-    kept,
     portable,
 )
 from deepzero_jax.blackbox.errors import BlackBoxError
@@ -42,7 +41,7 @@ class _Once:
 
     def __call__(self, *args: Any) -> PyTree:
         try:
-            return kept(self.fun(*args))
+            return self.fun(*args)
         except Exception as error:
             sent = portable(error)
             if sent is error:

@@ -46,11 +46,16 @@ def _lists(inputs: Named) -> Any:
     return listed[""] if list(listed) == [""] else listed
 
 
-def _of(content: Any, name: str, output: str | None) -> Any:
+def _of(content: Any, name: str) -> Any:
     if not isinstance(content, dict) or name not in content:
         raise ValueError(f'it must answer {{"{name}": …}}, got {str(content)[:200]}')
-    found = content[name]
-    return found if output is None and not isinstance(found, dict) else _chosen(found, output)
+    return content[name]
+
+
+def _outputs(content: Any, output: str | None) -> np.ndarray:
+    found = _of(content, "outputs")
+    is_named = output is not None or isinstance(found, dict)
+    return np.asarray(_chosen(found, output) if is_named else found)
 
 
 def _chosen(found: Any, output: str | None) -> Any:
@@ -58,7 +63,7 @@ def _chosen(found: Any, output: str | None) -> Any:
     if not isinstance(found, dict):
         raise BlackBoxError(f"it has one output without a name; leave out output={output!r}")
     if output is None:
-        raise BlackBoxError(f"it has several outputs: give output=, one of {sorted(found)}")
+        raise BlackBoxError(f"its outputs have names: give output=, one of {sorted(found)}")
     if output not in found:
         raise BlackBoxError(f"it has no output {output!r}; its outputs are {sorted(found)}")
     return found[output]
@@ -71,8 +76,15 @@ def _rows(inputs: Named) -> list[Any]:
     return [{name: array[i].tolist() for name, array in inputs.items()} for i in range(count)]
 
 
+def _rows_of(content: Any, name: str) -> list[Any]:
+    found = _of(content, name)
+    if not isinstance(found, list):
+        raise BlackBoxError(f'it answers "{name}" otherwise than the protocol: {str(found)[:200]}')
+    return found
+
+
 def _predictions(content: Any, output: str | None) -> np.ndarray:
-    found = _of(content, "predictions", None)
+    found = _rows_of(content, "predictions")
     is_named = output is not None or any(isinstance(row, dict) for row in found)
     return np.asarray([_chosen(row, output) for row in found] if is_named else found)
 
@@ -100,7 +112,7 @@ def _tensors(inputs: Named) -> dict[str, Any]:
 
 
 def _tensor(content: Any, output: str | None) -> np.ndarray:
-    tensors = _of(content, "outputs", None)
+    tensors = _rows_of(content, "outputs")
     names = [tensor["name"] for tensor in tensors]
     if output is not None and output not in names:
         raise BlackBoxError(f"it has no output {output!r}; its outputs are {names}")
@@ -114,7 +126,7 @@ def _tensor(content: Any, output: str | None) -> np.ndarray:
 PROTOCOLS: dict[str, Wording] = {
     "plain": Wording(
         lambda inputs: {"inputs": _lists(inputs)},
-        lambda content, output: np.asarray(_of(content, "outputs", output)),
+        _outputs,
     ),
     "instances": Wording(lambda inputs: {"instances": _rows(inputs)}, _predictions),
     "kserve_v2": Wording(_tensors, _tensor),

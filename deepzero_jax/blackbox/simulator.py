@@ -118,7 +118,7 @@ def _has_more(pipe: IO[bytes]) -> bool:
     number = pipe.fileno()
     try:
         os.set_blocking(number, False)
-    except OSError:  # where pipes cannot be asked
+    except (AttributeError, OSError):  # where pipes cannot be asked: Windows before Python 3.12
         return False
     try:
         return bool(cast(Any, pipe).peek(1))

@@ -22,11 +22,13 @@ _DRAWS: dict[Distribution, Callable[..., jax.Array]] = {
 def direction_key(key: Key, index: jax.Array | int) -> Key:
     """The key of a direction, the same whatever is drawn side by side.
 
-    Bits of a generator other than threefry depend on that; its key seeds one of threefry.
+    Bits of a generator other than threefry depend on that: one of threefry takes its words.
     """
     if jax.random.key_impl(key) != "threefry2x32":
-        bits = jax.random.bits(key, (2,), jnp.uint32)
-        key = jax.random.wrap_key_data(bits, impl="threefry2x32")
+        words = jax.random.key_data(key)
+        key = jax.random.wrap_key_data(words[:2], impl="threefry2x32")
+        for word in words[2:]:
+            key = jax.random.fold_in(key, word)
     return jax.random.fold_in(key, index)
 
 

@@ -101,12 +101,13 @@ class _HostDifference:
         stuck = np.isnan(share)
         if stuck.any():
             stuck &= ~_any(went, front)
-        self._tell(np.sum(_swallowed(asked, went, front)), np.sum(_any(asked, front)))
+        if self.box not in _told:
+            self._tell(np.sum(_swallowed(asked, went, front)), np.sum(_any(asked, front)))
         return np.where(stuck, 0.0, share)
 
     def _tell(self, num_stuck: int, num_moving: int) -> None:
         """Warns once where most steps of a call are swallowed."""
-        if num_stuck <= num_moving / 2 or self.box in _told:
+        if num_stuck <= num_moving / 2:
             return
         _told.add(self.box)
         logger.warning(

@@ -8,7 +8,7 @@ from deepzero_jax.cost import multiply_adds
 from deepzero_jax.difference.platforms import PLAIN, forms_of
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss
-from deepzero_jax.estimators.contract import Estimator
+from deepzero_jax.estimators.contract import CoordinateEstimator, Estimator
 from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.estimators.pass_difference import propagated_passes
 from deepzero_jax.types import Array, Params, PyTree
@@ -43,13 +43,16 @@ def coordinate_costs(
       >>> dz.coordinate_costs(fun, params, jnp.ones((4, 2)))
       {'first': 41.0, 'last': 5.0}
     """
+    return _propagated_costs(Loss(fun, args, has_aux, kwargs), params, central=False)
+
+
+def _propagated_costs(loss: Loss, params: Params, central: bool) -> dict[str, float]:
     costs: list[float] = []
-    loss = Loss(fun, args, has_aux, kwargs)
 
     def trace(params: Params, arrays: list[Array]) -> jax.Array:
         at = FlatLoss.at(loss.with_arrays(arrays), params)
         # What a pass costs does not depend on the length of its step.
-        slopes = propagated_passes(at, [1e-4] * len(at.leaves), central=False).slopes
+        slopes = propagated_passes(at, [1e-4] * len(at.leaves), central).slopes
         for leaf, slope in zip(at.leaves, slopes, strict=True):
             one = lambda slope=slope: Hoisted(slope, jnp.int32(0))
             costs.append(float(multiply_adds(one(), jnp.int32(0))) if leaf.size else 0.0)
@@ -65,11 +68,12 @@ def estimator_costs(
 ) -> dict[str, float]:
     """Counts the multiply-adds that one coordinate of each leaf costs in an estimator.
 
-    As ``coordinate_costs``; twice that where both sides are asked, and a whole evaluation of the
-    loss for each where nothing is reused (``reuse="none"``).
+    As ``coordinate_costs``, of both sides with ``central``, and a whole evaluation of the loss for
+    each where nothing is reused (``reuse="none"``). ``reuse="split"``, which runs all layers from
+    that of the coordinate on, is priced like ``"difference"``: too low.
 
     Args:
-      estimator: of coordinates; any other is priced as ``cge``.
+      estimator: from ``cge``; any other is priced as ``cge()``.
       fun, params, *args, has_aux: as of ``coordinate_costs``.
 
     **Cost**: no query; one trace for each leaf.
@@ -80,13 +84,10 @@ def estimator_costs(
       >>> estimator_costs(estimator, lambda w, x: jnp.sum(x @ w), jnp.ones(3), jnp.ones((4, 3)))
       {'': 24.0}
     """
-    settings = getattr(estimator, "settings", {})
-    if settings.get("reuse") == "none":
-        loss = Loss(fun, args, has_aux, {})
-        call = lambda params, arrays: loss.with_arrays(arrays)(params)
-        whole = float(multiply_adds(call, params, loss.arrays()))
-        costs = dict.fromkeys(leaf_paths(params), whole)
-    else:
-        costs = coordinate_costs(fun, params, *args, has_aux=has_aux)
-    sides = 2 if settings.get("central") else 1
-    return {path: sides * cost for path, cost in costs.items()}
+    settings = estimator.settings if isinstance(estimator, CoordinateEstimator) else {}
+    loss, central = Loss(fun, args, has_aux, {}), bool(settings.get("central"))
+    if settings.get("reuse") != "none":
+        return _propagated_costs(loss, params, central)
+    call = lambda params, arrays: loss.with_arrays(arrays)(params)
+    whole = float(multiply_adds(call, params, loss.arrays()))
+    return dict.fromkeys(leaf_paths(params), (2 if central else 1) * whole)

@@ -44,8 +44,8 @@ def zo_grasp_scores(
       batch_size: perturbed passes side by side, or ``"auto"``.
 
     Returns:
-      Scores, a pytree like ``params``; parameters of 16 bits are scored in float32, which ``fun``
-      is given then.
+      Scores, a pytree like ``params``; parameters of 16 bits are scored in float32, and ``fun``
+      is given these: where it insists on a type, it casts them itself (``w.astype(x.dtype)``).
 
     Raises:
       ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0.

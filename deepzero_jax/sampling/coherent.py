@@ -40,7 +40,7 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
             size = np.size(leaf)
             order = jax.random.permutation(keys[position], jnp.arange(size, dtype=jnp.int32))
             # A leaf starts at the block behind the last of the one before: blocks are as large.
-            first = (step - before) % num_blocks
+            first = (step - before % num_blocks) % num_blocks
             places = first + num_blocks * jnp.arange(-(-size // num_blocks), dtype=jnp.int32)
             blocks.append(order.at[places].get(mode="fill", fill_value=size))
             before += size

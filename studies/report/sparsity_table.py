@@ -127,7 +127,12 @@ def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
     if drawn:
         of_length = [chosen(drawn, epochs=epochs) for epochs, _ in lengths]
         cells = [mean_and_spread(final_accuracies(runs)) for runs in of_length]
-        lines.append(row("price-aware rates at the price of the first", [*cells, *[""] * 3]))
+        lines.append(
+            row(
+                "price-aware rates at the price of the first",
+                [*cells, *([""] * len(_PRICED) if priced else [])],
+            )
+        )
     prices = [chosen(priced, masks=made) for made in ("as_published", "as_released")]
     gains = []
     for epochs, runs in lengths:

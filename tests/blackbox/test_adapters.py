@@ -121,6 +121,7 @@ def test_a_request_to_an_endpoint_that_hangs_takes_no_other_with_it():
         ("plain", [[1.0]], {"output": "z"}, "leave out output='z'"),
         ("instances", [{"a": [1.0], "b": [2.0]}], {}, r"give output=, one of \['a', 'b'\]"),
         ("instances", [{"a": [1.0]}], {"output": "z"}, r"its outputs are \['a'\]"),
+        ("instances", {"a": [1.0]}, {}, 'answers "predictions" otherwise than the protocol'),
     ],
 )
 def test_which_output_of_an_endpoint_is_asked_for_once(protocol, outputs, options, words):

@@ -266,7 +266,48 @@ def test_samples_that_diverge_in_a_row_take_no_other_with_them(first, options):
 def test_an_outage_is_one_also_where_failures_are_dropped():
     box = dz.black_box(lambda samples: 1 / 0, (1,), on_failure="nan", backoff=0.0)
     assert np.isnan(box(jnp.ones((400, 2)))).all()
-    assert box.num_calls <= 12
+    assert box.num_calls <= 13
+
+
+@pytest.mark.parametrize("max_batch", [None, 1, 32])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.5])
+def test_samples_that_diverge_here_and_there_take_no_other_with_them(share, max_batch):
+    def host(samples):
+        if (samples[:, 0] > 0).any():
+            raise FloatingPointError("diverged")
+        return squares(samples)
+
+    for seed in range(5):
+        x = np.zeros((400, 3), np.float32)
+        x[:, 0] = np.random.default_rng(seed).random(400) < share
+        box = dz.black_box(host, (1,), on_failure="nan", backoff=0.0, max_batch=max_batch)
+        np.testing.assert_array_equal(np.isnan(np.asarray(box(x))[:, 0]), x[:, 0] > 0)
+
+
+def test_failures_that_raise_do_not_pay_for_all_others_first():
+    def host(samples):
+        if (samples[:, 0] < 4).any():
+            raise FloatingPointError("diverged")
+        return squares(samples)
+
+    box = dz.black_box(host, (1,), max_batch=1, backoff=0.0)
+    with pytest.raises(BlackBoxError, match="diverged"):
+        box(jnp.arange(2000.0)[:, None])
+    assert box.num_calls <= 9
+
+
+class Unreadable:
+    def __array__(self, *args, **kwargs):
+        raise TypeError("on another device")
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}, {"workers": map}, {"on_failure": "nan"}])
+@pytest.mark.parametrize("answer", [Unreadable(), {1: 2.0, "a": 3.0}])
+def test_answers_that_cannot_be_read_are_asked_for_once(answer, options):
+    box = dz.black_box(lambda x: answer, (1,), backoff=0.0, **options)
+    with pytest.raises(BlackBoxError, match="answers must be"):
+        box(jnp.ones((64, 1)))
+    assert box.num_calls == 1
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,10 @@ def test_directions_do_not_depend_on_what_is_drawn_beside_them(kind):
     ]
     points, tell = dz.ask(dz.rge(smoothing=1e-3, num_directions=5), w, key=key)
     found.append(tell([float(loss(point)) for point in points]))
+    vg = dz.value_and_grad(loss, dz.rge(smoothing=1e-3, num_directions=5))
+    keys = jnp.stack([jax.random.key(1, impl=kind), key])
+    values, of_both = jax.vmap(lambda key: vg(w, key=key))(keys)
+    found.append((values[1], of_both[1]))
     for value, grads in found[1:]:
         np.testing.assert_allclose(value, found[0][0], rtol=1e-5)
         np.testing.assert_allclose(grads, found[0][1], rtol=1e-2)

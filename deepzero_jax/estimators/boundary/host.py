@@ -81,7 +81,7 @@ class HostSlopes:
         """For any number of copies, whose axes ``vmap`` put in front."""
         copies, at = self._at(start)
         coloured = Coloured(self.moves, at) if isinstance(self.moves, Colours) else None
-        found, dropped, is_flat = [], [], bool(at.cotangents.any() and self.moves.num_calls)
+        found, dropped, is_flat = [], [], self.moves.is_whole and bool(at.cotangents.any())
         for calls in self._chunks(copies.num_asked):
             directions = np.asarray(self.moves.directions(at.drawn, calls, np))
             moved = self._moved(at, directions, self.central)
@@ -101,7 +101,10 @@ class HostSlopes:
         if is_flat:
             tell_flat(self.box, f"smoothing {at.steps.max():.3g}", self.central)
         if coloured is not None:
-            found, dropped = [coloured.gradient], [np.zeros(coloured.gradient.shape, bool)]
+            found, dropped = (
+                [coloured.gradient],
+                [np.broadcast_to(coloured.lost[:, None], coloured.gradient.shape)],
+            )
             tell_dropped(coloured.lost.sum() * copies.num_shared)
             if self.check:
                 signs = coloured.signs[None, None, None]
@@ -227,7 +230,9 @@ class HostSlopes:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
             return 1 / moved.span.sum(axis=-1)  # of one number: the others did not move
-        share = along_the_step([moved.asked], [moved.span], 3, on_host=True)
+        share = np.asarray(along_the_step([moved.asked], [moved.span], 3, on_host=True))
+        # A draw so near to 0 that rounding left nothing of it.
+        share = np.where(np.isnan(share) & ~moved.span.any(axis=-1), 0.0, share)
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
-        return np.asarray(share) / (sides * step)
+        return share / (sides * step)

@@ -65,16 +65,20 @@ class Moves:
 
     @cached_property
     def furthest(self) -> np.ndarray | None:
-        """How far a number is moved at most, in units of the step, whatever is drawn: [m].
+        """How far the calls move each number, in units of the step, whatever is drawn: [m].
 
         0 for what is less than a tenth of the others that go with it. None where a call moves
         one number.
         """
-        return None if self.basis is None else self._furthest_of_rows
+        return None if self.basis is None else self._furthest_of_rows(self.basis)
 
     @property
-    def _furthest_of_rows(self) -> np.ndarray:
-        rows = np.eye(self.layout.size) if self.basis is None else np.asarray(self.basis)
+    def is_whole(self) -> bool:
+        """Whether something moves, and every coordinate with it."""
+        return self.num_calls > 0
+
+    def _furthest_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
         counts = np.abs(rows) >= 0.1 * np.abs(rows).max(axis=1, initial=0, keepdims=True)
         return np.max(np.abs(rows) * counts, axis=0, initial=0)
 
@@ -160,6 +164,11 @@ class Drawn(Moves):
         """See ``Moves``."""
         return self.count
 
+    @property
+    def is_whole(self) -> bool:
+        """See ``Moves``."""
+        return self.count == self.num_coordinates
+
     def draw(self, key: Key | None) -> jax.Array:
         """Coordinates: int32 [u, k]."""
         assert_key(key)
@@ -212,8 +221,16 @@ class Directions(Moves):
 
     @cached_property
     def furthest(self) -> np.ndarray:
-        """See ``Moves``; typically."""
-        return np.ones(self.layout.size) if self.basis is None else self._furthest_of_rows
+        """See ``Moves``; by the standard deviation of what is drawn."""
+        sizes = self.layout.sizes if self.basis is None else (self.num_coordinates,)
+        if self.distribution == "tensor_sphere":
+            lengths = np.repeat([1 / max(size, 1) ** 0.5 for size in sizes], sizes)
+        else:
+            length = self.num_coordinates**-0.5 if self.distribution == "sphere" else 1.0
+            lengths = np.full(self.num_coordinates, length)
+        if self.basis is None:
+            return lengths
+        return self._furthest_of_rows(lengths[:, None] * self.basis)
 
     @property
     def num_calls(self) -> int:

@@ -46,6 +46,10 @@ def test_what_is_lost_corrects_no_surrogate(basis, of, vmapped):
     "options",
     [
         {"estimator": dz.rge, "num_directions": 40},
+        {"estimator": dz.rge, "num_directions": 40, "distribution": "sphere"},
+        {"estimator": dz.rge, "num_directions": 40, "distribution": "tensor_sphere"},
+        {"estimator": dz.rge, "num_directions": 40, "distribution": "rademacher"},
+        {"estimator": dz.rge, "num_directions": 40, "basis": SKEW},
         {"estimator": dz.cge, "basis": SKEW},
         {"estimator": dz.cge, "basis": SKEW, "num_coordinates": 2},
     ],
@@ -53,7 +57,7 @@ def test_what_is_lost_corrects_no_surrogate(basis, of, vmapped):
 def test_a_number_that_no_direction_moves_is_told(options, smoothing):
     """One large number among small ones, as a pressure in Pa."""
     options = dict(options)
-    settings = {k: options.pop(k) for k in ("num_directions",) if k in options}
+    settings = {k: options.pop(k) for k in ("num_directions", "distribution") if k in options}
     estimator = options.pop("estimator")(smoothing=smoothing, **settings)
     weights, x = np.array([1.0, 1e-3, 1e-3], np.float32), jnp.array([[1e5, 1.0, 0.5]])
     slopes = lambda f: jax.grad(lambda x: jnp.sum(f(x, key=jax.random.key(1))))(x)
@@ -63,6 +67,42 @@ def test_a_number_that_no_direction_moves_is_told(options, smoothing):
         slopes(dz.differentiable(single, estimator, **options))
     assert single.num_samples == 1
     assert np.isfinite(slopes(dz.differentiable(double, estimator, **options))).all()
+
+
+def test_steps_of_a_sphere_are_shorter_the_more_numbers_there_are():
+    box = dz.black_box(lambda x: x.sum(1), ())
+    sphere = dz.rge(smoothing=1e-4, num_directions=4, distribution="sphere")
+    f = dz.differentiable(box, sphere)
+    with pytest.raises(dz.BlackBoxError, match="does not move an input"):
+        jax.grad(lambda x: jnp.sum(f(x, key=jax.random.key(0))))(jnp.full((4, 100), 500.0))
+
+
+def test_a_draw_near_to_0_is_no_slope_that_is_no_number():
+    estimator = dz.rge(smoothing=1e-3, num_directions=8)
+    f = dz.differentiable(dz.black_box(lambda x: x.sum(1), ()), estimator)
+    slopes = jax.grad(lambda x: jnp.sum(f(x, key=jax.random.key(0))))(jnp.full((64, 1), 1000.0))
+    assert np.isfinite(slopes).all()
+    assert float(jnp.mean(slopes)) == pytest.approx(1, rel=0.3)
+
+
+def test_a_box_that_does_not_depend_on_what_was_drawn_is_not_doubted(caplog):
+    f = dz.differentiable(dz.black_box(lambda x: x[:, 0], ()), dz.cge(), num_coordinates=1)
+    for seed in range(4):
+        key = jax.random.key(seed)
+        jax.grad(lambda x, key=key: jnp.sum(f(x, key=key)))(jnp.ones((1, 10)))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("structure", [None, np.eye(2, dtype=bool)])
+def test_a_lost_number_has_the_slope_of_the_surrogate(structure):
+    def host(x):
+        if (x != 1).any():
+            raise FloatingPointError("diverged")
+        return 2 * x
+
+    box = dz.black_box(host, (2,), dtype="float64", on_failure="nan", backoff=0.0)
+    f = dz.differentiable(box, dz.cge(), surrogate=lambda x: 2 * x, structure=structure)
+    assert jax.grad(lambda x: jnp.sum(f(x)))(jnp.ones((3, 2))).tolist() == [[2, 2]] * 3
 
 
 def test_directions_in_a_loss_whose_numbers_do_not_move_are_told(caplog):
