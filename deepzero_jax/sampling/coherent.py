@@ -32,6 +32,9 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
     if num_blocks < 1:
         raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
     leaves, treedef = jax.tree.flatten(params)
+    whole = sum(map(np.size, leaves))
+    # Blocks with one coordinate more than others come last: a plan is made from the first one.
+    start = whole % num_blocks if whole >= num_blocks else 0
 
     def sample(state: jax.Array, step: jax.Array) -> Selection:
         keys = jax.random.split(jax.random.wrap_key_data(state), max(len(leaves), 1))
@@ -40,7 +43,7 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
             size = np.size(leaf)
             order = jax.random.permutation(keys[position], jnp.arange(size, dtype=jnp.int32))
             # A leaf starts at the block behind the last of the one before: blocks are as large.
-            first = (step - before % num_blocks) % num_blocks
+            first = (step + start - before % num_blocks) % num_blocks
             places = first + num_blocks * jnp.arange(-(-size // num_blocks), dtype=jnp.int32)
             blocks.append(order.at[places].get(mode="fill", fill_value=size))
             before += size

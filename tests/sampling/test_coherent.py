@@ -45,6 +45,7 @@ def test_blocks_are_as_large(num_blocks):
     ]
     assert sum(sizes) == 275
     assert max(sizes) - min(sizes) <= 1
+    assert sizes[0] == min(sizes)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

@@ -155,9 +155,14 @@ def test_shorter_runs_of_the_recipe_stand_by_their_masks():
     lines = recipe_section([full, *short]).splitlines()
     (row,) = [line for line in lines if line.startswith("| first-order, sparse gradient, 99 % |")]
     assert "71.45 (1), 50 epochs" in row and "10 epochs" not in row
-    assert "| masks | 10 epochs |" in lines
-    assert "| ratios by ZO-GraSP, drawn every epoch | 60.00 (1) |" in lines
-    assert "| ratios as in the paper's code, drawn every 5 epochs | not run |" in lines
+    assert "| masks | 10 epochs | 50 epochs |" in lines
+    assert "| ratios by ZO-GraSP, drawn every 5 epochs | 50.00 (1) | 71.45 (1) |" in lines
+    assert "| ratios by ZO-GraSP, drawn every epoch | 60.00 (1) | not run |" in lines
+    assert "| ratios as in the paper's code, drawn every 5 epochs | not run | not run |" in lines
+    drawn = run(0.7, 10, masks="as_published")
+    drawn["labels"] = {**drawn["labels"], "method": "first_order_price_aware"}
+    lines = recipe_section([full, *short, drawn]).splitlines()
+    assert "| price-aware rates at the price of the first | 70.00 (1) | not run |" in lines
 
 
 def test_masks_of_the_recipe_are_made_as_said(tmp_path):
