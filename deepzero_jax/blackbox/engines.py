@@ -6,7 +6,6 @@ iterator when a worker is free for it, so what is never fetched was never asked.
 """
 
 import contextlib
-import pickle
 import queue
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, in_words
+from deepzero_jax.blackbox.errors import BlackBoxError, portable
 from deepzero_jax.types import PyTree
 
 # ``(position, arguments of the host function)``.
@@ -88,19 +87,6 @@ def attempt(fun: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
         return fun(*args)
     except Exception as error:
         return error
-
-
-def portable(error: Exception) -> Exception:
-    """An exception as another process can be sent it; some cannot be made again from a pickle."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        if isinstance(error, RetryLaterError):
-            return RetryLaterError(str(error), error.retry_after)
-        return (BlackBoxError if isinstance(error, BlackBoxError) else RuntimeError)(
-            in_words(error)
-        )
-    return error
 
 
 class InPlace:

@@ -2,6 +2,7 @@
 
 import _thread
 import logging
+import pickle
 import re
 import signal
 import threading
@@ -123,3 +124,16 @@ def in_words(error: BaseException) -> str:
     """An error on one line of at most 500 characters."""
     words = " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
     return words if len(words) <= 500 else words[:499] + "…"
+
+
+def portable(error: Exception) -> Exception:
+    """An exception as another process can be sent it; some cannot be made again from a pickle."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        if isinstance(error, RetryLaterError):
+            return RetryLaterError(str(error), error.retry_after)
+        return (BlackBoxError if isinstance(error, BlackBoxError) else RuntimeError)(
+            in_words(error)
+        )
+    return error

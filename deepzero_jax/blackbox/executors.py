@@ -26,9 +26,8 @@ from deepzero_jax.blackbox.engines import (
     Cancelled,
     NoAnswerInTimeError,
     Outcome,
-    portable,
 )
-from deepzero_jax.blackbox.errors import BlackBoxError
+from deepzero_jax.blackbox.errors import BlackBoxError, portable
 from deepzero_jax.types import PyTree
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
-from deepzero_jax.blackbox.call import held
+from deepzero_jax.blackbox.call import cut_off, held
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
@@ -96,14 +96,9 @@ class _HostDifference:
         Where rounding left nothing of it, the difference is 0 and counts as such.
         """
         front = leading + (self.call.count is not None)
-        share = along_the_step(asked, went, front, on_host=True)
-        # Where it is NaN a step was swallowed, unless the inputs are no numbers.
-        stuck = np.isnan(share)
-        if stuck.any():
-            stuck &= ~_any(went, front)
         if self.box not in _told:
             self._tell(np.sum(_swallowed(asked, went, front)), np.sum(_any(asked, front)))
-        return np.where(stuck, 0.0, share)
+        return counted_share(asked, went, front)
 
     def _tell(self, num_stuck: int, num_moving: int) -> None:
         """Warns once where most steps of a call are swallowed."""
@@ -118,6 +113,16 @@ class _HostDifference:
             f"{num_stuck:,}",
             f"{num_moving:,}",
         )
+
+
+def counted_share(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:
+    """``along_the_step`` on the host, 0 where rounding left nothing of a step."""
+    share = np.asarray(along_the_step(asked, went, front, on_host=True))
+    # Where it is NaN a step was swallowed, unless the inputs are no numbers.
+    stuck = np.isnan(share)
+    if stuck.any():
+        stuck &= ~_any(went, front)
+    return np.where(stuck, 0.0, share)
 
 
 def _swallowed(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:
@@ -147,8 +152,8 @@ def differed(new: np.ndarray, base: np.ndarray, splits: bool) -> np.ndarray:
     if not splits:
         return new - base
     with np.errstate(over="ignore", invalid="ignore"):
-        rounded = new.astype(np.float32).astype(np.float64)
-        rounded += (new - rounded).astype(np.float32)
+        high = held(new, np.dtype(np.float32))
+        (rounded,) = from_two_parts([high, cut_off(new, high)])
         return np.where(rounded == base, 0.0, new - base)
 
 

@@ -48,14 +48,15 @@ def coordinate_costs(
 
 def _propagated_costs(loss: Loss, params: Params, central: bool) -> dict[str, float]:
     costs: list[float] = []
+    index = jnp.int32(0)
 
     def trace(params: Params, arrays: list[Array]) -> jax.Array:
         at = FlatLoss.at(loss.with_arrays(arrays), params)
         # What a pass costs does not depend on the length of its step.
         slopes = propagated_passes(at, [1e-4] * len(at.leaves), central).slopes
         for leaf, slope in zip(at.leaves, slopes, strict=True):
-            one = lambda slope=slope: Hoisted(slope, jnp.int32(0))
-            costs.append(float(multiply_adds(one(), jnp.int32(0))) if leaf.size else 0.0)
+            cost = multiply_adds(Hoisted(slope, index), index) if leaf.size else 0
+            costs.append(float(cost))
         return jnp.zeros(())
 
     with forms_of(PLAIN):
@@ -88,6 +89,11 @@ def estimator_costs(
     loss, central = Loss(fun, args, has_aux, {}), bool(settings.get("central"))
     if settings.get("reuse") != "none":
         return _propagated_costs(loss, params, central)
-    call = lambda params, arrays: loss.with_arrays(arrays)(params)
-    whole = float(multiply_adds(call, params, loss.arrays()))
+    whole = loss_multiply_adds(loss, params)
     return dict.fromkeys(leaf_paths(params), (2 if central else 1) * whole)
+
+
+def loss_multiply_adds(loss: Loss, params: Params) -> float:
+    """Those of one evaluation of a loss; nothing is run."""
+    call = lambda params, arrays: loss.with_arrays(arrays)(params)
+    return float(multiply_adds(call, params, loss.arrays()))

@@ -52,8 +52,7 @@ def recipe_section(found: list[Result]) -> str:
     priced = chosen(found, priced=True)
     found = [run for run in found if run not in priced]
     at_99 = chosen(found, sparsity=0.99)
-    found = [run for run in found if _masks_of(run) == "as_published"]
-    found = [run for run in found if run["labels"]["epochs"] == _EPOCHS]
+    found = chosen(_made(found, "as_published"), epochs=_EPOCHS)
     lines = [
         "## The paper's recipe at its full length",
         "",
@@ -95,14 +94,15 @@ def recipe_section(found: list[Result]) -> str:
     return "\n".join(lines + _masks_table(at_99, priced))
 
 
-def _masks_of(run: Result) -> str:
-    return run["labels"].get("masks", "as_published")
+def _made(found: list[Result], masks: str) -> list[Result]:
+    """The runs whose masks are made in a way; those that do not say it: as published."""
+    return [run for run in found if run["labels"].get("masks", "as_published") == masks]
 
 
 def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
     """What runs make of masks that are made in other ways, and what a step of CGE costs."""
     lengths = by_epochs(chosen(found, method="first_order_gradient"))
-    if not any(_masks_of(run) != "as_published" for run in found):
+    if len(_made(found, "as_published")) == len(found):
         return []
     lines = [
         "",
@@ -114,10 +114,7 @@ def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
         ),
     ]
     for made, title in _MASKS.items():
-        cells = [
-            mean_and_spread(final_accuracies([run for run in runs if _masks_of(run) == made]))
-            for _, runs in lengths
-        ]
+        cells = [mean_and_spread(final_accuracies(_made(runs, made))) for _, runs in lengths]
         for run in chosen(priced, masks=made):
             spent, stages = run["summary"]["multiply_adds"], run["summary"]["of_stages"]
             shares = (f"{100 * stages[name] / spent:.0f}" for name in stages)
@@ -136,10 +133,7 @@ def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
     prices = [chosen(priced, masks=made) for made in ("as_published", "as_released")]
     gains = []
     for epochs, runs in lengths:
-        ours, theirs = (
-            [run for run in runs if _masks_of(run) == made]
-            for made in ("as_published", "as_released")
-        )
+        ours, theirs = (_made(runs, made) for made in ("as_published", "as_released"))
         if ours and theirs:
             gain = mean_percent(theirs) - mean_percent(ours)
             gains.append(f"{gain:+.2f} points in {epochs:g} epochs")

@@ -27,8 +27,8 @@ from deepzero_jax.applications.classification.sampling import (
 )
 from deepzero_jax.bars import bar, format_seconds
 from deepzero_jax.coordinates import kept_per_leaf
-from deepzero_jax.cost import multiply_adds
 from deepzero_jax.estimators import estimator_costs
+from deepzero_jax.estimators.pricing import loss_multiply_adds
 from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.training import (
     About,
@@ -153,16 +153,10 @@ def _costs(
     return estimator_costs(step.estimator, loss.fun, state.params, *loss.args, has_aux=True)
 
 
-def _loss_multiply_adds(step: TrainStep, state: TrainState) -> float:
-    loss = step.loss(state, step.task.data)
-    call = lambda params, arrays: loss.with_arrays(arrays)(params)
-    return float(multiply_adds(call, state.params, loss.arrays()))
-
-
 def _multiply_adds(
     step: TrainStep, state: TrainState, counts: Mapping[str, int], costs: Mapping[str, float]
 ) -> float | None:
-    base = _loss_multiply_adds(step, state)
+    base = loss_multiply_adds(step.loss(state, step.task.data), state.params)
     if costs:
         return base + sum(count * costs[path] for path, count in counts.items())
     settings = getattr(step.estimator, "settings", {})

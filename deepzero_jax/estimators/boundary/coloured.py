@@ -1,15 +1,48 @@
-"""The gradient of a box whose numbers move in colours."""
+"""Numbers that share no output move together, in colours; the gradient of a box from such moves."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from deepzero_jax.blackbox import BlackBoxError
 from deepzero_jax.estimators.boundary.copies import Base, Moved
-from deepzero_jax.estimators.boundary.moves import Colours
+from deepzero_jax.estimators.boundary.moves import Moves
+from deepzero_jax.estimators.boundary.structure import colours, owners
+from deepzero_jax.types import Array
 
 # A wrong pattern is off by about as much as there is; curvature and rounding by far less.
 _WRONG = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Colours(Moves):
+    """Coordinates that share no output move together.
+
+    Attributes:
+      pattern: sparse boolean [outputs, m].
+    """
+
+    pattern: Any = None
+
+    @cached_property
+    def _colours(self) -> np.ndarray:
+        return colours(self.pattern)
+
+    @cached_property
+    def owners(self) -> np.ndarray:
+        """Which number of a call reaches an output: int [k, outputs], −1 for none."""
+        return owners(self.pattern, self._colours, self.pattern.shape[0])
+
+    @property
+    def num_calls(self) -> int:
+        """See ``Moves``."""
+        return int(self._colours.max(initial=-1)) + 1
+
+    def _coefficients(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+        del drawn
+        return calls[:, None] == xp.asarray(self._colours)
 
 
 class Coloured:

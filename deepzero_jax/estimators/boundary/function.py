@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.estimators.boundary.backward import Backward
+from deepzero_jax.estimators.boundary.coloured import Colours
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.estimators.boundary.moves import (
-    Colours,
     Combined,
     Directions,
     Drawn,

@@ -15,15 +15,14 @@ from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widened
 from deepzero_jax.callbacks import call_host
-from deepzero_jax.estimators.boundary.coloured import Coloured
+from deepzero_jax.estimators.boundary.coloured import Coloured, Colours
 from deepzero_jax.estimators.boundary.copies import Base, Copies, Moved
 from deepzero_jax.estimators.boundary.layout import Layout, Start
-from deepzero_jax.estimators.boundary.moves import Colours, Moves
+from deepzero_jax.estimators.boundary.moves import Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
 from deepzero_jax.estimators.doubts import tell_flat
-from deepzero_jax.estimators.host_difference import differed
+from deepzero_jax.estimators.host_difference import counted_share, differed
 from deepzero_jax.estimators.host_use import tell_dropped
-from deepzero_jax.estimators.smoothing import along_the_step
 
 # Bytes that moved inputs and their answers may take on the host at a time.
 _MEMORY = 2**27
@@ -101,10 +100,8 @@ class HostSlopes:
         if is_flat:
             tell_flat(self.box, f"smoothing {at.steps.max():.3g}", self.central)
         if coloured is not None:
-            found, dropped = (
-                [coloured.gradient],
-                [np.broadcast_to(coloured.lost[:, None], coloured.gradient.shape)],
-            )
+            found = [coloured.gradient]
+            dropped = [np.broadcast_to(coloured.lost[:, None], coloured.gradient.shape)]
             tell_dropped(coloured.lost.sum() * copies.num_shared)
             if self.check:
                 signs = coloured.signs[None, None, None]
@@ -230,9 +227,8 @@ class HostSlopes:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
             return 1 / moved.span.sum(axis=-1)  # of one number: the others did not move
-        share = np.asarray(along_the_step([moved.asked], [moved.span], 3, on_host=True))
-        # A draw so near to 0 that rounding left nothing of it.
-        share = np.where(np.isnan(share) & ~moved.span.any(axis=-1), 0.0, share)
+        # Of a draw so near to 0 rounding may have left nothing.
+        share = counted_share([moved.asked], [moved.span], 3)
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
         return share / (sides * step)

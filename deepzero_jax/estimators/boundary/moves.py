@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.estimators.boundary.layout import Layout
-from deepzero_jax.estimators.boundary.structure import colours, owners
 from deepzero_jax.estimators.directions import Distribution, draw_direction
 from deepzero_jax.pages import see
 from deepzero_jax.types import Array, Key
@@ -278,35 +277,6 @@ class Directions(Moves):
         terms = self._in_numbers(factor * slopes[..., None] * directions / steps)
         variance = _variance(jnp.sum(terms**2, -1), self._in_numbers(found), self.count)
         return self._corrected(found, surrogate, variance)
-
-
-@dataclass(frozen=True, eq=False)
-class Colours(Moves):
-    """Coordinates that share no output move together.
-
-    Attributes:
-      pattern: sparse boolean [outputs, m].
-    """
-
-    pattern: Any = None
-
-    @cached_property
-    def _colours(self) -> np.ndarray:
-        return colours(self.pattern)
-
-    @cached_property
-    def owners(self) -> np.ndarray:
-        """Which number of a call reaches an output: int [k, outputs], −1 for none."""
-        return owners(self.pattern, self._colours, self.pattern.shape[0])
-
-    @property
-    def num_calls(self) -> int:
-        """See ``Moves``."""
-        return int(self._colours.max(initial=-1)) + 1
-
-    def _coefficients(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
-        del drawn
-        return calls[:, None] == xp.asarray(self._colours)
 
 
 def _variance(squares: jax.Array, mean: jax.Array, count: int) -> jax.Array:

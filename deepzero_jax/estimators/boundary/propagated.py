@@ -13,8 +13,9 @@ from deepzero_jax.difference import ZERO, Delta, dense, evaluate, propagate, rea
 from deepzero_jax.difference.base_values import base_values
 from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Program, Values, without_dead_equations
+from deepzero_jax.estimators.boundary.coloured import Colours
 from deepzero_jax.estimators.boundary.layout import Layout, Start
-from deepzero_jax.estimators.boundary.moves import Colours, Moves
+from deepzero_jax.estimators.boundary.moves import Moves
 from deepzero_jax.estimators.chunks import BatchSize, chunk_size
 from deepzero_jax.estimators.smoothing import along_the_step
 from deepzero_jax.types import PyTree
