@@ -32,6 +32,9 @@ _BOX = (
 _NOTES = {
     "TraceContextError": f"split the model outside the loss, merge a copy inside{see('nnx')}",
     "TracerArrayConversionError": _BOX,
+    "TracerBoolConversionError": "what depends on the value of a traced array takes jnp.where or "
+    f"jax.lax.cond in place of if and while; {_BOX}",
+    "TracerIntegerConversionError": _BOX,
     "ConcretizationTypeError": _BOX,
     "ShardingTypeError": "an array that is split over explicit mesh axes must reach the loss as "
     "an argument, value_and_grad(loss, …)(params, array), and not from outside",
@@ -44,7 +47,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        note = _NOTES.get(type(error).__name__)
+        names = (kind.__name__ for kind in type(error).__mro__)  # its own first
+        note = next((_NOTES[name] for name in names if name in _NOTES), None)
         if note and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise

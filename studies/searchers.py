@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths, num_coordinates, valid_length
+from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, price_aware_sampler
 from deepzero_jax.types import Key, Params, PyTree
 from studies.host_searchers import Kind, Settings, host_init, host_step, nevergrad, pycma
@@ -119,11 +120,10 @@ def _uniform(settings: Settings, params: Params) -> Searcher:
         )
 
     def sample(state: PyTree, step: jax.Array) -> Selection:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state), step)
+        key = jax.random.fold_in(key_of(state), step)
         return Selection(jax.random.choice(key, size, (number,), replace=False))
 
-    init = lambda key: jax.random.key_data(key)
-    sampler = Sampler(init, sample, lambda state, selection, grads: state)
+    sampler = Sampler(words_of, sample, lambda state, selection, grads: state)
     queries = estimator.num_queries(number)
     return _on_vectors(_descent(estimator, sampler, queries, settings), params)
 

@@ -16,6 +16,7 @@ LEVELS = {
     "pictures": 1,
     "bars": 1,
     "coordinates": 1,
+    "keys": 1,
     "cost": 1,
     "varying": 1,
     "jaxprs": 1,
@@ -36,7 +37,7 @@ LEVELS = {
 }
 # Within level 1 everything may use these; models may be cut, and nothing else uses models or data.
 GROUND = (
-    *("types", "registry", "fields", "coordinates", "pages", "files"),
+    *("types", "registry", "fields", "coordinates", "keys", "pages", "files"),
     *("platform", "pictures", "bars", "cost", "varying", "jaxprs", "callbacks"),
 )
 BESIDE = {"models": ("split",), "sampling": (), "data": (), "blackbox": (), "sharding": ()}

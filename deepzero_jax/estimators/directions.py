@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.keys import threefry
 from deepzero_jax.types import Key, Params, PyTree
 
 Distribution = Literal["normal", "sphere", "tensor_sphere", "rademacher"]
@@ -20,16 +21,8 @@ _DRAWS: dict[Distribution, Callable[..., jax.Array]] = {
 
 
 def direction_key(key: Key, index: jax.Array | int) -> Key:
-    """The key of a direction, the same whatever is drawn side by side.
-
-    Bits of a generator other than threefry depend on that: one of threefry takes its words.
-    """
-    if jax.random.key_impl(key) != "threefry2x32":
-        words = jax.random.key_data(key)
-        key = jax.random.wrap_key_data(words[:2], impl="threefry2x32")
-        for word in words[2:]:
-            key = jax.random.fold_in(key, word)
-    return jax.random.fold_in(key, index)
+    """The key of a direction, the same whatever is drawn side by side."""
+    return jax.random.fold_in(threefry(key), index)
 
 
 def draw_direction(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PyTree
 
@@ -37,7 +38,7 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
     start = whole % num_blocks if whole >= num_blocks else 0
 
     def sample(state: jax.Array, step: jax.Array) -> Selection:
-        keys = jax.random.split(jax.random.wrap_key_data(state), max(len(leaves), 1))
+        keys = jax.random.split(key_of(state), max(len(leaves), 1))
         blocks, before = [], 0
         for position, leaf in enumerate(leaves):
             size = np.size(leaf)
@@ -49,7 +50,7 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
             before += size
         return Selection(treedef.unflatten(blocks))
 
-    return Sampler(jax.random.key_data, sample, keep_state, name="block_sampler")
+    return Sampler(words_of, sample, keep_state, name="block_sampler")
 
 
 def check_mask(mask: PyTree) -> None:

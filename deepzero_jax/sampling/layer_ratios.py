@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.coordinates import check_ratios, kept_per_leaf, leaf_paths, sample_coordinates
+from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PerLeaf
 
@@ -43,7 +44,7 @@ def layer_ratio_sampler(
         scales = treedef.unflatten([jnp.float32(factor) for factor in factors])
 
     def sample(state: jax.Array, step: jax.Array) -> Selection:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state), step // interval)
+        key = jax.random.fold_in(key_of(state), step // interval)
         return Selection(sample_coordinates(key, params, ratios), scales)
 
-    return Sampler(jax.random.key_data, sample, keep_state, name="layer_ratio_sampler")
+    return Sampler(words_of, sample, keep_state, name="layer_ratio_sampler")

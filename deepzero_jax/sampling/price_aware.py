@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths, num_valid
+from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.rates import sampling_rates
 from deepzero_jax.sampling.selection import Sampler, Selection, Spending
 from deepzero_jax.types import Key, Params, PerLeaf, PyTree
@@ -21,7 +22,7 @@ class PriceAwareState(NamedTuple):
     """What the sampler knows; a checkpoint holds it, prices measured on a machine included.
 
     Attributes:
-      key: uint32 [2], raw data of the sampler's key.
+      key: uint32 [2], words of the sampler's key.
       costs: float32 [leaves], price of one coordinate.
       budget: float32, price of a step.
       second_moments: float32 [leaves], mean square of the estimates of partial derivatives.
@@ -114,7 +115,7 @@ class _PriceAware:
     def init(self, key: Key) -> PriceAwareState:
         start = self.second_moments or dict.fromkeys(self.paths, 1.0)
         return PriceAwareState(
-            jax.random.key_data(key),
+            words_of(key),
             jnp.asarray([self.costs[path] for path in self.paths], jnp.float32),
             jnp.float32(self.budget),
             jnp.asarray([start[path] for path in self.paths], jnp.float32),
@@ -135,7 +136,7 @@ class _PriceAware:
 
     def sample(self, state: PriceAwareState, step: jax.Array) -> Selection:
         leaves, treedef = jax.tree.flatten(self.params)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
+        key = jax.random.fold_in(key_of(state.key), step)
         keys = jax.random.split(key, max(len(leaves), 1))
         drawn, scales = [], []
         for k, leaf, rate in zip(keys, leaves, self.rates(state), strict=False):

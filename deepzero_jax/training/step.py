@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from deepzero_jax.coordinates import coordinate_mask, num_valid
 from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
+from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, Spending
 from deepzero_jax.sharding import replicate, split_batch
 from deepzero_jax.training.boxes import Boxes
@@ -32,7 +33,7 @@ class TrainState(NamedTuple):
       model_state: running statistics.
       opt_state: of the optax chain.
       sampler_state: of the sampler.
-      key: uint32 [2], raw data of the run's key. Every random draw of a step comes from
+      key: uint32 [2], words of the run's key. Every random draw of a step comes from
         it and the step's number, so data position and masks need no state of their own.
     """
 
@@ -73,7 +74,7 @@ class TrainStep:
             model_state,
             self.optimizer.init(params),
             self.sampler.init(sampler_key),
-            jax.random.key_data(run_key),
+            words_of(run_key),
         )
 
     def batch(self, state: TrainState, data: PyTree) -> tuple[PyTree, ...]:
@@ -193,7 +194,7 @@ class CompiledStep:
 
 
 def _keys(state: TrainState) -> tuple[Key, Key]:
-    data_key, estimator_key = jax.random.split(jax.random.wrap_key_data(state.key))
+    data_key, estimator_key = jax.random.split(key_of(state.key))
     return data_key, jax.random.fold_in(estimator_key, state.step)
 
 
