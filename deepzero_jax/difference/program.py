@@ -1,7 +1,8 @@
 """A traced function as a flat list of primitive applications.
 
-Calls (jit, remat, custom derivatives) are inlined, equations on which no output
-depends are dropped, and equations that depend on no unknown input can be hoisted.
+Calls (jit, remat, custom derivatives) are inlined, loops of many rows get one test,
+equations on which no output depends are dropped, and equations that depend on no
+unknown input can be hoisted.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,7 @@ from jax.extend import core
 
 from deepzero_jax.callbacks import bind_callback
 from deepzero_jax.cost import Operation, inner_live_bytes, most_alive, size_bytes
-from deepzero_jax.jaxprs import CALLBACKS
+from deepzero_jax.jaxprs import CALLBACKS, with_one_test
 from deepzero_jax.types import PyTree
 
 # Primitives that only call another jaxpr, and the parameter that holds it.
@@ -103,7 +104,7 @@ class _Builder:
 
         for eqn in jaxpr.eqns:
             operands = [operand(atom) for atom in eqn.invars]
-            inner = eqn.params.get(CALLS.get(eqn.primitive.name, ""))
+            inner = eqn.params.get(CALLS.get(eqn.primitive.name, "")) or with_one_test(eqn)
             if inner is not None:
                 closed = isinstance(inner, core.ClosedJaxpr)
                 body, inner_consts = (inner.jaxpr, inner.consts) if closed else (inner, ())

@@ -33,6 +33,12 @@ def flags_in_a_scan(x):
     return lax.scan(turn, (True, x[0]), x)
 
 
+def halved(v):
+    """Turns that depend on v, and a number of them."""
+    turn = lambda c: (c[0] + 1, jnp.sin(c[1]) * 0.7)
+    return lax.while_loop(lambda c: c[1] > 0.2, turn, (0, v))
+
+
 FUNCTIONS = {
     "newton": newton,
     "until a flag": until_a_flag,
@@ -45,6 +51,8 @@ FUNCTIONS = {
         lambda y: lax.cond(y[1] > 0.2, lambda v: jnp.tanh(v) / 2, lambda v: v / 3, y),
         x,
     ),
+    "rows with a test each": lambda x: jax.vmap(newton)(jnp.stack([x, 3 * x, 9 * x])),
+    "rows of rows with a test each": lambda x: jax.vmap(jax.vmap(halved))(jnp.outer(x, 1 + x)),
     "while in a while": lambda x: lax.while_loop(
         lambda y: jnp.sum(y) > 0.5, lambda y: newton(y) / 5, x
     ),
