@@ -53,9 +53,14 @@ def make_mesh(
     return Mesh(grid, (COORDINATES, DATA), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The same values on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """Of values that are the same on every device of the mesh; None for no mesh."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The same values on every device of the mesh; without one, as they are."""
+    return tree if mesh is None else jax.device_put(tree, everywhere(mesh))
 
 
 def split_batch(batch: PyTree, mesh: Mesh) -> PyTree:

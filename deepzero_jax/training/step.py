@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from deepzero_jax.coordinates import coordinate_mask, num_valid
 from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, Spending
-from deepzero_jax.sharding import replicate, split_batch
+from deepzero_jax.sharding import everywhere, replicate, split_batch
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.metrics import check_names
 from deepzero_jax.training.task import Task
@@ -132,7 +132,7 @@ class TrainStep:
 
     def place(self, tree: PyTree) -> PyTree:
         """The same values on the step's devices."""
-        return tree if self.mesh is None else replicate(tree, self.mesh)
+        return replicate(tree, self.mesh)
 
     def compile(self, state: TrainState) -> "CompiledStep":
         """Compiles the step ahead of time, so that plan, prices and run use one program.
@@ -142,9 +142,11 @@ class TrainStep:
         """
         started = time.perf_counter()
         state, data = self.place(state), self.place(self.task.data)
-        select = jax.jit(self.select)
+        # What one call gives the next one takes, wherever a compiler would have it lie.
+        jit = partial(jax.jit, out_shardings=everywhere(self.mesh))
+        select = jit(self.select)
         selection = select(state)
-        advance = jax.jit(self.advance).lower(state, selection, data).compile()
+        advance = jit(self.advance).lower(state, selection, data).compile()
         queries = num_queries(self.estimator, state.params, selection.coordinates)
         boxes = Boxes.of(self.loss(state, data), state.params, self.estimator)
         boxes = boxes.beside(self.task.boxes)

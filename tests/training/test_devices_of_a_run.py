@@ -1,0 +1,37 @@
+"""Runs on several devices."""
+
+import pytest
+
+from tests.runs import on_devices
+
+# The compiler may cut a leaf of two numbers over two devices.
+LEAF_AS_LONG = """
+import json
+import tempfile
+from pathlib import Path
+
+import train
+from tests.runs import TINY
+from deepzero_jax.training import read_metrics
+
+found = {}
+for name, overrides in {
+    "dense": ["--config.pruning.sparsity=0"],
+    "masks of weights": ["--config.pruning.mask=weights"],
+}.items():
+    folders = [Path(tempfile.mkdtemp()) for _ in range(2)]
+    for folder, devices in zip(folders, (1, 2)):
+        more = [*overrides, f"--config.mesh.coordinates={devices}", "--config.training.num_steps=4"]
+        assert train.main([*TINY, "--workdir", str(folder / "run"), *more]) == 0
+    found[name] = [
+        [line["loss"] for line in read_metrics(folder / "run/metrics.jsonl") if "loss" in line]
+        for folder in folders
+    ]
+print(json.dumps(found))
+"""
+
+
+def test_a_leaf_with_a_number_for_each_device():
+    for one, two in on_devices(2, LEAF_AS_LONG).values():
+        assert len(one) == 4
+        assert two == pytest.approx(one, rel=1e-5)
