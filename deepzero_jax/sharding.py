@@ -1,6 +1,7 @@
 """Devices: a mesh, where values lie on it, and coordinates in shards over it."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -126,7 +127,36 @@ def any_of(flag: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(flag))))
 
 
-def wait_for_all(name: str) -> None:
-    """Returns when every process has come to the point called ``name``."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def sums_of(counts: Sequence[int]) -> list[int]:
+    """Sums of what the processes bring, place by place; all must call it with as many."""
+    if jax.process_count() == 1 or not counts:
+        return list(counts)
+    # Two halves each, as JAX has no int64 of its own accord.
+    halves = np.array([divmod(count, 1 << 24) for count in counts], np.int32)
+    high, low = np.sum(multihost_utils.process_allgather(halves), axis=0, dtype=np.int64).T
+    return [int(h) * (1 << 24) + int(low_half) for h, low_half in zip(high, low, strict=True)]
+
+
+def by_lead(find: Callable[[], Any]) -> Any:
+    """What the lead finds, in every process, as JSON has it; all must call it.
+
+    For what is asked once, however many processes there are.
+
+    Raises:
+      Exception: what ``find`` raises, in the lead; RuntimeError in the others.
+    """
+    if jax.process_count() == 1:
+        return find()
+    failed, text = None, b""
+    if is_lead():
+        try:
+            text = json.dumps(find()).encode()
+        except Exception as error:  # the others wait
+            failed = error
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if failed else len(text))))
+    if failed is not None:
+        raise failed
+    if length < 0:
+        raise RuntimeError("the first process failed, and says why")
+    content = np.frombuffer(text.ljust(length), np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes())

@@ -91,6 +91,10 @@ class BlackBox:
         """Takes over what ``counts`` gave, when a run is resumed."""
         self._counters.load(counts)
 
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Adds what the box was asked elsewhere, in another process."""
+        self._counters.add(**counts)
+
     def __call__(self, *inputs: PyTree) -> PyTree:
         """Queries the box; under ``vmap`` all copies are asked in one call.
 

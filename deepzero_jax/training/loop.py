@@ -213,6 +213,7 @@ class _Trainer:
                 self._leave(state, stop.signum or 0)
             finite = bool(found.pop("finite"))
         done = int(moved.step)
+        seconds, asked = time.perf_counter() - started, self.progress.of_host(counts)
         if not finite:
             self._save(state)
             raise NonFiniteError(
@@ -220,7 +221,6 @@ class _Trainer:
                 f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
                 f"{self.folder}. Lower the learning rate or the smoothing in a new run"
             )
-        seconds, asked = time.perf_counter() - started, self.progress.of_host(counts)
         recorder.step(done, found, seconds, asked)
         return moved
 

@@ -10,6 +10,7 @@ from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import box_errors, boxes_asked
 from deepzero_jax.estimators import Estimator, Probe, check_smoothing, probe_smoothing, with_probe
 from deepzero_jax.estimators.probing import MOST_QUERIES
+from deepzero_jax.sharding import by_lead
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.folder import Json
@@ -78,11 +79,20 @@ def find_probe(
     samples = boxes.num_samples(MOST_QUERIES)
     asked = f", {samples:,} samples of the black box" if samples else ""
     log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
-    beside = SamplesFile(folder / "samples.json", config)
-    with box_errors(), beside.of("probing", boxes), bar("probing the smoothing", log):
-        probe = probe_smoothing(jax.jit(fun), params, key)
+
+    def find() -> Json:
+        beside = SamplesFile(folder / "samples.json", config)
+        with box_errors(), beside.of("probing", boxes), bar("probing the smoothing", log):
+            probe = probe_smoothing(jax.jit(fun), params, key)
+        num_samples = beside.counts.get("probing", 0)
+        return {"probe": probe._asdict(), "num_samples": num_samples, "boxes": boxes.dump()}
+
+    # One process asks: noise would give each another step.
+    found = by_lead(find)
+    boxes.load(found["boxes"])
+    probe = Probe(**found["probe"])
     log(str(probe))
-    return Probing(probe, beside.counts.get("probing", 0))
+    return Probing(probe, found["num_samples"])
 
 
 def kept_probe(folder: Path, log: Log = print) -> Probing | None:

@@ -12,6 +12,7 @@ from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.folder import Json, RunFolderError, read_json
 from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.samples import Samples
+from deepzero_jax.training.together import Together
 
 _EVALUATION = ("evaluated", "scores", "best")
 
@@ -52,6 +53,7 @@ class Progress:
         self.evaluated = 0
         self.scores: dict[str, float] = {}
         self.samples = Samples(spent)
+        self._together = Together(boxes, self.samples)
         self.num_dropped = 0
         self._since = time.perf_counter()
         self._evaluation: Json = {}
@@ -75,6 +77,7 @@ class Progress:
         self.num_dropped = saved.get("num_dropped", 0)
         self.samples.load(saved.get("samples", {}))
         self._boxes.load(saved.get("boxes", ()))
+        self._together.begin()
         self._keep_evaluation()
 
     def load_asked(self, path: Path, step: int) -> None:
@@ -92,6 +95,7 @@ class Progress:
         except (KeyError, TypeError, AttributeError) as error:
             raise RunFolderError(f"{path} does not hold what was asked; move it away") from error
         self.samples.load(later)
+        self._together.begin()
 
     def _keep_evaluation(self) -> None:
         self._evaluation = {name: getattr(self, name) for name in _EVALUATION}
@@ -129,6 +133,8 @@ class Progress:
     def of_host(self, before: Mapping[str, int] | None = None) -> dict[str, int]:
         """What is counted on the host, or with ``before`` what has come to it since.
 
+        With ``before`` all processes must call it; then it adds up what each has counted.
+
         Returns:
           ``box_samples``, sent to black boxes, and ``num_dropped`` slopes; only where there are
           boxes for them, as a line of the metrics tells it.
@@ -139,6 +145,7 @@ class Progress:
         if before is None:
             return now
         since = {name: count - before[name] for name, count in now.items()}
+        since = self._together.meet(since)
         self.num_dropped += since["num_dropped"]
         told = {"box_samples": since["box_samples"] > 0, "num_dropped": self.may_drop}
         return {name: count for name, count in since.items() if told[name]}

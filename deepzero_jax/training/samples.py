@@ -54,6 +54,12 @@ class Samples:
             self._counts.update(saved)
             self._since = samples_sent()
 
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Adds what was sent elsewhere, in another process."""
+        with self._lock:
+            for purpose, count in counts.items():
+                self._counts[purpose] += count
+
     def dump(self) -> dict[str, int]:
         """The counts until now."""
         with self._lock:

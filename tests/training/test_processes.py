@@ -25,8 +25,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(folder, index, port, *more, count=2):
-    call = [sys.executable, "train.py", *TINY, "--workdir", str(folder), *more]
+def start(folder, index, port, *more, count=2, record=TINY):
+    call = [sys.executable, "train.py", *record, "--workdir", str(folder), *more]
     call += ["--coordinator", f"localhost:{port}", f"--num_processes={count}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
@@ -39,9 +39,9 @@ def start(folder, index, port, *more, count=2):
     )
 
 
-def start_both(folder, *more):
+def start_both(folder, *more, record=TINY):
     port = free_port()
-    return [start(folder, index, port, *more) for index in (0, 1)]
+    return [start(folder, index, port, *more, record=record) for index in (0, 1)]
 
 
 def finish(started, seconds=240):
@@ -116,6 +116,39 @@ def test_a_run_goes_on_on_another_mesh(tmp_path):
     for a, b in zip(whole, parts, strict=True):
         if "loss" in a:
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
+def asked_in(folder):
+    """What the host function has written down of itself: samples, by process."""
+    asked = {}
+    for line in (folder / "asked").read_text().splitlines():
+        process, samples = map(int, line.split())
+        asked[process] = asked.get(process, 0) + samples
+    return asked
+
+
+def test_a_box_is_counted_and_budgeted_over_all_processes(tmp_path, monkeypatch):
+    record = ["--config", str(ROOT / "tests/records/boxed.py")]
+    monkeypatch.setenv("BOXED_FOLDER", str(tmp_path))
+    monkeypatch.setenv("BOXED_BUDGET", "1400")
+    folder, auto = tmp_path / "run", "--config.estimator.smoothing=auto"
+    for (_, err), status in finish(start_both(folder, auto, record=record)):
+        assert status == 1
+        assert "of the budget of 1,400 only" in err
+    assert 1_200 < sum(asked_in(tmp_path).values()) <= 1_400
+    monkeypatch.delenv("BOXED_BUDGET")
+    for (_, err), status in finish(start_both(folder, auto, record=record)):
+        assert status == 0, err
+    asked = asked_in(tmp_path)
+    assert len(asked) == 4
+    summary = json.loads((folder / "summary.json").read_text())
+    assert sum(summary["box_samples"].values()) == sum(asked.values())
+    live = json.loads((folder / "asked.json").read_text())
+    assert live["boxes"][0]["num_samples"] == sum(asked.values())
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "box_samples" in line]
+    told = sum(line["box_samples"] for line in lines)
+    before = sum(summary["box_samples"][name] for name in ("pruning", "probing"))
+    assert told + before == sum(asked.values())
 
 
 def test_different_configs_are_refused_by_both(tmp_path):

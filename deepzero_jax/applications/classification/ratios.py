@@ -27,7 +27,7 @@ from deepzero_jax.pruning import (
     save_mask,
 )
 from deepzero_jax.registry import call_with
-from deepzero_jax.sharding import agree, is_lead, wait_for_all
+from deepzero_jax.sharding import agree, by_lead
 from deepzero_jax.training import (
     Boxes,
     Json,
@@ -169,24 +169,27 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     pruning = experiment.config.pruning
     asked = f", {scoring.num_samples:,} samples of the black box" if scoring.num_samples else ""
     log(f"scoring {pruning.scores}, sparsity {pruning.sparsity:g}{asked} …")
-    shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
-    # What a process sent that was killed in the middle of it was asked for these ratios too.
-    beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
-    with beside.of("pruning", scoring.boxes), shown as progress:
-        scores = scoring.scores(progress.advance)
-    ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
-    # Flax makes layers in the order in which a network runs them.
-    ordered = in_layer_order(ratios, experiment.params)
-    found = LayerRatios(
-        ordered,
-        scoring.num_queries,
-        _origin(experiment.config),
-        [box.counts() for box in scoring.boxes.samples],
-        beside.counts.get("pruning", 0),
-    )
-    if is_lead():
+
+    def find() -> Json:
+        shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
+        # What a process sent that was killed in the middle of it was asked for these ratios too.
+        beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
+        with beside.of("pruning", scoring.boxes), shown as progress:
+            scores = scoring.scores(progress.advance)
+        ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
+        found = LayerRatios(
+            # Flax makes layers in the order in which a network runs them.
+            in_layer_order(ratios, experiment.params),
+            scoring.num_queries,
+            _origin(experiment.config),
+            [box.counts() for box in scoring.boxes.samples],
+            beside.counts.get("pruning", 0),
+        )
         _write(experiment, found, scores, workdir)
-    wait_for_all("ratios")
+        return found._asdict()
+
+    found = LayerRatios(**by_lead(find))
+    scoring.boxes.load(found.boxes)
     return found
 
 
