@@ -8,16 +8,17 @@ that was taken to the one asked for.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 from weakref import WeakSet
 
 import jax
 import numpy as np
 from jax.core import ShapedArray
 
-from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
+from deepzero_jax.blackbox import BlackBox, HostCall, from_two_parts, host_call
 from deepzero_jax.blackbox.call import cut_off, held
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
@@ -40,7 +41,8 @@ class _HostDifference:
       call: the query at the base.
       moving: numbers of the inputs that move: of floating-point ones the difference is given,
         of others the new value.
-      dtypes: of the results: of differences, and of answers that have none and are given anew.
+      dtypes: of the results: of differences, and of answers that have none and are given anew;
+        where answers come in two parts, differences do.
     """
 
     call: HostCall
@@ -83,12 +85,12 @@ class _HostDifference:
         bases = from_two_parts(bases) if self.call.splits else bases
         leading = arrays[0].ndim - self.call.ndims[0]
         share = self._share(asked, went, leading) if asked else np.ones(())
-        return [
-            _difference(new, base, share, self.call.splits).astype(dtype)
-            if is_float(new)
-            else held(new, dtype)
-            for new, base, dtype in zip(answers, bases, self.dtypes, strict=True)
+        differences = [
+            _difference(new, base, share, self.call.splits) if is_float(new) else new
+            for new, base in zip(answers, bases, strict=True)
         ]
+        rounded = list(map(held, differences, self.dtypes))
+        return rounded + list(map(cut_off, differences, rounded)) if self.call.splits else rounded
 
     def _share(self, asked: list[np.ndarray], went: list[np.ndarray], leading: int) -> np.ndarray:
         """What brings the difference of each sample back to the step asked for.
@@ -113,6 +115,58 @@ class _HostDifference:
             f"{num_stuck:,}",
             f"{num_moving:,}",
         )
+
+
+@dataclass(frozen=True)
+class _MovedCall:
+    """What else asks a box in float64, slopes through it say, where its operands move.
+
+    Answers and inputs come moved in float64, as they were when the box was asked for them:
+    rounded apart they would not belong together, and a smaller step divides what is left.
+
+    Attributes:
+      call: at the base.
+      flat: that takes arrays in the order of its operands.
+      num_operands: of it.
+      moving: operands that move, as of ``_HostDifference``.
+      dtypes: of the results.
+    """
+
+    call: Any
+    flat: Callable[..., Sequence[np.ndarray]]
+    num_operands: int
+    moving: tuple[int, ...]
+    dtypes: tuple[np.dtype, ...]
+
+    @property
+    def box(self) -> object:
+        """Who answers."""
+        return self.call.box
+
+    @property
+    def num_samples(self) -> int:
+        """That one evaluation sends."""
+        return self.call.num_samples
+
+    def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
+        """As of the call, for operands that have moved."""
+        moved = list(operands[: self.num_operands])
+        for number, move in zip(self.moving, operands[self.num_operands :], strict=False):
+            shape = np.broadcast_shapes(moved[number].shape, move.shape)
+            moved[number] = ShapedArray(shape, moved[number].dtype)
+        return self.call.num_copies(moved, answer)
+
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        operands = list(map(np.asarray, arrays[: self.num_operands]))
+        moves = map(np.asarray, arrays[self.num_operands :])
+        for number, move in zip(self.moving, moves, strict=False):
+            base = operands[number]
+            operands[number] = base.astype(np.float64) + move if is_float(base) else move
+        bases = arrays[self.num_operands + len(self.moving) :]
+        return [
+            (np.asarray(new, np.float64) - base).astype(dtype) if is_float(new) else new
+            for new, base, dtype in zip(self.flat(*operands), bases, self.dtypes, strict=True)
+        ]
 
 
 def counted_share(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:
@@ -166,21 +220,24 @@ def _difference(new: np.ndarray, base: np.ndarray, share: np.ndarray, splits: bo
 @rule("pure_callback", moved=True, decides=True)
 def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[Delta]:
     call = host_call(at.params)
-    if not isinstance(call, HostCall):
+    box, is_query = getattr(call, "box", None), isinstance(call, HostCall)
+    if not (is_query or (isinstance(box, BlackBox) and box.outputs.is_double)):
         return evaluate_and_subtract(at, deltas)
     moving = tuple(i for i, delta in enumerate(deltas) if delta is not ZERO)
-    outputs = at.outputs[: len(at.outputs) // 2] if call.splits else at.outputs
-    dtypes = tuple(wide_dtype(o.dtype) for o in outputs)
+    dtypes = tuple(wide_dtype(o.dtype) for o in at.outputs)
     moves = [
         delta.value if isinstance(delta, Moved) else dense(delta, at.bases[i])
         for i, delta in ((i, deltas[i]) for i in moving)
     ]
+    if is_query:
+        asks = _HostDifference(call, moving, dtypes)
+    else:
+        asks = _MovedCall(call, at.params["callback"], len(at.bases), moving, dtypes)
     found = call_host(
-        _HostDifference(call, moving, dtypes),
-        [jax.ShapeDtypeStruct(o.shape, d) for o, d in zip(outputs, dtypes, strict=True)],
+        asks,
+        [jax.ShapeDtypeStruct(o.shape, d) for o, d in zip(at.outputs, dtypes, strict=True)],
         *at.bases,
         *moves,
         *at.outputs,
     )
-    results = [f if is_float(f) else Moved(f) for f in found]
-    return [*results, *([ZERO] * (len(at.outputs) - len(outputs)))]
+    return [f if is_float(f) else Moved(f) for f in found]

@@ -200,3 +200,24 @@ def test_whole_numbers_beyond_int32_are_refused():
     box = dz.black_box(lambda x: np.full(len(x), 2**40), (), dtype="int64")
     with pytest.raises(dz.BlackBoxError, match="1099511627776, is beyond int32"):
         box(jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+@pytest.mark.parametrize("central", [False, True])
+def test_slopes_of_a_box_inside_a_loss_that_moves(central, reuse):
+    """An inner step divides by 1e-6 what an outer one has moved by 1e-3."""
+    box = dz.black_box(lambda u: np.sum(u**2, axis=1), (), dtype="float64")
+    inner = dz.differentiable(box, dz.cge(smoothing=1e-6))
+
+    def adapted(f):
+        step = lambda u: 0.1 * jax.grad(lambda y: jnp.sum(f(y)))(u)
+        return lambda w, x: jnp.sum(f(x * w - step(x * w)))
+
+    w, x = jnp.ones(3), jnp.ones((4, 3)) * jnp.arange(1.0, 4)
+    outer = dz.cge(smoothing=1e-3, central=central, reuse=reuse)
+    asked = box.num_samples
+    _, grads = dz.value_and_grad(adapted(inner), outer)(w, x)
+    exact = jax.grad(adapted(lambda u: jnp.sum(u**2, axis=1)))(w, x)
+    np.testing.assert_allclose(grads, exact, rtol=1e-3)
+    # A forward pass at both places, and a slope in each number of one.
+    assert box.num_samples - asked == (7 if central else 4) * 4 * (1 + 3 + 1)
