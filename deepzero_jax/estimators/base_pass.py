@@ -9,17 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from deepzero_jax.blackbox import HostCall, host_call
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.difference.base_values import base_values
 from deepzero_jax.difference.interpreter import propagate
 from deepzero_jax.difference.program import (
     Program,
     Values,
+    evaluate,
     read,
     trace,
     without_dead_equations,
 )
-from deepzero_jax.difference.values import Delta, dense
+from deepzero_jax.difference.values import ZERO, Delta, dense
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.smoothing import Smoothing, Step, leaf_steps
@@ -117,12 +119,55 @@ def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
     values = base_values(program, at.leaves)
     value, aux = out_tree.unflatten([jnp.asarray(read(values, o)) for o in program.outputs])
     to_loss = without_dead_equations(program, program.outputs[:1])
+    answers = _answers(to_loss)
+    watched = to_loss._replace(outputs=(*to_loss.outputs, *answers))
 
     def delta(deltas: Sequence[Delta]) -> jax.Array:
-        return dense(propagate(to_loss, values, deltas, delta_dtype)[0], value)
+        found, *moved = propagate(watched, values, deltas, delta_dtype)
+        pairs = [(d, values[n]) for d, n in zip(moved, answers, strict=True) if d is not ZERO]
+        lost = [jnp.any(jnp.isnan(dense(d, base)) & ~jnp.isnan(base)) for d, base in pairs]
+        return _unless(lost, dense(found, value))
 
     course = Course(to_loss, values, delta_dtype)
     return BasePass(value, aux, delta, HostUse.of(to_loss.equations), course)
+
+
+def evaluated(at: FlatLoss) -> tuple[ValueAndAux, Callable[[Params], jax.Array], HostUse]:
+    """Loss and aux at the base, and the loss elsewhere, evaluated whole. **Cost**: one query.
+
+    NaN where other samples of a box have no answer than at the base: what a loss that leaves them
+    out says there is no more the same loss.
+    """
+    host_use = at.host_use()
+    if not host_use.drops:
+        return at.value_and_aux(at.leaves), at.loss, host_use
+    program, out_tree = trace(lambda *flat: at.value_and_aux(flat), *at.leaves)
+    to_loss = without_dead_equations(program, program.outputs[:1])
+    values, answers = evaluate(program, at.leaves), _answers(to_loss)
+    head = out_tree.unflatten([jnp.asarray(read(values, o)) for o in program.outputs])
+
+    def elsewhere(params: Params) -> jax.Array:
+        moved = evaluate(to_loss, jax.tree.leaves(params))
+        lost = [jnp.any(jnp.isnan(moved[n]) != jnp.isnan(values[n])) for n in answers]
+        return _unless(lost, jnp.asarray(read(moved, to_loss.outputs[0])))
+
+    return head, elsewhere, host_use
+
+
+def _unless(lost: Sequence[jax.Array], found: jax.Array) -> jax.Array:
+    """NaN where any is lost."""
+    return jnp.where(jnp.any(jnp.stack(lost)), jnp.nan, found) if lost else found
+
+
+def _answers(program: Program) -> list[int]:
+    """Variables with answers of boxes that may leave samples without one; not those in loops."""
+    calls = [(host_call(eqn.params), eqn) for eqn in program.equations]
+    return [
+        number
+        for call, eqn in calls
+        if isinstance(call, HostCall) and call.box.options.on_failure == "nan"
+        for number in eqn.outputs[: len(call.sample_shapes)]
+    ]
 
 
 def check_delta_dtype(delta_dtype: DTypeLike | None, reuse: str) -> None:

@@ -17,6 +17,7 @@ from deepzero_jax.estimators.base_pass import (
     FlatLoss,
     check_choice,
     check_delta_dtype,
+    evaluated,
     propagated,
 )
 from deepzero_jax.estimators.chunks import (
@@ -202,15 +203,15 @@ class _Randomized:
 def _subtracted(at: FlatLoss, steps: Sequence[Step]) -> BasePass:
     """The loss at the base, and differences as two evaluations subtracted."""
     check_resolution(steps, at.paths, at.dtypes, at.leaves)
-    value, aux = at.value_and_aux(at.leaves)
+    (value, aux), elsewhere, host_use = evaluated(at)
 
     def delta(deltas: Sequence[jax.Array]) -> jax.Array:
         moved = [leaf + d for leaf, d in zip(at.leaves, deltas, strict=True)]
         went = [wide(new - leaf) for new, leaf in zip(moved, at.leaves, strict=True)]
         share = along_the_step(list(map(wide, deltas)), went)
-        return (at.loss(at.treedef.unflatten(moved)) - value) * share
+        return (elsewhere(at.treedef.unflatten(moved)) - value) * share
 
-    return BasePass(value, aux, delta, at.host_use())
+    return BasePass(value, aux, delta, host_use)
 
 
 def _sum_terms(

@@ -69,8 +69,9 @@ class Coloured:
             numbers = owner[reached]
             one: Any = (..., position, reached)
             slopes = moved.difference[one] / moved.span[..., position, numbers]
-            weighed = slopes[:, None] * self._at.cotangents[..., reached]
-            products = np.where(lost[one][:, None], 0.0, weighed)
+            weights = self._at.cotangents[..., reached]
+            nothing = lost[one][:, None] | (weights == 0)
+            products = np.where(nothing, 0.0, slopes[:, None] * weights)
             place: Any = (..., numbers)
             np.add.at(self.gradient, place, products)
             np.logical_or.at(self.lost, place, lost[one])

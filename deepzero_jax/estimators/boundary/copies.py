@@ -91,9 +91,24 @@ class Base:
     drawn: np.ndarray | None
 
     def lost(self, difference: np.ndarray) -> np.ndarray:
-        """Where a moved sample had no answer, and the base has: like differences [c, u, k, p]."""
-        answered = np.all(np.isfinite(self.answers), axis=-1, keepdims=True)[..., None]
-        return np.isnan(difference) & answered
+        """Where a moved sample that weighs had no answer, and the base has: [c, u, k, p]."""
+        counts = np.isfinite(self.answers) & np.any(self.cotangents != 0, axis=1)
+        return np.isnan(difference) & counts[:, :, None]
+
+    def products(self, difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Differences [c, u, k, p] times cotangents: [c, w, u, k].
+
+        An answer that the base lacks is in no product where its cotangent is 0, as that of a
+        loss that leaves it out, and makes it NaN elsewhere.
+
+        Returns:
+          The products, and which are lost, for any weight: [c, 1, u, k].
+        """
+        lost = np.any(self.lost(difference), axis=-1)[:, None]
+        known = np.nan_to_num(difference, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        found = np.einsum("cukp,cwup->cwuk", known, self.cotangents)
+        unknown = ~np.isfinite(self.answers)[:, None] & (self.cotangents != 0)
+        return np.where(np.any(unknown, axis=-1)[..., None], np.nan, found), lost
 
 
 class Moved(NamedTuple):

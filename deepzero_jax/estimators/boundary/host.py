@@ -92,8 +92,7 @@ class HostSlopes:
             if coloured is not None:
                 coloured.add(moved, calls)
             else:
-                products = np.einsum("cukp,cwup->cwuk", moved.difference, at.cotangents)
-                lost = np.any(at.lost(moved.difference), axis=-1)[:, None]
+                products, lost = at.products(moved.difference)
                 tell_dropped(lost.sum() * copies.num_shared)
                 found.append(np.where(lost, 0.0, products * self._per_product(moved, at)[:, None]))
                 dropped.append(np.broadcast_to(lost, products.shape))
