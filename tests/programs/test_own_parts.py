@@ -56,6 +56,9 @@ def not_a_model(num_classes):
 
 def not_a_dataset():
     return [1, 2]
+
+def not_a_rule(learning_rate):
+    return 0.1
 """
 
 
@@ -87,6 +90,8 @@ def test_a_pair_of_pure_functions_trains_as_well_and_can_be_pruned(folder):
         ("estimator.reuse=split", "cut table"),
         ("sampling.name=own_parts:load", "must make a deepzero_jax.sampling.Sampler, got Dataset"),
         ("estimator.name=pair:not_a_dataset", "must make an estimator, got list"),
+        ("optimizer.name=pair:not_a_dataset", "takes neither schedule nor learning_rate"),
+        ("optimizer.name=pair:not_a_rule", "must make an optax.GradientTransformation, got float"),
     ],
 )
 def test_what_is_wrong_with_own_parts_is_one_line(change, words, folder, capsys):

@@ -176,6 +176,19 @@ def test_sgd_is_that_of_pytorch():
     assert float(params[0]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["optax:adam", "optax:sgd", "optax:lion"])
+def test_an_optimiser_of_optax_learns_at_the_rates_of_the_schedule(name):
+    def moved(rate):
+        rule = make_optimizer(name, lambda step: rate * (step + 1), momentum=0.0, weight_decay=0.0)
+        params, grads = jnp.zeros(2), jnp.array([1.0, -1.0])
+        state = rule.init(params)
+        _, state = rule.update(grads, state, params, mask=None)
+        return rule.update(grads, state, params, mask=None)[0]
+
+    assert np.allclose(moved(0.1), [-0.2, 0.2], rtol=1e-4)
+    assert np.allclose(moved(0.3), [-0.6, 0.6], rtol=1e-4)
+
+
 def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
     state = {
         "f": jnp.array([1.0, -0.0, 3e-42], jnp.float32),

@@ -78,10 +78,11 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
       ValueError: from ``find_ratios`` and ``check_measurable``.
       BlackBoxError: a box that gives no answer.
     """
+    # First, as what is refused here costs no query.
+    optimizer, schedule = optimizer_and_schedule(experiment)
     count_what_ratios_took(experiment, workdir)
     experiment = with_probed_smoothing(experiment, workdir, log)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
-    optimizer, schedule = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
     with bar("compiling the step", log):
