@@ -25,6 +25,7 @@ from deepzero_jax.applications.classification.sampling import (
     unused_pruning,
     with_prices,
 )
+from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar, format_seconds
 from deepzero_jax.coordinates import kept_per_leaf
 from deepzero_jax.estimators import estimator_costs
@@ -121,6 +122,7 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     queries = pruning.num_queries if pruning else 0
     about = About(experiment.num_steps, queries, experiment.evaluation_interval, samples, probing)
     plan = expected_plan(step, state, counts, about, found)
+    plan = plan._replace(unused=unused_settings(experiment.config))
     if pruning:
         plan = plan._replace(pruning=_pruning_in_words(experiment, pruning, found))
     if told := unused_pruning(experiment, given):

@@ -29,6 +29,7 @@ from deepzero_jax.applications.classification.sampling import (
     choose_sampler,
     measure_prices,
 )
+from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar
 from deepzero_jax.estimators import sharded
 from deepzero_jax.programs import Program, Run
@@ -124,6 +125,8 @@ def train_classifier(config: Config, run: Run) -> Json | None:
         run.log(str(plan_run(experiment, run.workdir, run.log)))
         return None
     run.hold()
+    for told in unused_settings(config):
+        run.log(told)
     prepared = prepare_run(experiment, run.workdir, run.log)
     run.claim()
     divisor = 1
