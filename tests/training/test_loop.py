@@ -46,6 +46,25 @@ def test_a_run_leaves_its_records(tmp_path):
     assert any("coordinates" in line and "ETA" in line for line in lines)
 
 
+def test_seconds_of_a_step_are_those_of_its_median(tmp_path):
+    summary = tiny_run(tmp_path, num_steps=5)
+    seconds = [r["seconds"] for r in read_metrics(tmp_path / "metrics.jsonl") if "loss" in r]
+    assert summary["seconds_per_step"] == pytest.approx(sorted(seconds)[2], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["num_steps", "evaluation_interval"])
+def test_a_run_of_no_steps_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
+        tiny_run(tmp_path, **{name: 0})
+
+
+def test_a_run_that_has_done_more_steps_is_refused(tmp_path):
+    tiny_run(tmp_path, num_steps=3)
+    with pytest.raises(RunFolderError, match="holds 3 steps, and num_steps is 2: give at least 3"):
+        tiny_run(tmp_path, num_steps=2)
+    assert tiny_run(tmp_path, num_steps=3)["num_steps"] == 3
+
+
 def test_plan_only_leaves_nothing(tmp_path):
     planned = tiny_run(tmp_path / "run", plan_only=True)
     assert not (tmp_path / "run").exists()
