@@ -40,7 +40,7 @@ def test_it_trains_and_is_finished(folder, capsys):
 
 
 PAIR = """
-import jax, jax.numpy as jnp
+import flax.linen as nn, jax, jax.numpy as jnp
 from typing import NamedTuple, Callable
 
 class Pair(NamedTuple):
@@ -50,6 +50,22 @@ class Pair(NamedTuple):
 def make_model(num_classes):
     init = lambda key, x: {"w": 0.1 * jax.random.normal(key, (x[0].size, num_classes))}
     return Pair(init, lambda params, x: x.reshape(len(x), -1) @ params["w"])
+
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x.mean(axis=(1, 3))))
+
+def dropping(num_classes):
+    return Dropping()
+
+class Shapeless(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x[:, :3, 0, 0] + self.param("w", nn.initializers.ones, (len(x), 1))
+
+def shapeless(num_classes):
+    return Shapeless()
 
 def not_a_model(num_classes):
     return 3
@@ -86,6 +102,8 @@ def test_a_pair_of_pure_functions_trains_as_well_and_can_be_pruned(folder):
         ("data.name=own_parts:lod", "has no function 'lod'"),
         ("data.name=pair:not_a_dataset", "must be a deepzero_jax.data.Dataset, got list"),
         ("model.name=pair:not_a_model", "must be a flax.linen.Module, or have init and apply"),
+        ("model.name=pair:dropping", "the model draws random numbers"),
+        ("model.name=pair:shapeless", 'For parameter "w"'),
         ("model.width=3", "takes no width; leave it out"),
         ("estimator.reuse=split", "cut table"),
         ("sampling.name=own_parts:load", "must make a deepzero_jax.sampling.Sampler, got Dataset"),
