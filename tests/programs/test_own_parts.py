@@ -59,6 +59,10 @@ class Dropping(nn.Module):
 def dropping(num_classes):
     return Dropping()
 
+def narrow(num_classes):
+    make = lambda key, x: {"w": 0.1 * jax.random.normal(key, (x[0].size, 3), jnp.bfloat16)}
+    return Pair(make, lambda params, x: x.reshape(len(x), -1) @ params["w"].astype(x.dtype))
+
 class Shapeless(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -88,6 +92,15 @@ def test_a_pair_of_pure_functions_trains_as_well_and_can_be_pruned(folder):
     summary = json.loads((folder / "run/summary.json").read_text())
     assert summary["num_queries"] == 60 * (1 + 54)
     assert summary["test_accuracy"] > 0.9
+
+
+def test_a_plan_takes_parameters_of_16_bits_whose_smoothing_is_probed(folder, capsys):
+    (folder / "pair.py").write_text(PAIR)
+    fields = ["model.name=pair:narrow", "estimator.reuse=none", "estimator.smoothing=auto"]
+    arguments = [f"--config.{field}" for field in (*fields, "training.num_steps=1")]
+    assert run(folder, *arguments, "--plan") == 0
+    assert "to be probed before the first step" in capsys.readouterr().out
+    assert run(folder, *arguments) == 0
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,20 @@ def at_probe(experiment: Experiment, probing: Probing) -> Experiment:
     return experiment._replace(estimator=estimator, probing=probing)
 
 
+def at_stand_in(experiment: Experiment) -> Experiment:
+    """The same experiment; if its smoothing is to be probed, with one that moves its parameters.
+
+    For the time of a step, which no smoothing changes. Its record still says "auto".
+    """
+    if not needs_probe(experiment):
+        return experiment
+    config, leaves = experiment.config, jax.tree.leaves(experiment.params)
+    resolutions = [float(jax.numpy.finfo(jax.numpy.result_type(leaf)).eps) for leaf in leaves]
+    step = max([default_of(cge, "smoothing"), *(2 * eps for eps in resolutions)])
+    config = replace(config, estimator=replace(config.estimator, smoothing=step))
+    return experiment._replace(estimator=sharded(make_estimator(config), experiment.mesh))
+
+
 def optimizer_and_schedule(
     experiment: Experiment,
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:

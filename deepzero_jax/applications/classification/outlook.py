@@ -13,6 +13,7 @@ import jax
 from deepzero_jax.applications.classification.experiment import (
     Experiment,
     at_probe,
+    at_stand_in,
     needs_probe,
     optimizer_and_schedule,
 )
@@ -103,7 +104,7 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
     probing = kept_probe(workdir) if experiment.config.estimator.smoothing == "auto" else None
-    experiment = experiment if probing is None else at_probe(experiment, probing)
+    experiment = at_probe(experiment, probing) if probing else at_stand_in(experiment)
     sampler, params, given = expected_sampler(experiment, workdir)
     optimizer, _ = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
