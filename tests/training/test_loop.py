@@ -24,6 +24,7 @@ from deepzero_jax.training import (
     read_metrics,
     tree_digest,
 )
+from deepzero_jax.training.checkpoint import load_newest
 from tests.marks import few
 from tests.runs import send_sigterm_after, tiny_run
 
@@ -216,6 +217,8 @@ def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
         "k": jax.random.key_data(jax.random.key(3)),
         "typed": jax.random.split(jax.random.key(4), 3),
         "other": jax.random.key(5, impl="rbg"),
+        "empty": jnp.zeros((0, 3)),
+        "no_key": jax.random.split(jax.random.key(4), 0),
     }
     checkpointer = Checkpointer(tmp_path / "c", print)
     checkpointer.save(1, state, {"num_queries": 2**40})
@@ -225,6 +228,7 @@ def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
     assert restored is not None
     assert tree_digest(restored[0]) == tree_digest(state)
     assert restored[1] == {"num_queries": 2**40}
+    assert load_newest(tmp_path / "c")["empty"].shape == (0, 3)
     assert jax.tree.map(jnp.result_type, restored[0]) == jax.tree.map(jnp.result_type, state)
 
 
