@@ -1,7 +1,7 @@
 """Pruning at initialisation: scores, layer-wise ratios, masks, and their files."""
 
 from deepzero_jax.pruning.masks import prune_params, sparse_updates
-from deepzero_jax.pruning.ratios import Ranking, equal_fraction, layer_ratios, prune_mask
+from deepzero_jax.pruning.ratios import Ranking, layer_ratios, prune_mask
 from deepzero_jax.pruning.report import (
     LayerRatios,
     in_layer_order,
@@ -15,7 +15,6 @@ from deepzero_jax.pruning.scores import (
     SCORES,
     Scoring,
     Variant,
-    check_scoring_smoothing,
     grasp_scores,
     random_scores,
     zo_grasp_scores,
@@ -27,8 +26,6 @@ __all__ = [
     "Ranking",
     "Scoring",
     "Variant",
-    "check_scoring_smoothing",
-    "equal_fraction",
     "grasp_scores",
     "in_layer_order",
     "layer_ratios",

@@ -18,8 +18,6 @@ from deepzero_jax.programs import identity
 from deepzero_jax.pruning import (
     SCORES,
     LayerRatios,
-    check_scoring_smoothing,
-    equal_fraction,
     in_layer_order,
     layer_ratios,
     load_ratios,
@@ -29,6 +27,8 @@ from deepzero_jax.pruning import (
     ratios_table,
     save_mask,
 )
+from deepzero_jax.pruning.ratios import equal_fraction
+from deepzero_jax.pruning.scores import check_scoring_smoothing
 from deepzero_jax.registry import call_with
 from deepzero_jax.sharding import agree, by_lead
 from deepzero_jax.training import (
