@@ -71,6 +71,7 @@ def tiny_run(
     plan_only=False,
     optimizer=None,
     begin=lambda state: state,
+    evaluation_interval=4,
 ):
     """Trains the smallest CNN; its summary, or the plan."""
     model = CNN(depth=1, width=2, num_classes=3)
@@ -92,7 +93,7 @@ def tiny_run(
         folder=folder,
         num_steps=num_steps,
         schedule=schedule,
-        evaluation_interval=4,
+        evaluation_interval=evaluation_interval,
         checkpoint_seconds=0.0,
         begin=begin,
         name="tiny",

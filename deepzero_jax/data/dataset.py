@@ -161,8 +161,6 @@ def balanced_indices(key: jax.Array, labels: Array, num_classes: int, per_class:
     for label in range(num_classes):
         found = order[ordered == label][:per_class]
         if len(found) < per_class:
-            raise ValueError(
-                f"samples_per_class is {per_class}, but class {label} has {len(found)} images"
-            )
+            raise ValueError(f"per_class is {per_class}, but class {label} has {len(found)} images")
         chosen.append(found)
     return np.concatenate(chosen)

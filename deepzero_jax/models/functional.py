@@ -6,11 +6,13 @@ them for one.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
+from flax.errors import InvalidRngError
 
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -81,7 +83,8 @@ def predict(model: Model, params: Params, model_state: PyTree, inputs: PyTree) -
     """
     if not isinstance(model, nn.Module):
         return _checked(model).apply(params, inputs)
-    return model.apply({"params": params, **model_state}, inputs, **_mode(model, train=False))
+    with _no_random_numbers():
+        return model.apply({"params": params, **model_state}, inputs, **_mode(model, train=False))
 
 
 def model_loss(model: Model, output_loss: OutputLoss) -> ModelLoss:
@@ -101,6 +104,7 @@ def model_loss(model: Model, output_loss: OutputLoss) -> ModelLoss:
 
     Raises:
       TypeError: something that is no model.
+      ValueError: in a call, a module that draws random numbers.
 
     **Cost** of a call: one query.
 
@@ -120,9 +124,10 @@ def model_loss(model: Model, output_loss: OutputLoss) -> ModelLoss:
         if isinstance(model, nn.Module):
             variables = {"params": params, **model_state}
             mutable = list(model_state)
-            outputs, updated = model.apply(
-                variables, inputs, mutable=mutable, **_mode(model, train=True)
-            )
+            with _no_random_numbers():
+                outputs, updated = model.apply(
+                    variables, inputs, mutable=mutable, **_mode(model, train=True)
+                )
             model_state = {**model_state, **updated}
         else:
             outputs = model.apply(params, inputs)
@@ -130,6 +135,20 @@ def model_loss(model: Model, output_loss: OutputLoss) -> ModelLoss:
         return value, (model_state, metrics)
 
     return loss
+
+
+@contextmanager
+def _no_random_numbers() -> Iterator[None]:
+    """Says what to do about a module that draws random numbers."""
+    try:
+        yield
+    except InvalidRngError as error:
+        reason = " ".join(str(error).split()).split(" (http")[0]
+        raise ValueError(
+            f"the model draws random numbers ({reason}), and a loss whose differences are "
+            "taken must hold them still: leave them out, as by nn.Dropout(…, deterministic=True) "
+            "in training too, or write a loop of your own, with a loss that passes a key"
+        ) from error
 
 
 def _mode(model: nn.Module, train: bool) -> dict[str, PyTree]:

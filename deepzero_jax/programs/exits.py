@@ -6,6 +6,7 @@ import sys
 import traceback
 
 import jax
+from flax.errors import FlaxError
 
 from deepzero_jax.training import (
     InterruptedRunError,
@@ -52,7 +53,8 @@ def exit_status(error: BaseException, started: bool) -> tuple[int | None, str]:
         return 1, f"{words}; {_GOES_ON}"
     if isinstance(error, jax.errors.JaxRuntimeError | NotImplementedError):
         return None, words
-    if isinstance(error, ValueError | TypeError | OSError | ImportError):
+    # Flax says with errors of its own what is wrong with a model.
+    if isinstance(error, ValueError | TypeError | OSError | ImportError | FlaxError):
         return 2, words
     return None, words
 

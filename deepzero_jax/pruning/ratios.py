@@ -37,7 +37,7 @@ def prune_mask(
 
     Raises:
       ValueError: sparsity outside [0, 1), unknown ``prune`` or leaf path, scores that
-        are not finite.
+        are not finite, or that are all equal.
     """
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity!r}")
@@ -53,6 +53,11 @@ def prune_mask(
     flat = np.concatenate([arrays[i].ravel() for i in ranked])
     if not np.all(np.isfinite(flat)):
         raise ValueError("scores hold values that are not finite: lower the smoothing or the step")
+    if sparsity > 0 and flat.size > 1 and np.all(flat == flat[0]):
+        raise ValueError(
+            f"scores are all {flat[0] + 0.0:g}, which ranks nothing: raise the smoothing, until "
+            "the loss answers a step of it, or take random_scores"
+        )
     importance = {"highest": -flat, "lowest": flat, "smallest_magnitude": np.abs(flat)}[prune]
     count = int(np.floor((1.0 - sparsity) * flat.size + 0.5))
     keep = np.zeros(flat.size, bool)
@@ -89,7 +94,7 @@ def layer_ratios(
 
     Raises:
       ValueError: sparsity outside [0, 1), unknown ``prune`` or leaf path, scores that
-        are not finite.
+        are not finite, or that are all equal.
 
     **Cost**: no query; one sort on the host. Source: DeepZero, algorithm 1.
 
@@ -100,6 +105,20 @@ def layer_ratios(
     masks = prune_mask(scores, sparsity, prune=prune, always_kept=always_kept)
     fractions = [1.0 - float(np.mean(m)) if m.size else 0.0 for m in jax.tree.leaves(masks)]
     return dict(zip(leaf_paths(scores), fractions, strict=True))
+
+
+def equal_fraction(scores: PyTree) -> float:
+    """The fraction of the scores in leaves of two and more dimensions that have one value.
+
+    Example:
+      >>> equal_fraction({"a": np.array([[0.0, 0.0], [0.0, 1.0]]), "b": np.array([2.0])})
+      0.75
+    """
+    ranked = [np.ravel(leaf) for leaf in jax.tree.leaves(scores) if np.ndim(leaf) >= 2]
+    flat = np.concatenate(ranked) if ranked else np.zeros(0)
+    if not flat.size:
+        return 0.0
+    return float(np.max(np.unique(flat, return_counts=True)[1]) / flat.size)
 
 
 def _kept_whole(

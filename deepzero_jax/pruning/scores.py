@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.estimators import BatchSize, Estimator, rge, value_and_grad
+from deepzero_jax.estimators.smoothing import as_smoothing, check_resolution, leaf_steps
 from deepzero_jax.registry import Registry
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -48,7 +50,8 @@ def zo_grasp_scores(
       is given these: where it insists on a type, it casts them itself (``w.astype(x.dtype)``).
 
     Raises:
-      ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0.
+      ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0, a ``smoothing`` that
+        does not move the parameters.
 
     **Cost**: 2 (q + 1) queries. Source: DeepZero, section 4 (arXiv 2310.02025), but for
     the shared directions.
@@ -61,6 +64,7 @@ def zo_grasp_scores(
       True
     """
     _check(step, variant)
+    check_scoring_smoothing(smoothing, params)
     released = variant == "released"
     estimator = _directions(smoothing, num_directions, released, batch_size)
     vg = value_and_grad(fun, estimator)
@@ -95,11 +99,29 @@ def _check(step: float, variant: Variant) -> None:
         raise ValueError(f"variant must be one of {list(get_args(Variant))}, got {variant!r}")
 
 
+def check_scoring_smoothing(smoothing: float, params: Params) -> None:
+    """Raises ValueError for a smoothing by which ``zo_grasp_scores`` would not move the parameters.
+
+    Args:
+      smoothing: μ.
+      params: to be scored, those of 16 bits in float32.
+    """
+    params = _wide(params)
+    paths, leaves = leaf_paths(params), jax.tree.leaves(params)
+    dtypes = [leaf.dtype for leaf in leaves]
+    steps = leaf_steps(as_smoothing(smoothing), paths, dtypes)
+    check_resolution(steps, paths, dtypes, leaves, may_propagate=False)
+
+
+def _wide(params: Params) -> Params:
+    # The difference of two gradients, a short step apart, drowns in 16 bits.
+    return jax.tree.map(lambda p: jnp.asarray(p, wide_dtype(jnp.result_type(p))), params)
+
+
 def _scores_from_gradients(
     gradient: Callable[[Params, Key], PyTree], params: Params, keys: tuple[Key, Key], step: float
 ) -> PyTree:
-    # The difference of two gradients, a short step apart, drowns in 16 bits.
-    params = jax.tree.map(lambda p: jnp.asarray(p, wide_dtype(jnp.result_type(p))), params)
+    params = _wide(params)
     start = gradient(params, keys[0])
     moved = jax.tree.map(lambda p, g: p + step * g, params, start)
     stop = gradient(moved, keys[1])

@@ -39,16 +39,45 @@ def _raw(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
 
-def _like(tree: PyTree, raw: PyTree) -> PyTree:
-    """A ``raw`` tree with the random keys of a tree like it."""
+def _stored(tree: PyTree) -> PyTree:
+    """A raw tree on the host as files hold it: orbax takes no empty array, so one number stands in.
+
+    A digest is over this.
+    """
+
+    def one(leaf: Any) -> Any:
+        return leaf if np.size(leaf) else np.zeros(1, leaf.dtype)
+
+    return jax.tree.map(one, jax.device_get(_raw(tree)))
+
+
+def _like(tree: PyTree, stored: PyTree) -> PyTree:
+    """A ``stored`` tree with the random keys and the empty leaves of a tree like it."""
 
     def one(leaf: Any, found: Any) -> jax.Array:
-        array = jax.numpy.asarray(found)
+        empty = not np.size(leaf)
+        array = jax.numpy.asarray(found) if not empty else jax.numpy.zeros(*_raw_kind(leaf))
         if not _is_key(leaf):
             return array
         return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
 
-    return jax.tree.map(one, tree, raw)
+    return jax.tree.map(one, tree, stored)
+
+
+def _raw_kind(leaf: Any) -> tuple[tuple[int, ...], Any]:
+    raw = jax.eval_shape(lambda: _raw(leaf))
+    return raw.shape, raw.dtype
+
+
+def _with_empty_leaves(stored: PyTree, leaves: Mapping[str, str]) -> PyTree:
+    """A ``stored`` tree with the empty leaves that were saved, see ``_leaves``."""
+
+    def one(path: Any, found: Any) -> Any:
+        told = leaves[jax.tree_util.keystr(path, simple=True, separator="/")]
+        shape = json.loads(told[told.index("[") :])
+        return found if np.prod(shape) else np.zeros(shape, found.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, stored)
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:
@@ -139,6 +168,7 @@ def load_newest(folder: Path) -> Json:
         digest, leaves = progress.pop("digest"), _by_path(state)
         if digest != _digest([leaves[path] for path in progress["leaves"]], progress):
             raise ValueError("its digest does not match its content")
+        state = _with_empty_leaves(state, progress["leaves"])
     except RunFolderError:
         raise
     except Exception as error:  # orbax raises many kinds for a damaged file
@@ -194,7 +224,7 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         progress = {**progress, "leaves": _leaves(state)}
-        host_state = jax.device_get(_raw(state))
+        host_state = _stored(state)
         progress = {**progress, "digest": _digest(host_state, progress)}
         parts = ocp.args.Composite(
             state=ocp.args.StandardSave(host_state),  # pyright: ignore[reportCallIssue]
@@ -255,7 +285,7 @@ class Checkpointer:
 
         if not progress:
             raise ValueError("what lies beside its state cannot be read")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(_raw(like)))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _stored(like))
         state = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
         restored = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
         if progress.pop("digest", None) != _digest(restored, progress):

@@ -1,6 +1,7 @@
 """Image classification as a training task."""
 
-from collections.abc import Callable
+from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def classification_task(
             images = crop_and_flip(jax.random.fold_in(augment_key, step), images)
         return dataset.normalise(images), labels
 
-    evaluate, evaluation_samples = _evaluation(model, dataset)
+    evaluation = _Evaluation(model, dataset)
     return Task(
         init=init,
         loss=(split_model_loss if cut else model_loss)(model, cross_entropy),
@@ -72,9 +73,9 @@ def classification_task(
             "test_labels": jnp.asarray(dataset.test_labels),
         },
         batch=batch,
-        evaluate=evaluate,
+        evaluate=evaluation.evaluate,
         steps_per_epoch=num_train // batch_size,
-        evaluation_samples=evaluation_samples,
+        evaluation_samples=evaluation.num_samples,
     )
 
 
@@ -85,43 +86,69 @@ def scoring_batch(dataset: Dataset, key: Key, per_class: int) -> tuple[jax.Array
     return images, jnp.asarray(np.asarray(dataset.train_labels)[indices])
 
 
-def _evaluation(
-    model: Model, dataset: Dataset, chunk: int = 500
-) -> tuple[
-    Callable[[Params, PyTree, PyTree], dict[str, float]], Callable[[Params, PyTree, PyTree], int]
-]:
-    """How a classifier is evaluated, and the samples that this sends to black boxes."""
-    num_test = len(dataset.test_labels)
-    chunk = min(chunk, num_test)
-    starts = range(0, num_test, chunk)
+class _Evaluation:
+    """How a classifier is evaluated, and the samples that this sends to black boxes.
 
-    @jax.jit
-    def evaluate_chunk(
-        params: Params, model_state: PyTree, data: PyTree, start: jax.Array
+    In parts of one length, so that one program is compiled; the last is filled up with images that
+    do not count. A black box is not asked for these: there the last part has its own length.
+
+    Args:
+      model: of the classifier.
+      dataset: whose test images it is shown.
+      most: images of a part.
+    """
+
+    def __init__(self, model: Model, dataset: Dataset, most: int = 500) -> None:
+        self._model, self._normalise = model, dataset.normalise
+        self._num_test = len(dataset.test_labels)
+        self._length = -(-self._num_test // -(-self._num_test // most))
+        self._starts = range(0, self._num_test, self._length)
+        self._part = jax.jit(self._evaluate_part, static_argnames="length")
+        self._asks: bool | None = None
+
+    def evaluate(self, params: Params, model_state: PyTree, data: PyTree) -> dict[str, float]:
+        """Loss and accuracy on all test images."""
+        parts = []
+        lengths = self._lengths(params, model_state, data)
+        for start, length in zip(self._starts, lengths, strict=True):
+            parts.append(self._part(params, model_state, data, jnp.int32(start), length=length))
+            jax.block_until_ready(parts[-1])
+            tell(1, len(lengths), "parts")
+        return {
+            "test_loss": float(sum(float(part[0]) for part in parts) / self._num_test),
+            "test_accuracy": sum(int(part[1]) for part in parts) / self._num_test,
+        }
+
+    def num_samples(self, params: Params, model_state: PyTree, data: PyTree) -> int:
+        """What ``evaluate`` sends to black boxes; nothing is asked."""
+        lengths = Counter(self._lengths(params, model_state, data))
+        asked = partial(self._asked, params, model_state, data)
+        return sum(count * asked(length) for length, count in lengths.items())
+
+    def _lengths(self, params: Params, model_state: PyTree, data: PyTree) -> list[int]:
+        lengths = [self._length] * len(self._starts)
+        rest = self._num_test - self._starts[-1]
+        if rest < self._length:
+            if self._asks is None:
+                self._asks = self._asked(params, model_state, data, rest) > 0
+            if self._asks:
+                lengths[-1] = rest
+        return lengths
+
+    def _asked(self, params: Params, model_state: PyTree, data: PyTree, length: int) -> int:
+        part = partial(self._part, length=length)
+        return samples_asked(part, params, model_state, data, jnp.int32(0))
+
+    def _evaluate_part(
+        self, params: Params, model_state: PyTree, data: PyTree, start: jax.Array, length: int
     ) -> tuple[jax.Array, jax.Array]:
-        positions = start + jnp.arange(chunk)
-        valid = positions < num_test
-        indices = jnp.minimum(positions, num_test - 1)
+        """Sum of the losses, and how many are right."""
+        positions = start + jnp.arange(length)
+        valid = positions < self._num_test
+        indices = jnp.minimum(positions, self._num_test - 1)
         labels = data["test_labels"][indices]
-        images = dataset.normalise(data["test_images"][indices])
-        logits = predict(model, params, model_state, images)
+        images = self._normalise(data["test_images"][indices])
+        logits = predict(self._model, params, model_state, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         correct = jnp.argmax(logits, -1) == labels
         return jnp.sum(jnp.where(valid, losses, 0)), jnp.sum(correct & valid)
-
-    def evaluate(params: Params, model_state: PyTree, data: PyTree) -> dict[str, float]:
-        parts = []
-        for start in starts:
-            parts.append(evaluate_chunk(params, model_state, data, jnp.int32(start)))
-            jax.block_until_ready(parts[-1])
-            tell(1, len(starts), "parts")
-        return {
-            "test_loss": float(sum(float(part[0]) for part in parts) / num_test),
-            "test_accuracy": sum(int(part[1]) for part in parts) / num_test,
-        }
-
-    def samples(params: Params, model_state: PyTree, data: PyTree) -> int:
-        chunk_samples = samples_asked(evaluate_chunk, params, model_state, data, jnp.int32(0))
-        return len(starts) * chunk_samples
-
-    return evaluate, samples

@@ -18,8 +18,9 @@ from deepzero_jax.training.errors import (
     StepFailedError,
     black_box_failure,
 )
-from deepzero_jax.training.folder import Json, write_json
+from deepzero_jax.training.folder import Json, RunFolderError, write_json
 from deepzero_jax.training.live import LiveJson
+from deepzero_jax.training.metrics import median_seconds
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.planning import plan
 from deepzero_jax.training.probing import Probing
@@ -82,12 +83,17 @@ def train(
       The content of ``summary.json``.
 
     Raises:
+      ValueError: ``num_steps`` or ``evaluation_interval`` below 1.
+      RunFolderError: a folder whose run has done more steps than ``num_steps``.
       NonFiniteError: a loss or parameter that is not finite.
       StepFailedError: a black box that gives no answer.
       InterruptedRunError: by SIGTERM or SIGINT, after saving.
 
     **Cost**: the queries of its steps and of its evaluations.
     """
+    for argument, value in (("num_steps", num_steps), ("evaluation_interval", evaluation_interval)):
+        if value is not None and value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value!r}")
     if isinstance(step, TrainStep):
         with bar(f"compiling the step of {name}", log):
             step = step.compile(state)
@@ -101,7 +107,8 @@ def train(
         state = trainer.run(trainer.start(state, begin))
     finally:
         checkpointer.close()
-    found = summary(name, step.step.task, trainer.progress, state)
+    seconds = median_seconds(folder / "metrics.jsonl")
+    found = summary(name, step.step.task, trainer.progress, state, seconds)
     if is_lead():
         write_json(folder / "summary.json", found)
     return found
@@ -152,6 +159,11 @@ class _Trainer:
                 self._save(state)
                 self.checkpointer.wait()
             return state
+        if (done := int(restored[0].step)) > settings.num_steps:
+            raise RunFolderError(
+                f"{self.folder} holds {done:,} steps, and num_steps is {settings.num_steps:,}: "
+                f"give at least {done:,}, or another folder"
+            )
         self.progress.load(restored[1])
         state = self.compiled.step.place(restored[0])
         self.progress.load_asked(self.asked.path, int(state.step))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -101,6 +102,13 @@ class _Events:
 def read_metrics(path: Path) -> list[Json]:
     """Reads the lines of a ``metrics.jsonl`` that are whole: objects with a number of steps."""
     return read_lines(path, "step")[0]
+
+
+def median_seconds(path: Path) -> float | None:
+    """The median of the seconds of the steps in a ``metrics.jsonl``; None where there are none."""
+    seconds = [line.get("seconds") for line in read_metrics(path)]
+    known = [value for value in seconds if isinstance(value, int | float)]
+    return statistics.median(known) if known else None
 
 
 def read_lines(path: Path, number: str) -> tuple[list[Json], int]:

@@ -1,5 +1,7 @@
 """Optimisers and schedules from optax, with the mask in its place."""
 
+import inspect
+from collections.abc import Mapping
 from typing import Literal
 
 import optax
@@ -83,7 +85,9 @@ def make_optimizer(
     """An optax chain whose ``update`` takes the coordinates' mask as ``mask=``.
 
     Args:
-      name: one of ``OPTIMIZERS``.
+      name: one of ``OPTIMIZERS``, or ``"module:function"``, which is given those of
+        ``schedule``, ``learning_rate`` (the schedule too, as optax calls it), ``momentum``,
+        ``nesterov`` and ``weight_decay`` that it has arguments for.
       schedule: learning rate as a function of the step.
       momentum: of SGD.
       nesterov: of SGD.
@@ -96,10 +100,11 @@ def make_optimizer(
         coordinates outside the mask, see ``coherent_gradient``; None: they count nothing.
 
     Raises:
-      ValueError: an unknown name, or coherence with another mask.
+      ValueError: an unknown name, a function that takes no schedule or makes no optimiser, or
+        coherence with another mask.
     """
     options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    rule = call_with(OPTIMIZERS[name], {"schedule": schedule, **options})
+    rule = _rule(name, schedule, options)
     if coherence is not None:
         if mask != "gradient":
             raise ValueError(f"coherence needs mask 'gradient', got {mask!r}")
@@ -107,3 +112,22 @@ def make_optimizer(
     if mask == "gradient":
         return optax.with_extra_args_support(rule)
     return optax.chain(rule, sparse_updates())
+
+
+def _rule(
+    name: str, schedule: Schedule, options: Mapping[str, object]
+) -> optax.GradientTransformation:
+    """What the maker of that name makes of the schedule and of those options that it takes."""
+    maker, rates = OPTIMIZERS[name], {"schedule": schedule, "learning_rate": schedule}
+    if not rates.keys() & inspect.signature(maker).parameters.keys():
+        raise ValueError(
+            f"optimizer {name!r} takes neither schedule nor learning_rate, so that it would not "
+            "learn at the rates of the record; give it an argument of one of these names"
+        )
+    rule = call_with(maker, {**rates, **options})
+    if not (hasattr(rule, "init") and hasattr(rule, "update")):
+        raise ValueError(
+            f"optimizer {name!r} must make an optax.GradientTransformation, "
+            f"got {type(rule).__name__}"
+        )
+    return rule

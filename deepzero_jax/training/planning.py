@@ -58,6 +58,7 @@ class Plan(NamedTuple):
       estimated: in words, how the time was estimated; "" where it was measured.
       spread: seconds of a step, least and most, where they are estimated.
       pruning: in words, what scoring is still to take, and where the ratios come from.
+      unused: in words, settings of the record that have no effect.
     """
 
     leaves: list[LeafPlan]
@@ -78,6 +79,7 @@ class Plan(NamedTuple):
     estimated: str = ""
     spread: tuple[float, float] | None = None
     pruning: Sequence[str] = ()
+    unused: Sequence[str] = ()
 
     def __str__(self) -> str:
         """The plan as a table and a few lines."""
@@ -105,6 +107,7 @@ class Plan(NamedTuple):
             + (f" + {self.probe_queries:,} for probing" if self.probe_queries else "")
             + f" = {about}{total:,}",
             *(f"pruning       {line}" for line in self.pruning),
+            *(f"settings      {line}" for line in self.unused),
             *([f"smoothing     {self.smoothing}"] if self.smoothing else []),
             *self._box_lines(),
             *self._times(),

@@ -10,7 +10,9 @@ from deepzero_jax.training.step import TrainState
 from deepzero_jax.training.task import Task
 
 
-def summary(name: str, task: Task, progress: Progress, state: TrainState) -> Json:
+def summary(
+    name: str, task: Task, progress: Progress, state: TrainState, seconds: float | None = None
+) -> Json:
     """Final and best scores, queries, samples of black boxes by purpose, steps, seconds.
 
     Args:
@@ -18,6 +20,7 @@ def summary(name: str, task: Task, progress: Progress, state: TrainState) -> Jso
       task: what was trained.
       progress: its counters.
       state: its last one.
+      seconds: of its median step, of all sessions; None where none is recorded.
     """
     counted = progress.dump()
     samples = counted["samples"]
@@ -31,7 +34,7 @@ def summary(name: str, task: Task, progress: Progress, state: TrainState) -> Jso
         **({"num_dropped": progress.num_dropped} if progress.may_drop else {}),
         "num_steps": int(state.step),
         "wall_seconds": round(counted["wall_seconds"], 3),
-        "seconds_per_step": round(counted["wall_seconds"] / max(int(state.step), 1), 6),
+        "seconds_per_step": None if seconds is None else round(seconds, 6),
         "parameters_sha256": tree_digest(state.params),
         "num_parameters": num_coordinates(state.params),
         "device": jax.devices()[0].device_kind,

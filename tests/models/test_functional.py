@@ -51,6 +51,20 @@ class Counting(nn.Module):
         return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
 
 
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+def test_a_model_that_draws_random_numbers_is_refused_with_what_to_do():
+    params, state = init_model(Dropping(), jax.random.key(0), jnp.ones((1, 3)))
+    assert predict(Dropping(), params, state, jnp.ones((4, 3))).shape == (4, 2)
+    words = r"random numbers \(Dropout_0 needs PRNG for \"dropout\"\), .* deterministic=True"
+    with pytest.raises(ValueError, match=words):
+        model_loss(Dropping(), squares)(params, state, jnp.ones((4, 3)), jnp.ones((4, 2)))
+
+
 class Pair(NamedTuple):
     init: object
     apply: object

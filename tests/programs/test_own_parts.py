@@ -40,7 +40,7 @@ def test_it_trains_and_is_finished(folder, capsys):
 
 
 PAIR = """
-import jax, jax.numpy as jnp
+import flax.linen as nn, jax, jax.numpy as jnp
 from typing import NamedTuple, Callable
 
 class Pair(NamedTuple):
@@ -51,11 +51,34 @@ def make_model(num_classes):
     init = lambda key, x: {"w": 0.1 * jax.random.normal(key, (x[0].size, num_classes))}
     return Pair(init, lambda params, x: x.reshape(len(x), -1) @ params["w"])
 
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x.mean(axis=(1, 3))))
+
+def dropping(num_classes):
+    return Dropping()
+
+def narrow(num_classes):
+    make = lambda key, x: {"w": 0.1 * jax.random.normal(key, (x[0].size, 3), jnp.bfloat16)}
+    return Pair(make, lambda params, x: x.reshape(len(x), -1) @ params["w"].astype(x.dtype))
+
+class Shapeless(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x[:, :3, 0, 0] + self.param("w", nn.initializers.ones, (len(x), 1))
+
+def shapeless(num_classes):
+    return Shapeless()
+
 def not_a_model(num_classes):
     return 3
 
 def not_a_dataset():
     return [1, 2]
+
+def not_a_rule(learning_rate):
+    return 0.1
 """
 
 
@@ -71,6 +94,15 @@ def test_a_pair_of_pure_functions_trains_as_well_and_can_be_pruned(folder):
     assert summary["test_accuracy"] > 0.9
 
 
+def test_a_plan_takes_parameters_of_16_bits_whose_smoothing_is_probed(folder, capsys):
+    (folder / "pair.py").write_text(PAIR)
+    fields = ["model.name=pair:narrow", "estimator.reuse=none", "estimator.smoothing=auto"]
+    arguments = [f"--config.{field}" for field in (*fields, "training.num_steps=1")]
+    assert run(folder, *arguments, "--plan") == 0
+    assert "to be probed before the first step" in capsys.readouterr().out
+    assert run(folder, *arguments) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -83,10 +115,14 @@ def test_a_pair_of_pure_functions_trains_as_well_and_can_be_pruned(folder):
         ("data.name=own_parts:lod", "has no function 'lod'"),
         ("data.name=pair:not_a_dataset", "must be a deepzero_jax.data.Dataset, got list"),
         ("model.name=pair:not_a_model", "must be a flax.linen.Module, or have init and apply"),
+        ("model.name=pair:dropping", "the model draws random numbers"),
+        ("model.name=pair:shapeless", 'For parameter "w"'),
         ("model.width=3", "takes no width; leave it out"),
         ("estimator.reuse=split", "cut table"),
         ("sampling.name=own_parts:load", "must make a deepzero_jax.sampling.Sampler, got Dataset"),
         ("estimator.name=pair:not_a_dataset", "must make an estimator, got list"),
+        ("optimizer.name=pair:not_a_dataset", "takes neither schedule nor learning_rate"),
+        ("optimizer.name=pair:not_a_rule", "must make an optax.GradientTransformation, got float"),
     ],
 )
 def test_what_is_wrong_with_own_parts_is_one_line(change, words, folder, capsys):

@@ -55,6 +55,43 @@ def test_a_sparsity_that_no_sampler_asks_for_is_told(sampling, capsys, tmp_path)
     assert lines == [told]
 
 
+NO_EFFECT = {
+    "estimator.name=first_order estimator.central=true": (
+        "estimator.smoothing=0.001, estimator.central=True have no effect with estimator "
+        "first_order"
+    ),
+    "estimator.num_directions=5 estimator.distribution=sphere": (
+        "estimator.num_directions=5, estimator.distribution=sphere have no effect with estimator "
+        "cge"
+    ),
+    "optimizer.name=adam optimizer.weight_decay=0.1 optimizer.nesterov=true": (
+        "optimizer.nesterov=True, optimizer.weight_decay=0.1 have no effect with optimizer adam"
+    ),
+    "optimizer.name=optax:adam optimizer.nesterov=true optimizer.momentum=0.5": (
+        "optimizer.momentum=0.5 has no effect with optimizer optax:adam"
+    ),
+    "pruning.sparsity=0 pruning.mask=weights": (
+        "pruning.mask=weights has no effect at pruning.sparsity=0, where every step is dense"
+    ),
+    "pruning.sparsity=0 sampling.coherence=0.5": (
+        "sampling.coherence=0.5 has no effect at pruning.sparsity=0, where every step is dense"
+    ),
+    "estimator.chunk_size=4 optimizer.momentum=0.5 pruning.mask=weights": None,
+}
+
+
+@pytest.mark.parametrize(("fields", "told"), NO_EFFECT.items(), ids=str)
+def test_a_setting_without_effect_is_told(fields, told, capsys, tmp_path):
+    arguments = [f"--config.{field}" for field in fields.split()]
+    assert call(train.main, *arguments, "--plan", f"--workdir={tmp_path}") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no effect" in line]
+    assert lines == ([f"settings      {told}"] if told else [])
+    arguments.append("--config.training.num_steps=1")
+    if "first_order" in fields:
+        assert call(train.main, *arguments, f"--workdir={tmp_path}") == 0
+        assert f"\n{told}\n" in "\n" + capsys.readouterr().out
+
+
 def test_plan_stops_there(capsys, tmp_path):
     assert call(train.main, f"--workdir={tmp_path}", "--plan") == 0
     output = capsys.readouterr().out

@@ -48,7 +48,7 @@ def test_counts_on_resnet20_are_those_of_the_paper(sparsity):
 
 
 def test_always_kept_can_be_named():
-    ratios = dz.layer_ratios(SCORES, 0.5, always_kept=["a"])
+    ratios = dz.layer_ratios({**SCORES, "b": jnp.array([9.0, 8.0])}, 0.5, always_kept=["a"])
     assert ratios["a"] == 0.0
     assert ratios["b"] == 0.5
     with pytest.raises(ValueError, match="always_kept names leaves"):
@@ -64,6 +64,22 @@ def test_sparsity_out_of_range(sparsity):
 def test_scores_that_are_not_finite():
     with pytest.raises(ValueError, match="not finite"):
         dz.layer_ratios({"a": jnp.array([[jnp.nan, 1.0]])}, 0.5)
+
+
+def test_scores_that_are_all_equal_rank_nothing():
+    scores = {"a": jnp.zeros((2, 3)), "b": -jnp.zeros((3, 1)), "c": jnp.arange(3.0)}
+    with pytest.raises(ValueError, match="scores are all 0, which ranks nothing: raise the smooth"):
+        dz.layer_ratios(scores, 0.5)
+    assert dz.layer_ratios(scores, 0.0)["a"] == 0.0
+
+
+@pytest.mark.parametrize(("smoothing", "size"), [(1e-10, 1.0), (1e-6, 100.0)])
+def test_a_smoothing_too_small_for_scores_names_only_remedies_that_there_are(smoothing, size):
+    with pytest.raises(ValueError, match=r"hoose smoothing of at least 1[e.]") as refused:
+        dz.zo_grasp_scores(
+            jnp.sum, size * jnp.ones((2, 2)), key=jax.random.key(0), smoothing=smoothing
+        )
+    assert "reuse" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,6 +1,8 @@
 """What a run keeps of its black boxes, and what its plan says of them."""
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,18 @@ from deepzero_jax.training import (
     StepFailedError,
     Task,
     TrainStep,
+    classification_task,
     learning_rate_schedule,
     make_optimizer,
     read_metrics,
     train,
 )
+from tests.runs import tiny_dataset
+
+
+class Pair(NamedTuple):
+    init: Callable
+    apply: Callable
 
 
 def judged(plant, judge):
@@ -103,3 +112,23 @@ def test_counts_that_are_none_are_told_in_one_line(content, tmp_path):
     with pytest.raises(RunFolderError, match=r"asked\.json does not hold what was asked; move it"):
         judged_run(tmp_path, task)
     assert (tmp_path / "asked.json").read_text() == content
+
+
+@pytest.mark.parametrize("num_test", [21, 1003])
+def test_an_evaluation_asks_a_box_for_each_test_image_once(num_test):
+    small = tiny_dataset()
+    rows = np.arange(num_test) % 21
+    images, labels = small.test_images[rows], small.test_labels[rows]
+    dataset = small._replace(test_images=images, test_labels=labels)
+    box = dz.black_box(np.tanh, (3,))
+    model = Pair(
+        lambda key, x: {"w": jax.random.normal(key, (8, 3))},
+        lambda params, x: box(jnp.mean(x, axis=(1, 3)) @ params["w"]),
+    )
+    task = classification_task(model, dataset, 12)
+    params, state = task.init(jax.random.key(0))
+    assert task.evaluation_samples(params, state, task.data) == num_test
+    scores = task.evaluate(params, state, task.data)
+    assert box.num_samples == num_test
+    logits = model.apply(params, dataset.normalise(images))
+    assert scores["test_accuracy"] == pytest.approx(np.mean(np.argmax(logits, -1) == labels))

@@ -35,3 +35,30 @@ def test_a_leaf_with_a_number_for_each_device():
     for one, two in on_devices(2, LEAF_AS_LONG).values():
         assert len(one) == 4
         assert two == pytest.approx(one, rel=1e-5)
+
+
+# Four devices: two share the coordinates, two a batch, where the record does not say otherwise.
+BOX_ON_TWO_AXES = """
+import contextlib
+import io
+import json
+import sys
+
+sys.path.insert(0, "tests/records")
+import train
+
+record = ["--config=tests/records/boxed.py", "--plan", "--config.mesh.data=2"]
+found = []
+for more in ([], ["--config.mesh.coordinates=1"]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        found.append(train.main([*record, *more]))
+    found.append(said.getvalue())
+print(json.dumps(found))
+"""
+
+
+def test_a_box_on_devices_that_share_two_things_is_refused_in_the_plan_too():
+    status, said, other, silent = on_devices(4, BOX_ON_TWO_AXES)
+    assert (status, other, silent) == (2, 0, "")
+    assert said.startswith("train.py: error: mesh.data=2 shares a batch between devices and mesh.")
+    assert said.count("\n") == 1

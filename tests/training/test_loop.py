@@ -24,6 +24,7 @@ from deepzero_jax.training import (
     read_metrics,
     tree_digest,
 )
+from deepzero_jax.training.checkpoint import load_newest
 from tests.marks import few
 from tests.runs import send_sigterm_after, tiny_run
 
@@ -44,6 +45,25 @@ def test_a_run_leaves_its_records(tmp_path):
     assert [r["step"] for r in records if "loss" in r] == list(range(1, 9))
     assert [r["step"] for r in records if "test_accuracy" in r] == [4, 8]
     assert any("coordinates" in line and "ETA" in line for line in lines)
+
+
+def test_seconds_of_a_step_are_those_of_its_median(tmp_path):
+    summary = tiny_run(tmp_path, num_steps=5)
+    seconds = [r["seconds"] for r in read_metrics(tmp_path / "metrics.jsonl") if "loss" in r]
+    assert summary["seconds_per_step"] == pytest.approx(sorted(seconds)[2], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["num_steps", "evaluation_interval"])
+def test_a_run_of_no_steps_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
+        tiny_run(tmp_path, **{name: 0})
+
+
+def test_a_run_that_has_done_more_steps_is_refused(tmp_path):
+    tiny_run(tmp_path, num_steps=3)
+    with pytest.raises(RunFolderError, match="holds 3 steps, and num_steps is 2: give at least 3"):
+        tiny_run(tmp_path, num_steps=2)
+    assert tiny_run(tmp_path, num_steps=3)["num_steps"] == 3
 
 
 def test_plan_only_leaves_nothing(tmp_path):
@@ -176,6 +196,19 @@ def test_sgd_is_that_of_pytorch():
     assert float(params[0]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["optax:adam", "optax:sgd", "optax:lion"])
+def test_an_optimiser_of_optax_learns_at_the_rates_of_the_schedule(name):
+    def moved(rate):
+        rule = make_optimizer(name, lambda step: rate * (step + 1), momentum=0.0, weight_decay=0.0)
+        params, grads = jnp.zeros(2), jnp.array([1.0, -1.0])
+        state = rule.init(params)
+        _, state = rule.update(grads, state, params, mask=None)
+        return rule.update(grads, state, params, mask=None)[0]
+
+    assert np.allclose(moved(0.1), [-0.2, 0.2], rtol=1e-4)
+    assert np.allclose(moved(0.3), [-0.6, 0.6], rtol=1e-4)
+
+
 def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
     state = {
         "f": jnp.array([1.0, -0.0, 3e-42], jnp.float32),
@@ -184,6 +217,8 @@ def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
         "k": jax.random.key_data(jax.random.key(3)),
         "typed": jax.random.split(jax.random.key(4), 3),
         "other": jax.random.key(5, impl="rbg"),
+        "empty": jnp.zeros((0, 3)),
+        "no_key": jax.random.split(jax.random.key(4), 0),
     }
     checkpointer = Checkpointer(tmp_path / "c", print)
     checkpointer.save(1, state, {"num_queries": 2**40})
@@ -193,6 +228,7 @@ def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
     assert restored is not None
     assert tree_digest(restored[0]) == tree_digest(state)
     assert restored[1] == {"num_queries": 2**40}
+    assert load_newest(tmp_path / "c")["empty"].shape == (0, 3)
     assert jax.tree.map(jnp.result_type, restored[0]) == jax.tree.map(jnp.result_type, state)
 
 

@@ -11,12 +11,19 @@ from jax.sharding import Mesh
 from deepzero_jax.applications.classification.config import Config
 from deepzero_jax.blackbox import asks_host
 from deepzero_jax.data import Dataset
-from deepzero_jax.estimators import ESTIMATORS, Estimator, cge, sharded
+from deepzero_jax.estimators import (
+    ESTIMATORS,
+    CoordinateEstimator,
+    DirectionEstimator,
+    Estimator,
+    cge,
+    sharded,
+)
 from deepzero_jax.fields import default_of
 from deepzero_jax.models import Model, make_model
 from deepzero_jax.programs import cache_folder, identity
 from deepzero_jax.registry import call_with
-from deepzero_jax.sharding import make_mesh
+from deepzero_jax.sharding import COORDINATES, DATA, make_mesh
 from deepzero_jax.training import (
     Probing,
     Schedule,
@@ -109,7 +116,7 @@ def build(config: Config) -> Experiment:
       config: whose fields ``check_fields`` has found right.
 
     Raises:
-      ValueError: a value that the data or the devices do not allow.
+      ValueError: a value that the data, the devices or a black box in the network do not allow.
       FileNotFoundError: a data set that is not there.
     """
     mesh = make_mesh(config.mesh.coordinates, config.mesh.data)
@@ -125,7 +132,26 @@ def build(config: Config) -> Experiment:
             f"training.num_epochs {config.training.num_epochs:g} comes to "
             f"{experiment.num_steps:,} steps, and at most {MAX_STEPS:,} can be counted"
         )
+    _check_devices(experiment)
     return experiment
+
+
+def _check_devices(experiment: Experiment) -> None:
+    """Raises ValueError where JAX would not call the host: from devices that share two things."""
+    is_spread = isinstance(experiment.estimator, CoordinateEstimator | DirectionEstimator)
+    coordinates, data = experiment.mesh.shape[COORDINATES], experiment.mesh.shape[DATA]
+    if is_spread and min(coordinates, data) > 1 and _asks_host(experiment):
+        raise ValueError(
+            f"mesh.data={data} shares a batch between devices and mesh.coordinates={coordinates} "
+            "the coordinates, and a network that asks a black box can be shared in one way alone; "
+            "give --config.mesh.data=1 or --config.mesh.coordinates=1"
+        )
+
+
+def _asks_host(experiment: Experiment) -> bool:
+    """Whether the loss on a batch calls the host; one trace."""
+    fun = experiment.task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
+    return asks_host(jax.make_jaxpr(fun)(experiment.params).eqns)
 
 
 def needs_probe(experiment: Experiment) -> bool:
@@ -136,10 +162,7 @@ def needs_probe(experiment: Experiment) -> bool:
     """
     if not _is_open(experiment):
         return False
-    if experiment.config.estimator.reuse != "difference":
-        return True
-    fun = experiment.task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
-    return asks_host(jax.make_jaxpr(fun)(experiment.params).eqns)
+    return experiment.config.estimator.reuse != "difference" or _asks_host(experiment)
 
 
 def _is_open(experiment: Experiment) -> bool:
@@ -174,6 +197,20 @@ def at_probe(experiment: Experiment, probing: Probing) -> Experiment:
     """The same experiment at a probed smoothing."""
     estimator = sharded(make_estimator(experiment.config, probing), experiment.mesh)
     return experiment._replace(estimator=estimator, probing=probing)
+
+
+def at_stand_in(experiment: Experiment) -> Experiment:
+    """The same experiment; if its smoothing is to be probed, with one that moves its parameters.
+
+    For the time of a step, which no smoothing changes. Its record still says "auto".
+    """
+    if not needs_probe(experiment):
+        return experiment
+    config, leaves = experiment.config, jax.tree.leaves(experiment.params)
+    resolutions = [float(jax.numpy.finfo(jax.numpy.result_type(leaf)).eps) for leaf in leaves]
+    step = max([default_of(cge, "smoothing"), *(2 * eps for eps in resolutions)])
+    config = replace(config, estimator=replace(config.estimator, smoothing=step))
+    return experiment._replace(estimator=sharded(make_estimator(config), experiment.mesh))
 
 
 def optimizer_and_schedule(

@@ -13,6 +13,7 @@ import jax
 from deepzero_jax.applications.classification.experiment import (
     Experiment,
     at_probe,
+    at_stand_in,
     needs_probe,
     optimizer_and_schedule,
 )
@@ -25,6 +26,7 @@ from deepzero_jax.applications.classification.sampling import (
     unused_pruning,
     with_prices,
 )
+from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar, format_seconds
 from deepzero_jax.coordinates import kept_per_leaf
 from deepzero_jax.estimators import estimator_costs
@@ -102,7 +104,7 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
     probing = kept_probe(workdir) if experiment.config.estimator.smoothing == "auto" else None
-    experiment = experiment if probing is None else at_probe(experiment, probing)
+    experiment = at_probe(experiment, probing) if probing else at_stand_in(experiment)
     sampler, params, given = expected_sampler(experiment, workdir)
     optimizer, _ = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
@@ -121,6 +123,7 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     queries = pruning.num_queries if pruning else 0
     about = About(experiment.num_steps, queries, experiment.evaluation_interval, samples, probing)
     plan = expected_plan(step, state, counts, about, found)
+    plan = plan._replace(unused=unused_settings(experiment.config))
     if pruning:
         plan = plan._replace(pruning=_pruning_in_words(experiment, pruning, found))
     if told := unused_pruning(experiment, given):

@@ -29,6 +29,7 @@ from deepzero_jax.applications.classification.sampling import (
     choose_sampler,
     measure_prices,
 )
+from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar
 from deepzero_jax.estimators import sharded
 from deepzero_jax.programs import Program, Run
@@ -78,10 +79,11 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
       ValueError: from ``find_ratios`` and ``check_measurable``.
       BlackBoxError: a box that gives no answer.
     """
+    # First, as what is refused here costs no query.
+    optimizer, schedule = optimizer_and_schedule(experiment)
     count_what_ratios_took(experiment, workdir)
     experiment = with_probed_smoothing(experiment, workdir, log)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
-    optimizer, schedule = optimizer_and_schedule(experiment)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
     with bar("compiling the step", log):
@@ -123,6 +125,8 @@ def train_classifier(config: Config, run: Run) -> Json | None:
         run.log(str(plan_run(experiment, run.workdir, run.log)))
         return None
     run.hold()
+    for told in unused_settings(config):
+        run.log(told)
     prepared = prepare_run(experiment, run.workdir, run.log)
     run.claim()
     divisor = 1

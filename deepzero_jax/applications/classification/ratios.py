@@ -1,5 +1,6 @@
 """Layer ratios of an experiment: found in its run folder, or computed and written there."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from deepzero_jax.applications.classification.config import Config
+from deepzero_jax.applications.classification.config import Config, Pruning
 from deepzero_jax.applications.classification.experiment import Experiment, needs_probe
 from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import box_errors
@@ -26,6 +27,8 @@ from deepzero_jax.pruning import (
     ratios_table,
     save_mask,
 )
+from deepzero_jax.pruning.ratios import equal_fraction
+from deepzero_jax.pruning.scores import check_scoring_smoothing
 from deepzero_jax.registry import call_with
 from deepzero_jax.sharding import agree, by_lead
 from deepzero_jax.training import (
@@ -59,11 +62,16 @@ class Scoring(NamedTuple):
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Scoring":
-        """As the record says; nothing is asked."""
+        """As the record says; nothing is asked.
+
+        Raises:
+          ValueError: fewer images of a class than are asked for, or a smoothing that does not
+            move the parameters.
+        """
         pruning = experiment.config.pruning
+        _check_smoothing(pruning, experiment.params)
         batch_key, score_key = jax.random.split(experiment.key("pruning"))
-        batch = scoring_batch(experiment.dataset, batch_key, pruning.samples_per_class)
-        args = (experiment.model_state, *batch)
+        args = (experiment.model_state, *_batch(experiment, batch_key))
         queries = call_with(SCORES[pruning.scores].num_queries, vars(pruning))
         boxes = Boxes.of(Loss(experiment.task.loss, args, has_aux=True), experiment.params)
         return cls(experiment, score_key, args, queries, boxes)
@@ -94,6 +102,34 @@ class Scoring(NamedTuple):
 
         with box_errors(), counting_passes(advance):
             return jax.block_until_ready(jax.jit(scores)(self.experiment.params, *self.args))
+
+
+def _takes(pruning: Pruning, name: str) -> bool:
+    """Whether the scores of a record are given that argument."""
+    return name in inspect.signature(SCORES[pruning.scores].scores).parameters
+
+
+def _check_smoothing(pruning: Pruning, params: Params) -> None:
+    if not _takes(pruning, "smoothing"):
+        return
+    try:
+        check_scoring_smoothing(pruning.smoothing, params)
+    except ValueError as error:
+        raise ValueError(f"pruning.{error}") from error
+
+
+def _batch(experiment: Experiment, key: Key) -> tuple[PyTree, ...]:
+    """What scores are computed on; a batch of the training, for the boxes alone, if on nothing."""
+    task, pruning = experiment.task, experiment.config.pruning
+    if not _takes(pruning, "args"):
+        return task.batch(task.data, key, jax.numpy.int32(0))
+    try:
+        return scoring_batch(experiment.dataset, key, pruning.samples_per_class)
+    except ValueError as error:
+        raise ValueError(
+            f"pruning.samples_{error}; give at most as many, or pruning.scores=random, which looks "
+            "at none"
+        ) from error
 
 
 def compute_scores(experiment: Experiment) -> tuple[PyTree, int]:
@@ -159,7 +195,8 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
       log: takes a line.
 
     Raises:
-      ValueError: the file there belongs to another model or to other settings.
+      ValueError: the file there belongs to another model or to other settings, scores that are not
+        finite or all equal, and from ``Scoring.of``.
       BlackBoxError: a box that gives no answer.
     """
     scoring = Scoring.of(experiment)
@@ -176,7 +213,7 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
         beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
         with beside.of("pruning", scoring.boxes), shown as progress:
             scores = scoring.scores(progress.advance)
-        ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
+        ratios = _ratios(scores, pruning, log)
         found = LayerRatios(
             # Flax makes layers in the order in which a network runs them.
             in_layer_order(ratios, experiment.params),
@@ -191,6 +228,23 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     found = LayerRatios(**by_lead(find))
     scoring.boxes.load(found.boxes)
     return found
+
+
+def _ratios(scores: PyTree, pruning: Pruning, log: Log) -> dict[str, float]:
+    """The layer ratios of scores; says where most of these rank nothing."""
+    steps = [name for name in ("smoothing", "step") if _takes(pruning, name)]
+    settings = ", ".join(f"pruning.{name}={getattr(pruning, name):g}" for name in steps)
+    at = f" (at {settings})" if settings else ""
+    try:
+        ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
+    except ValueError as error:
+        raise ValueError(f"pruning.scores={pruning.scores}: {error}{at}") from error
+    if (fraction := equal_fraction(scores)) > 0.5:
+        log(
+            f"{100 * fraction:.0f} % of the scores are equal, and are ranked by their position: "
+            f"does the loss answer such a step{at}?"
+        )
+    return ratios
 
 
 class ExpectedPruning(NamedTuple):

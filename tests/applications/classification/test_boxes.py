@@ -169,3 +169,61 @@ def test_central_differences_take_their_own_and_what_has_no_noise_none(boxes, tm
     found = with_probed_smoothing(build(propagated), tmp_path / "b", lines.append)
     assert found.probing is None
     assert "is not probed" in lines[0]
+
+
+def make_hard_model(num_classes):
+    """A box with hard labels, which answers no small step."""
+    hard = lambda x: 4 * np.eye(num_classes, dtype=np.float32)[np.argmax(x, axis=1)]
+    box = dz.black_box(hard, (num_classes,))
+    shapes = {"v": (8, 8), "w": (8, num_classes)}
+
+    def init(key, x):
+        return {name: jax.random.normal(key, shape) for name, shape in shapes.items()}
+
+    def apply(params, x):
+        return box(jnp.tanh(jnp.mean(x, axis=(1, 3)) @ params["v"]) @ params["w"])
+
+    return Pair(init, apply)
+
+
+def make_idle_model(num_classes):
+    """Most of its parameters do nothing."""
+    init = lambda key, x: {"idle": jnp.ones((8, 8)), "w": jnp.ones((8, num_classes))}
+    return Pair(init, lambda params, x: jnp.mean(x, axis=(1, 3)) @ params["w"])
+
+
+def pruned(**fields):
+    model = Model(name=f"{__name__}:{fields.pop('model', 'make_model')}")
+    pruning = Pruning(sparsity=0.5, num_directions=3, **{"samples_per_class": 2, **fields})
+    return build(replace(RECORD, model=model, pruning=pruning))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"model": "make_hard_model", "smoothing": 1e-6},
+            r"pruning.scores=zo_grasp: scores are all 0, .* \(at pruning.smoothing=1e-06, ",
+        ),
+        ({"smoothing": 1e-10}, "^pruning.smoothing 1e-10 is below the resolution of params.*-07$"),
+        (
+            {"samples_per_class": 70},
+            "^pruning.samples_per_class is 70, but class 0 has 20 images; give at most",
+        ),
+    ],
+)
+def test_scores_that_rank_nothing_are_refused_and_their_field_named(fields, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        find_ratios(pruned(**fields), tmp_path, lambda line: None)
+    assert not (tmp_path / "ratios.json").exists()
+
+
+def test_scores_of_which_most_are_equal_are_told(tmp_path):
+    lines = []
+    find_ratios(pruned(model="make_idle_model", scores="grasp"), tmp_path, lines.append)
+    assert lines[1].startswith("73 % of the scores are equal, and are ranked by their position")
+
+
+def test_random_scores_look_at_no_image(tmp_path):
+    found = find_ratios(pruned(scores="random", samples_per_class=70), tmp_path, lambda line: None)
+    assert found.num_queries == 0
