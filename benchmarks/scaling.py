@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 import deepzero_jax as dz
 from benchmarks.engine import RESULTS, problem
@@ -29,7 +30,6 @@ from deepzero_jax.sharding import (
     make_mesh,
     replicate,
     shard_coordinates,
-    wait_for_all,
 )
 from deepzero_jax.training import Json
 from studies.report.committed import chosen, results
@@ -52,7 +52,7 @@ def step_seconds(name: str, repeats: int) -> float:
     run()
     times = []
     for turn in range(repeats):
-        wait_for_all(f"turn {turn}")
+        multihost_utils.sync_global_devices(f"turn {turn}")
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)

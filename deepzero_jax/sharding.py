@@ -133,8 +133,8 @@ def sums_of(counts: Sequence[int]) -> list[int]:
         return list(counts)
     # Two halves each, as JAX has no int64 of its own accord.
     halves = np.array([divmod(count, 1 << 24) for count in counts], np.int32)
-    high, low = np.sum(multihost_utils.process_allgather(halves), axis=0, dtype=np.int64).T
-    return [int(h) * (1 << 24) + int(low_half) for h, low_half in zip(high, low, strict=True)]
+    of_all = np.asarray(multihost_utils.process_allgather(halves), np.int64)
+    return [int(high) * (1 << 24) + int(low) for high, low in of_all.sum(axis=0)]
 
 
 def by_lead(find: Callable[[], Any]) -> Any:
