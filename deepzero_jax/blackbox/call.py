@@ -156,8 +156,15 @@ def from_two_parts(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def widened(leaf: np.ndarray) -> np.ndarray:
-    """Floating-point numbers in float64, others as they are."""
-    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    """Numbers in ``widened_dtype``."""
+    return leaf.astype(widened_dtype(leaf.dtype), copy=False)
+
+
+def widened_dtype(dtype: np.dtype) -> np.dtype:
+    """Float64 for floating-point numbers, complex128 for complex ones, others as they are."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return np.dtype(np.complex128)
+    return np.dtype(np.float64) if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def query(call: HostCall, leaves: list[jax.Array]) -> list[jax.Array]:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import HostCall, from_two_parts, host_call
-from deepzero_jax.blackbox.call import cut_off, held
+from deepzero_jax.blackbox.call import cut_off, held, widened
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
@@ -74,11 +74,11 @@ class _HostDifference:
                 inputs[number] = move
                 continue
             if self.call.box.outputs.is_double:
-                inputs[number] = base.astype(np.float64) + move
+                inputs[number] = widened(base) + move
                 continue
             inputs[number] = base + move.astype(base.dtype)
-            asked.append(move)
-            went.append(inputs[number] - base)
+            asked.append(_in_reals(move))
+            went.append(_in_reals(inputs[number] - base))
         answers = self.call.in_full(*inputs)
         bases = from_two_parts(bases) if self.call.splits else bases
         leading = arrays[0].ndim - self.call.ndims[0]
@@ -113,6 +113,11 @@ class _HostDifference:
             f"{num_stuck:,}",
             f"{num_moving:,}",
         )
+
+
+def _in_reals(steps: np.ndarray) -> np.ndarray:
+    """Complex steps as two real numbers each, on an axis behind."""
+    return np.stack([steps.real, steps.imag], axis=-1) if np.iscomplexobj(steps) else steps
 
 
 def counted_share(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:

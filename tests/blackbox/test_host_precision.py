@@ -188,6 +188,26 @@ def test_answers_of_other_kinds_come_whole():
     np.testing.assert_allclose(slopes, [5, 5], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_complex_input_moves_in_both_of_its_parts(name, dtype):
+    box = dz.black_box(lambda z: np.abs(z) ** 2, (), dtype=dtype)
+    twin = lambda z: jnp.abs(z) ** 2
+    loss = lambda ask: lambda w: jnp.sum(ask(w * (1 + 2j)))
+    w, key = jnp.array([1.0, 2.0]), jax.random.key(0)
+    found, expected = (
+        dz.value_and_grad(loss(ask), ESTIMATORS[name])(w, key=key)[1] for ask in (box, twin)
+    )
+    is_exact = dtype == "float64" and "subtracting" not in name
+    np.testing.assert_allclose(found, expected, rtol=1e-5 if is_exact else 1e-2)
+
+
+def test_a_complex_input_that_does_not_move_is_taken_as_it_is():
+    f = dz.differentiable(lambda x, z: x * jnp.abs(z), dz.cge(smoothing=1e-3))
+    found = jax.grad(lambda x: jnp.sum(f(x, jnp.full(2, 3 + 4j))))(jnp.ones(2))
+    np.testing.assert_allclose(found, [5, 5], rtol=1e-4)
+
+
 def test_an_integer_input_moves_too():
     box = dz.black_box(lambda x, times: x.sum(1) * times, (), dtype="float64")
     fun = lambda w: box(w[None], jnp.floor(w[:1] * 10).astype(jnp.int32))[0]

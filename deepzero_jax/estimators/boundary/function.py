@@ -18,7 +18,7 @@ from deepzero_jax.estimators.boundary.moves import (
     Moves,
     assert_key,
 )
-from deepzero_jax.estimators.boundary.options import check_options
+from deepzero_jax.estimators.boundary.options import check_options, check_real
 from deepzero_jax.estimators.boundary.structure import Structure, as_pattern
 from deepzero_jax.estimators.boundary.students import Record
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
@@ -114,6 +114,8 @@ class Differentiable:
         if self.needs_key:
             assert_key(key)
         leaves, backward = self._prepared(inputs)
+        check_real("input", backward.dtypes)
+        check_real("output", backward.output_dtypes)
         moving = tuple(i for i, leaf in enumerate(leaves) if _is_floating(leaf))
         if not moving:
             raise ValueError("there is nothing to move: no input is of a floating-point type")
@@ -230,7 +232,8 @@ def differentiable(
       asks again). Integer inputs carry no gradient.
 
     Raises:
-      TypeError, ValueError: options or inputs that do not fit; second derivatives.
+      TypeError, ValueError: options or inputs that do not fit; derivatives of or by complex
+        numbers; second derivatives.
 
     **Cost**: forward one call of all samples; backward m (2m ``central``), or as many as
     colours, rows, directions or drawn coordinates (``dz.num_queries``); live, 128 MB of them.

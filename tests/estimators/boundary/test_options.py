@@ -200,6 +200,14 @@ REFUSED = {
     ),
     "first axis of samples": lambda box: dz.differentiable(box, dz.cge())(jnp.ones(())),
     "the same number of samples": lambda box: dz.differentiable(lambda a, b: a, dz.cge())(X, X[:2]),
+    "an input is of type complex64": lambda box: gradient(
+        lambda x: dz.differentiable(box, dz.cge())(x + 1j)
+    ),
+    "an output is of type complex64": lambda box: gradient(
+        lambda x: jnp.abs(dz.differentiable(lambda x: x * 1j, dz.cge())(x))
+    ),
+    "two inputs": lambda box: dz.differentiable(box, dz.cge()).estimate(X, X + 1j),
+    "two outputs": lambda box: dz.differentiable(lambda x: x * 1j, dz.cge()).estimate(X, X),
     "every output needs a first axis": lambda box: dz.differentiable(jnp.sum, dz.cge())(X),
     "below the resolution": lambda box: gradient(
         dz.differentiable(dz.black_box(stencil, (12,)), dz.cge(smoothing=1e-9))
