@@ -97,21 +97,25 @@ class _HostDifference:
         """
         front = leading + (self.call.count is not None)
         if self.box not in _told:
-            self._tell(np.sum(_swallowed(asked, went, front)), np.sum(_any(asked, front)))
+            # The first axis that vmap put in front counts coordinates, or directions.
+            by_query = lambda of: of.reshape((of.shape[0] if leading else 1, -1)).sum(axis=1)
+            self._tell(by_query(_swallowed(asked, went, front)), by_query(_any(asked, front)))
         return counted_share(asked, went, front)
 
-    def _tell(self, num_stuck: int, num_moving: int) -> None:
-        """Warns once where most steps of a call are swallowed."""
-        if num_stuck <= num_moving / 2:
+    def _tell(self, stuck: np.ndarray, moving: np.ndarray) -> None:
+        """Warns once where most steps of a query are swallowed: samples, by query."""
+        most = stuck > moving / 2
+        if not most.any():
             return
+        worst = int(np.argmax(np.where(most, stuck, 0)))
         _told.add(self.box)
         logger.warning(
             "the steps of an estimate do not move the inputs of a black box, in float32 (%s of "
-            "the %s samples of a call, in one number at least): it counts as not moved; give a "
+            "the %s samples of a query, in one number at least): it counts as not moved; give a "
             "larger smoothing, scale the inputs, or declare float64 answers "
             '(dtype="float64"), which are asked for in float64',
-            f"{num_stuck:,}",
-            f"{num_moving:,}",
+            f"{stuck[worst]:,}",
+            f"{moving[worst]:,}",
         )
 
 

@@ -168,6 +168,27 @@ def test_steps_that_rounding_swallows_are_told(caplog):
             refused()
 
 
+@pytest.mark.parametrize("options", [{}, {"central": True}, {"batch_size": 1}])
+@pytest.mark.parametrize("batched", [True, False])
+def test_one_parameter_whose_steps_are_all_swallowed_is_told(caplog, options, batched):
+    box = dz.black_box(lambda u: u @ np.arange(1.0, 4.0), (), batched=batched)
+    ask = box if batched else jax.vmap(box)
+    fun, x = lambda w: jnp.mean(ask(x * w)), jnp.ones((4, 3))
+    vg = dz.value_and_grad(fun, dz.cge(smoothing=1e-3, **options))
+    vg(jnp.array([1.0, 1.0, 2.0]))
+    assert not caplog.messages
+    vg(jnp.array([1.0, 1.0, 1e5]))
+    assert "do not move the inputs of a black box, in float32" in caplog.text
+
+
+def test_a_sample_whose_steps_are_swallowed_is_not_told(caplog):
+    box = dz.black_box(lambda u: u.sum(), (), batched=False)
+    x = jnp.ones((4, 3)).at[0, 1].set(1e5)
+    fun = lambda w: jnp.mean(jax.vmap(box)(x * (1 + w)))
+    dz.value_and_grad(fun, dz.cge(smoothing=1e-3))(jnp.zeros(3))
+    assert not caplog.messages
+
+
 def test_answers_of_other_kinds_come_whole():
     output = {
         "y": jax.ShapeDtypeStruct((), np.float64),
