@@ -87,7 +87,8 @@ class Backward:
     def num_calls(self, moving: tuple[int, ...]) -> int:
         """Calls of a backward pass that moves some leaves."""
         calls = self.moves(moving).num_calls if moving and self.floating else 0
-        return calls * (2 if self.of.settings["central"] else 1) + (self.of.check and calls > 0)
+        sides = 2 if self.of.settings["central"] else 1
+        return calls * sides + (2 if self.of.check and calls else 0)
 
     def forward(self, leaves: Sequence[jax.Array]) -> tuple[PyTree, Kept]:
         """Outputs, and what the backward pass needs of them."""

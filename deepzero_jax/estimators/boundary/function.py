@@ -224,7 +224,7 @@ def differentiable(
       surrogate: ``(*inputs) -> outputs``, whose derivative queries correct, unbiased whatever it
         is: $\hat J^⊤ v = J_s^⊤ v + \frac1q \sum_j [v·(f(x + μ u_j) - f(x))/μ - v·J_s u_j] u_j$.
       num_coordinates: with ``cge``, so many are drawn for each sample, unbiased. None: all.
-      check: whether each backward pass checks ``structure``, by one call more.
+      check: whether each backward pass checks ``structure``, by two calls more.
       record: takes in what a black box is asked, for ``fit_surrogate``.
 
     Returns:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 
-from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widened
+from deepzero_jax.blackbox import BlackBox, BlackBoxError, HostCall, from_two_parts, widened
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.estimators.boundary.coloured import Coloured, Colours
 from deepzero_jax.estimators.boundary.copies import Base, Copies, Moved
@@ -37,7 +37,7 @@ class HostSlopes:
       moves: which numbers, and which of them together.
       central: whether both sides are asked.
       floating: which outputs are floating-point: those have cotangents.
-      check: whether the pattern of ``moves`` is checked, by one call more.
+      check: whether the pattern of ``moves`` is checked, by two calls more.
       record: takes in the differences, or None.
     """
 
@@ -49,15 +49,22 @@ class HostSlopes:
     record: Record | None = None
 
     @property
-    def box(self) -> object:
+    def box(self) -> BlackBox:
         """Who answers."""
         return self.call.box
 
     @property
     def num_samples(self) -> int:
         """That one evaluation sends."""
-        calls = (2 if self.central else 1) * self.moves.num_calls + self.check
+        calls = (2 if self.central else 1) * self.moves.num_calls + 2 * self.check
         return self.call.num_samples * calls
+
+    @property
+    def rounding(self) -> float:
+        """Of the answers that are subtracted, as a part of them."""
+        dtypes = [self.box.outputs.dtypes[i] for i in self.floating]
+        of_parts = 2.0**-48 if self.call.splits else 0.0
+        return max(of_parts, *(float(jnp.finfo(dtype).eps) for dtype in dtypes))
 
     def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
         """For which its callback asks at once; those of cotangents alone share answers."""
@@ -104,8 +111,8 @@ class HostSlopes:
             dropped = [np.broadcast_to(coloured.lost[:, None], coloured.gradient.shape)]
             tell_dropped(coloured.lost.sum() * copies.num_shared)
             if self.check:
-                signs = coloured.signs[None, None, None]
-                coloured.compare(self._moved(at, signs, False).difference[:, :, 0])
+                signs = np.stack([coloured.signs, -coloured.signs])[None, None]
+                coloured.compare(self._moved(at, signs, False).difference, self.rounding)
         whole = lambda parts: copies.in_front(np.concatenate(parts, axis=-1))
         return [whole(found).astype(self.layout.wide), whole(dropped)]
 

@@ -30,7 +30,7 @@ def check_options(given: "Differentiable") -> None:
         raise ValueError("check=True is of a structure: give structure=")
     if given.check and not isinstance(given.fun, BlackBox):
         raise ValueError(
-            "check=True asks a black box once more; compare a gradient of a traceable function "
+            "check=True asks a black box twice more; compare a gradient of a traceable function "
             "with that of jax.grad"
         )
     if given.record is not None and not (given.samples and isinstance(given.fun, BlackBox)):
