@@ -99,7 +99,7 @@ class Coloured:
         wrong = (gap > _WRONG * whole) & (gap > _DOUBT * (bent + noise))
         everything, missing = np.linalg.norm(whole), np.linalg.norm(gap)
         if wrong.any() or missing > _WRONG * everything:
-            shares = (gap / np.where(whole > 0, whole, gap))[wrong]
+            shares = gap[wrong] / np.where(whole > 0, whole, gap)[wrong]
             missed = np.max(shares, initial=missing / (everything or missing))
             raise BlackBoxError(
                 "the structure given to dz.differentiable does not hold: its pattern misses "

@@ -56,8 +56,12 @@ class HostSlopes:
     @property
     def num_samples(self) -> int:
         """That one evaluation sends."""
-        calls = (2 if self.central else 1) * self.moves.num_calls + 2 * self.check
-        return self.call.num_samples * calls
+        sides = 2 if self.central else 1
+        return self.call.num_samples * (sides * self.moves.num_calls + 2 * self._checks)
+
+    @property
+    def _checks(self) -> bool:
+        return self.check and self.moves.num_calls > 0
 
     @property
     def rounding(self) -> float:
@@ -110,7 +114,7 @@ class HostSlopes:
             found = [coloured.gradient]
             dropped = [np.broadcast_to(coloured.lost[:, None], coloured.gradient.shape)]
             tell_dropped(coloured.lost.sum() * copies.num_shared)
-            if self.check:
+            if self._checks:
                 signs = np.stack([coloured.signs, -coloured.signs])[None, None]
                 coloured.compare(self._moved(at, signs, False).difference, self.rounding)
         whole = lambda parts: copies.in_front(np.concatenate(parts, axis=-1))
