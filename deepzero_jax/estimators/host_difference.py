@@ -161,7 +161,7 @@ def differed(new: np.ndarray, base: np.ndarray, splits: bool) -> np.ndarray:
     if not splits:
         return new - base
     with np.errstate(over="ignore", invalid="ignore"):
-        high = held(new, np.dtype(np.float32))
+        high = new.astype(np.float32)
         (rounded,) = from_two_parts([high, cut_off(new, high)])
         return np.where(rounded == base, 0.0, new - base)
 

@@ -237,6 +237,33 @@ def test_an_integer_input_moves_too():
     np.testing.assert_allclose(slopes, [(4 * 0.65 - 3 * 0.55) / 0.1, 3], rtol=1e-5)
 
 
+def test_float64_answers_beyond_float32_are_refused():
+    box = dz.black_box(lambda x: 1e39 * x[:, 0], (), dtype="float64")
+    f = dz.differentiable(box, dz.cge())
+    for ask in (box, jax.jit(box), jax.grad(lambda x: jnp.sum(f(x)))):
+        with dz.blackbox.box_errors(), pytest.raises(Exception, match=r"beyond float32.*scale the"):
+            jax.block_until_ready(ask(jnp.ones((2, 1))))
+    assert np.isfinite(box(jnp.full((2, 1), 0.1))).all()
+    with jax.enable_x64():
+        np.testing.assert_allclose(box(jnp.ones((2, 1))), [1e39, 1e39])
+
+
+@pytest.mark.parametrize("scale", [1e-26, 1e-33, 1e-60])
+def test_float64_answers_that_float32_holds_no_digits_of_are_told(caplog, scale):
+    box = dz.black_box(lambda x: scale * x[:, 0] ** 2, (), dtype="float64")
+    for _ in range(2):
+        box(jnp.ones((2, 1)))
+    assert len(caplog.messages) == 1 and "so small" in caplog.text
+    others = dz.black_box(
+        lambda x: np.stack([x[:, 0], 1e-60 * x[:, 0], 0 * x[:, 0]], 1), (3,), dtype="float64"
+    )
+    others(jnp.ones((2, 1)))
+    dz.black_box(lambda x: 0 * x[:, 0], (), dtype="float64")(jnp.ones((2, 1)))
+    with jax.enable_x64():
+        dz.black_box(lambda x: scale * x[:, 0], (), dtype="float64")(jnp.ones((2, 1)))
+    assert len(caplog.messages) == 1
+
+
 def test_whole_numbers_beyond_int32_are_refused():
     box = dz.black_box(lambda x: np.full(len(x), 2**40), (), dtype="int64")
     with pytest.raises(dz.BlackBoxError, match="1099511627776, is beyond int32"):
