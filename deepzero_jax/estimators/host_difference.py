@@ -77,8 +77,9 @@ class _HostDifference:
                 inputs[number] = widened(base) + move
                 continue
             inputs[number] = base + move.astype(base.dtype)
-            asked.append(_in_reals(move))
-            went.append(_in_reals(inputs[number] - base))
+            # What is infinite is as it was: nobody asks it to move.
+            asked.append(_in_reals(np.where(np.isinf(base), 0, move)))
+            went.append(_in_reals(_less(inputs[number], base)))
         answers = self.call.in_full(*inputs)
         bases = from_two_parts(bases) if self.call.splits else bases
         leading = arrays[0].ndim - self.call.ndims[0]
@@ -117,6 +118,12 @@ class _HostDifference:
             f"{stuck[worst]:,}",
             f"{moving[worst]:,}",
         )
+
+
+def _less(moved: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """How far numbers went, 0 where they are infinite."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(base), 0, moved - base)
 
 
 def _in_reals(steps: np.ndarray) -> np.ndarray:

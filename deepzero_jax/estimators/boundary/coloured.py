@@ -70,7 +70,7 @@ class Coloured:
             reached = np.flatnonzero(owner >= 0)
             numbers = owner[reached]
             one: Any = (..., position, reached)
-            slopes = moved.difference[one] / moved.span[..., position, numbers]
+            slopes = moved.difference[one] * inverse(moved.span[..., position, numbers])
             weighed = slopes[:, None] * self._at.cotangents[..., reached]
             products = np.where(lost[one][:, None], 0.0, weighed)
             place: Any = (..., numbers)
@@ -106,3 +106,8 @@ class Coloured:
                 f"{missed:.0%} of what a random move of all inputs does to an output; give a "
                 "pattern with every input that an output depends on"
             )
+
+
+def inverse(spans: np.ndarray) -> np.ndarray:
+    """One by how far numbers went; 0 where they stayed, being infinite."""
+    return np.divide(1.0, spans, out=np.zeros_like(spans), where=spans != 0)

@@ -15,7 +15,7 @@ from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import BlackBox, BlackBoxError, HostCall, from_two_parts, widened
 from deepzero_jax.callbacks import call_host
-from deepzero_jax.estimators.boundary.coloured import Coloured, Colours
+from deepzero_jax.estimators.boundary.coloured import Coloured, Colours, inverse
 from deepzero_jax.estimators.boundary.copies import Base, Copies, Moved
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Moves
@@ -191,7 +191,7 @@ class HostSlopes:
         base = self._base_vectors(at)
         ahead, above = self._placed(at, offsets)
         behind, below = self._placed(at, -offsets) if central else (None, base)
-        asked, span = (2 if central else 1) * offsets, above - below
+        asked, span = (2 if central else 1) * offsets, _less(above, below)
         self._check_steps(at, base, asked, span)
         upper = self._answers(ahead)
         lower = at.answers[:, None] if behind is None else self._answers(behind)
@@ -203,8 +203,8 @@ class HostSlopes:
         if self.moves.furthest is not None:  # the same whatever is drawn
             asked = (self.moves.furthest * at.steps)[:, None, None]
             asked = np.broadcast_to(asked, (*base.shape[:1], 1, *base.shape[2:]))
-            span = self._placed(at, asked)[1] - base
-        stuck = (span == 0) & (asked != 0)
+            span = _less(self._placed(at, asked)[1], base)
+        stuck = (span == 0) & (asked != 0) & ~np.isinf(base)
         if stuck.any():
             c, _, u, m = np.argwhere(stuck)[0]
             dtype = np.result_type(*(at.leaves[i].dtype for i in self.layout.moving))
@@ -237,9 +237,14 @@ class HostSlopes:
     def _per_product(self, moved: Moved, at: Base) -> np.ndarray:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
-            return 1 / moved.span.sum(axis=-1)  # of one number: the others did not move
+            return inverse(moved.span.sum(axis=-1))  # of one number: the others did not move
         # Of a draw so near to 0 rounding may have left nothing.
         share = counted_share([moved.asked], [moved.span], 3)
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
         return share / (sides * step)
+
+
+def _less(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """How far numbers went, 0 where they are infinite."""
+    return np.subtract(ahead, behind, out=np.zeros_like(ahead), where=~np.isinf(ahead))

@@ -119,7 +119,10 @@ class Propagated(NamedTuple):
             found = evaluate(program, others)
             new = [jnp.asarray(read(found, item)) for item in program.outputs]
             went = self.layout.join([wide(others[i]) - wide(leaves[i]) for i in self.layout.moving])
-            share = jnp.asarray(along_the_step([moved], [went], 1))
+            # What is infinite is as it was: nobody asks it to move.
+            stays = jnp.isinf(self.layout.join([leaves[i] for i in self.layout.moving]))
+            asked, went = (jnp.where(stays, 0, steps) for steps in (moved, went))
+            share = jnp.asarray(along_the_step([asked], [went], 1))
             difference = self._flat([wide(new[i]) - wide(bases[i]) for i in self.floating])
             return difference * share[:, None]
         deltas: list[Delta] = [ZERO] * len(leaves)
