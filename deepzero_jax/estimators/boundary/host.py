@@ -28,9 +28,11 @@ from deepzero_jax.estimators.host_use import tell_dropped
 _MEMORY = 2**27
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class HostSlopes:
     """What the callback of a backward pass calls on the host.
+
+    Two that would do the same compare equal, so that JAX takes what it has compiled for one.
 
     Attributes:
       call: the query at the base.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.estimators.boundary.fixed import identity
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.estimators.directions import Distribution, draw_direction
 from deepzero_jax.pages import see
@@ -42,6 +43,14 @@ class Moves:
 
     layout: Layout
     basis: np.ndarray | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they move the same."""
+        return isinstance(other, Moves) and identity(self) == identity(other)
+
+    def __hash__(self) -> int:
+        """As they compare."""
+        return hash(identity(self))
 
     @property
     def num_coordinates(self) -> int:
