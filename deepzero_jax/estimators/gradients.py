@@ -8,10 +8,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.blackbox import asks_host, box_errors
+from deepzero_jax.blackbox import asks_host, box_errors, boxes_asked
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
 from deepzero_jax.estimators.boundary import Differentiable
-from deepzero_jax.estimators.contract import Estimator
+from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.doubts import Doubts
 from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.pages import explained, see
@@ -71,6 +71,22 @@ class ValueAndGrad:
             if asks:
                 self._doubts.watch(value, grads, coordinates)
         return ((value, aux) if self.has_aux else value), grads
+
+    def samples_asked(self, params: Params, *args: PyTree) -> int:
+        """Samples that an estimate along all coordinates sends to black boxes; nothing is asked.
+
+        Queries times those of one evaluation of the loss; a query that reaches no box sends none.
+
+        Args:
+          params: of the loss.
+          *args: likewise.
+        """
+        if not isinstance(self.estimator, CoordinateEstimator | DirectionEstimator):
+            call = lambda params, args: self(params, *args)
+            return sum(boxes_asked(jax.make_jaxpr(call)(params, args).eqns).values())
+        loss = lambda params, args: self.fun(params, *args)
+        once = sum(boxes_asked(jax.make_jaxpr(loss)(params, args).eqns).values())
+        return once * num_queries(self.estimator, params)
 
 
 def _wants(
