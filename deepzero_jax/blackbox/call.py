@@ -133,6 +133,25 @@ class HostCall:
         return outputs.treedef.unflatten(results[: len(outputs.shapes)])
 
 
+def as_input(leaf: Any) -> jax.Array:
+    """An input as JAX holds it.
+
+    Raises:
+      ValueError: a whole number of NumPy's beyond what JAX holds in its place.
+    """
+    array = jnp.asarray(leaf)
+    given = leaf if isinstance(leaf, np.ndarray | np.generic) else None
+    if given is not None and given.dtype.kind in "iu" and given.dtype != array.dtype:
+        limits = np.iinfo(array.dtype)
+        if np.any(beyond := (given < limits.min) | (given > limits.max)):
+            raise ValueError(
+                f"an input, {np.asarray(given)[beyond].reshape(-1)[0]}, is beyond "
+                f"{array.dtype}, which JAX holds in place of {given.dtype}: give it in two "
+                "numbers, or set jax_enable_x64"
+            )
+    return array
+
+
 def held(answer: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """An answer in the type in which JAX holds it.
 

@@ -237,6 +237,22 @@ def test_an_integer_input_moves_too():
     np.testing.assert_allclose(slopes, [(4 * 0.65 - 3 * 0.55) / 0.1, 3], rtol=1e-5)
 
 
+def test_whole_numbers_that_jax_would_wrap_are_not_asked():
+    box = dz.black_box(lambda i: i, (), dtype="float64")
+    f = dz.differentiable(lambda x, i: x + i, dz.cge())
+    for far in (
+        np.array([2**40 + 7, 5]),
+        np.array([2**32 + 1, 5], np.uint64),
+        -np.array([2**31 + 1]),
+    ):
+        for ask in (box, lambda i: f(jnp.ones(len(i)), i)):
+            with pytest.raises(ValueError, match=r"is beyond u?int32.*jax_enable_x64"):
+                ask(far)
+    assert box.num_samples == 0
+    assert box(np.array([2**31 - 1, -(2**31)])).shape == (2,)
+    assert box(np.array([[True], [False]])[:, 0]).tolist() == [1, 0]
+
+
 def test_float64_answers_beyond_float32_are_refused():
     box = dz.black_box(lambda x: 1e39 * x[:, 0], (), dtype="float64")
     f = dz.differentiable(box, dz.cge())

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.blackbox.call import as_input
 from deepzero_jax.estimators.boundary.backward import Backward
 from deepzero_jax.estimators.boundary.coloured import Colours
 from deepzero_jax.estimators.boundary.layout import Layout
@@ -172,7 +173,7 @@ class Differentiable:
 
     def _prepared(self, inputs: PyTree) -> tuple[list[Any], Backward]:
         flat, treedef = jax.tree.flatten(inputs)
-        leaves = [x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x) for x in flat]
+        leaves = [x if isinstance(x, jax.ShapeDtypeStruct) else as_input(x) for x in flat]
         if not leaves:
             raise TypeError("a differentiable function needs an input: pass at least one array")
         if self.samples:
