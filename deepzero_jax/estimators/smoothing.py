@@ -184,6 +184,7 @@ def check_resolution(
     paths: Sequence[str],
     dtypes: Sequence[np.dtype],
     leaves: Sequence[Array] | None = None,
+    otherwise: str = 'take reuse="difference", which subtracts nothing',
 ) -> None:
     """Raises ValueError where a parameter would not move by its step: one around 1, or its own.
 
@@ -195,6 +196,7 @@ def check_resolution(
       paths: of the leaves.
       dtypes: of the leaves.
       leaves: their values, of which those that are known are looked at.
+      otherwise: what else there is to do.
     """
     for step, path, dtype in zip(steps, paths, dtypes, strict=True):
         resolution = float(jnp.finfo(dtype).eps)
@@ -202,8 +204,7 @@ def check_resolution(
             raise ValueError(
                 f"smoothing {step:.3g} is below the resolution of params[{path!r}], {dtype} "
                 f"({resolution:.3g} around 1): subtracting two evaluations would see no "
-                f"difference. Choose smoothing of at least {resolution:.3g}, or "
-                'reuse="difference", which subtracts nothing'
+                f"difference. Choose smoothing of at least {resolution:.3g}, or {otherwise}"
             )
     for step, path, leaf in zip(steps, paths, leaves or (), strict=False):
         if isinstance(step, Tracer) or isinstance(leaf, Tracer) or not leaf.size:
@@ -216,5 +217,5 @@ def check_resolution(
                 f"smoothing {float(step):.3g} does not move params[{path!r}] where it is "
                 f"{float(largest):.3g}, in {values.dtype}: choose smoothing of at least "
                 f"{float(jnp.finfo(values.dtype).eps) * abs(float(largest)):.1g}, scale the "
-                'parameter, or take reuse="difference", which subtracts nothing'
+                f"parameter, or {otherwise}"
             )
