@@ -44,7 +44,14 @@ def check_float_leaves(params: Params) -> None:
                 "can be perturbed. Give a module's arrays alone, and put it together inside "
                 f"the loss{see('not-arrays')}"
             )
-        dtype = jnp.result_type(leaf)
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:
+            raise TypeError(
+                f"params[{path!r}] is of type {type(leaf).__module__}.{type(leaf).__name__}, which "
+                "is no array of JAX's or NumPy's: give np.asarray of it, and make what is "
+                f"computed outside of JAX a black box{see('numpy')}"
+            ) from None
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"params[{path!r}] has dtype {dtype}; only floating-point leaves can be "
