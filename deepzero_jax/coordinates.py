@@ -271,5 +271,17 @@ def coordinate_mask(params: Params, coordinates: PyTree | None) -> PyTree:
 
 
 def masked_coordinates(mask: PyTree) -> PyTree:
-    """Inverse of ``coordinate_mask`` for a concrete mask: the flat indices of its true entries."""
+    """The coordinates that a mask keeps: the flat indices of its true entries, leaf by leaf.
+
+    Args:
+      mask: boolean pytree like the parameters, known, as ``pruning.prune_mask`` makes it.
+
+    Returns:
+      Pytree of int32 [n], for ``value_and_grad(…)(params, coordinates=…)``.
+
+    Example:
+      >>> import deepzero_jax as dz
+      >>> dz.masked_coordinates({"w": np.array([[True, False], [False, True]])})["w"].tolist()
+      [0, 3]
+    """
     return jax.tree.map(lambda kept: jnp.asarray(np.flatnonzero(kept), jnp.int32), mask)

@@ -107,7 +107,10 @@ def _wants(
 def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = False) -> ValueAndGrad:
     """Estimates value and gradient of a scalar function, by forward evaluations or autodiff.
 
-    A drop-in for ``jax.value_and_grad``: the gradients feed any optax transformation.
+    A drop-in for ``jax.value_and_grad``: the gradients feed any optax transformation. They are of
+    the values of the function: rounding, ``stop_gradient`` and custom derivatives, which rule
+    what ``jax.grad`` sees, rule nothing here, so straight-through estimators, target networks
+    and the like change their meaning; hand what is to stay fixed over as an argument.
 
     Args:
       fun: ``fun(params, *args, **kwargs) -> loss``, or ``-> (loss, aux)`` with ``has_aux``.

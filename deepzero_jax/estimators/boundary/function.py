@@ -33,8 +33,8 @@ class Estimate(NamedTuple):
     Attributes:
       outputs: of the function.
       gradients: like the inputs; None for leaves that are not floating-point.
-      spread: estimated standard error of the gradient, as a part of its length; 0 where
-        nothing was drawn.
+      spread: estimated standard error of the gradient, as a part of its length, of what was
+        drawn; 0 where nothing was. It does not tell the noise of a box, see ``Probe.error``.
     """
 
     outputs: PyTree
