@@ -140,12 +140,12 @@ def as_input(leaf: Any) -> jax.Array:
       ValueError: a whole number of NumPy's beyond what JAX holds in its place.
     """
     array = jnp.asarray(leaf)
-    given = leaf if isinstance(leaf, np.ndarray | np.generic) else None
-    if given is not None and given.dtype.kind in "iu" and given.dtype != array.dtype:
+    given: Any = np.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else array
+    if given.dtype.kind in "iu" and given.dtype != array.dtype:
         limits = np.iinfo(array.dtype)
-        if np.any(beyond := (given < limits.min) | (given > limits.max)):
+        if np.any(beyond := np.asarray((given < limits.min) | (given > limits.max))):
             raise ValueError(
-                f"an input, {np.asarray(given)[beyond].reshape(-1)[0]}, is beyond "
+                f"an input, {given[beyond].reshape(-1)[0]}, is beyond "
                 f"{array.dtype}, which JAX holds in place of {given.dtype}: give it in two "
                 "numbers, or set jax_enable_x64"
             )

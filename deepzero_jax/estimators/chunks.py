@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.extend import core
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import valid_length
@@ -105,8 +106,12 @@ def alone(loop: Callable[..., Carry], *args: PyTree) -> Carry:
     if any(isinstance(const, Tracer) for const in closed.consts):
         return loop(*args)
     # What the loop closes over are operands: as constants they would be part of the program.
-    run = jax.jit(lambda consts, flat: jax.core.eval_jaxpr(closed.jaxpr, consts, *flat))
-    return jax.tree.unflatten(jax.tree.structure(shapes), run(closed.consts, jax.tree.leaves(args)))
+
+    def run(consts: list[jax.Array], flat: list[jax.Array]) -> list[jax.Array]:
+        return core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, consts))(*flat)
+
+    found = jax.jit(run)(closed.consts, jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
 def map_valid(

@@ -128,7 +128,7 @@ def _less(moved: np.ndarray, base: np.ndarray) -> np.ndarray:
 
 def _in_reals(steps: np.ndarray) -> np.ndarray:
     """Complex steps as two real numbers each, on an axis behind."""
-    return np.stack([steps.real, steps.imag], axis=-1) if np.iscomplexobj(steps) else steps
+    return np.stack([np.real(steps), np.imag(steps)], -1) if np.iscomplexobj(steps) else steps
 
 
 def counted_share(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:

@@ -228,8 +228,8 @@ class Backward:
         steps = leaf_steps(smoothing, names, dtypes)
         subtracts = self.of.settings["reuse"] == "none" if self.host is None else True
         if subtracts and not (self.host is not None and self.host.box.outputs.is_double):
-            of_box = {"otherwise": "declare float64 answers, which are asked for in float64"}
-            check_resolution(steps, names, dtypes, **(of_box if self.host is not None else {}))
+            words = [] if self.host is None else ['declare float64 answers (dtype="float64")']
+            check_resolution(steps, names, dtypes, None, *words)
         if self.of.basis is not None:
             given = smoothing.values() if isinstance(smoothing, dict) else [smoothing]
             if len({str(step) for step in given}) > 1:

@@ -294,14 +294,14 @@ class Directions(Moves):
         variance = _variance(jnp.sum(terms**2, -1), self._in_numbers(found), self.count)
         return self._corrected(found, surrogate, variance)
 
-    def _factor(self, corrects: bool) -> int | np.ndarray:
+    def _factor(self, corrects: bool) -> int | jax.Array:
         """Of estimates: a direction on a sphere of d numbers has the mean square 1/d along each.
 
         On the spheres of leaves it is left out, as ``rge`` says, but not of what a surrogate has
         not.
         """
         if self.distribution == "tensor_sphere" and corrects:
-            return self._own_sizes.astype(self.layout.wide)
+            return jnp.asarray(self._own_sizes, self.layout.wide)
         return self.num_coordinates if self.distribution == "sphere" else 1
 
 
