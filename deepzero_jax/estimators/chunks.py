@@ -105,8 +105,8 @@ def alone(loop: Callable[..., Carry], *args: PyTree) -> Carry:
     closed, shapes = jax.make_jaxpr(loop, return_shape=True)(*args)
     if any(isinstance(const, Tracer) for const in closed.consts):
         return loop(*args)
-    # What the loop closes over are operands: as constants they would be part of the program.
 
+    # What the loop closes over are operands: as constants they would be part of the program.
     def run(consts: list[jax.Array], flat: list[jax.Array]) -> list[jax.Array]:
         return core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, consts))(*flat)
 
