@@ -10,7 +10,7 @@ from types import ModuleType
 
 from deepzero_jax import blackbox, pruning, sampling, sharding
 from deepzero_jax.blackbox import BlackBoxError, black_box
-from deepzero_jax.coordinates import leaf_paths, sample_coordinates
+from deepzero_jax.coordinates import leaf_paths, masked_coordinates, sample_coordinates
 from deepzero_jax.difference import deregister_rule, difference, register_rule
 from deepzero_jax.estimators import (
     Estimator,
@@ -59,6 +59,7 @@ __all__ = [
     "grasp_scores",
     "layer_ratios",
     "leaf_paths",
+    "masked_coordinates",
     "num_queries",
     "probe_smoothing",
     "pruning",

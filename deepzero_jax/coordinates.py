@@ -44,7 +44,14 @@ def check_float_leaves(params: Params) -> None:
                 "can be perturbed. Give a module's arrays alone, and put it together inside "
                 f"the loss{see('not-arrays')}"
             )
-        dtype = jnp.result_type(leaf)
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:
+            raise TypeError(
+                f"params[{path!r}] is of type {type(leaf).__module__}.{type(leaf).__name__}, which "
+                "is no array of JAX's or NumPy's: give np.asarray of it, and make what is "
+                f"computed outside of JAX a black box{see('numpy')}"
+            ) from None
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"params[{path!r}] has dtype {dtype}; only floating-point leaves can be "
@@ -264,5 +271,17 @@ def coordinate_mask(params: Params, coordinates: PyTree | None) -> PyTree:
 
 
 def masked_coordinates(mask: PyTree) -> PyTree:
-    """Inverse of ``coordinate_mask`` for a concrete mask: the flat indices of its true entries."""
+    """The coordinates that a mask keeps: the flat indices of its true entries, leaf by leaf.
+
+    Args:
+      mask: boolean pytree like the parameters, known, as ``pruning.prune_mask`` makes it.
+
+    Returns:
+      Pytree of int32 [n], for ``value_and_grad(…)(params, coordinates=…)``.
+
+    Example:
+      >>> import deepzero_jax as dz
+      >>> dz.masked_coordinates({"w": np.array([[True, False], [False, True]])})["w"].tolist()
+      [0, 3]
+    """
     return jax.tree.map(lambda kept: jnp.asarray(np.flatnonzero(kept), jnp.int32), mask)

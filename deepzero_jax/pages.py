@@ -1,5 +1,6 @@
 """Where the documentation explains an error."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -25,7 +26,8 @@ def see(section: Section) -> str:
 
 # By the names of errors, which Flax is not loaded for and JAX keeps to itself.
 _BOX = (
-    "what needs numbers in place of traced arrays (NumPy, float(), something outside of JAX) is a "
+    "what needs numbers in place of traced arrays (NumPy, PyTorch, float(), anything outside of "
+    "JAX) is a "
     "black box: "
     f"dz.black_box(function, shape of its answer){see('numpy')}"
 )
@@ -40,15 +42,27 @@ _NOTES = {
     "an argument, value_and_grad(loss, …)(params, array), and not from outside",
 }
 
+# What other libraries say of a traced array, and JAX of what they return.
+_FOREIGN = {
+    "AttributeError": re.compile(r"Tracer\b.* attribute '?__"),
+    "TypeError": re.compile(r"Tracer\b|not a valid JAX type"),
+}
+
+
+def _note(error: Exception) -> str | None:
+    names = [kind.__name__ for kind in type(error).__mro__]  # its own first
+    note = next((_NOTES[name] for name in names if name in _NOTES), None)
+    foreign = _FOREIGN.get(names[0])
+    return _BOX if note is None and foreign and foreign.search(str(error)) else note
+
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Adds a note to what Flax and JAX raise of a function that they cannot trace."""
+    """Adds a note to what is raised of a function that JAX cannot trace."""
     try:
         yield
     except Exception as error:
-        names = (kind.__name__ for kind in type(error).__mro__)  # its own first
-        note = next((_NOTES[name] for name in names if name in _NOTES), None)
+        note = _note(error)
         if note and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise

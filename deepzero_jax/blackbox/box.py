@@ -12,7 +12,7 @@ import numpy as np
 
 from deepzero_jax.blackbox.answers import Outputs
 from deepzero_jax.blackbox.asking import Asking
-from deepzero_jax.blackbox.call import HostCall, answered, query, widened
+from deepzero_jax.blackbox.call import HostCall, answered, as_input, query, widened, widened_dtype
 from deepzero_jax.blackbox.counters import Counters
 from deepzero_jax.blackbox.engines import Engine, InPlace, Mapped, Threads
 from deepzero_jax.blackbox.errors import pass_on_interrupt
@@ -106,11 +106,12 @@ class BlackBox:
           The answers, like the declared ``output``, each leaf [n, *shape].
 
         Raises:
-          TypeError, ValueError: inputs without a common number of samples.
+          TypeError, ValueError: inputs without a common number of samples, or whole numbers
+            beyond what JAX holds.
           BlackBoxError: no usable answer; under ``jit``, see ``box_errors``.
         """
         leaves, treedef = jax.tree.flatten(inputs)
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        leaves = [as_input(leaf) for leaf in leaves]
         call = self.host_call(leaves, treedef)
         return answered(leaves, lambda: call.outputs(query(call, leaves)))
 
@@ -142,8 +143,8 @@ class BlackBox:
 
     def _sent(self, leaf: Any) -> jax.ShapeDtypeStruct:
         """An input as the host function is given it."""
-        is_widened = self.outputs.is_double and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jax.ShapeDtypeStruct(leaf.shape, np.float64 if is_widened else leaf.dtype)
+        dtype = widened_dtype(leaf.dtype) if self.outputs.is_double else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
     def answer(self, treedef: PyTree, samples: list[np.ndarray], count: int) -> list[np.ndarray]:
         """The answers to ``count`` samples, flat leaves [count, …]; for callbacks."""

@@ -1,9 +1,11 @@
 """One query of a black box inside a JAX program: what its callback calls, and what comes back."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,12 @@ from deepzero_jax.types import PyTree
 
 if TYPE_CHECKING:
     from deepzero_jax.blackbox.box import BlackBox
+
+logger = logging.getLogger("deepzero_jax")
+# Below it the second float32 part of an answer is less than float32 holds.
+_SMALLEST = float(np.finfo(np.float32).tiny) * 2.0**48
+# Boxes of which it has been said that their answers are small.
+_told_small: WeakSet[object] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,29 @@ class HostCall:
         """The answers to samples under any number of leading axes."""
         answers = self.in_full(*arrays)
         rounded = list(map(held, answers, self.dtypes))
-        return rounded + list(map(cut_off, answers, rounded)) if self.splits else rounded
+        if not self.splits:
+            return rounded
+        self._tell_small(answers)
+        return rounded + list(map(cut_off, answers, rounded))
+
+    def _tell_small(self, answers: Sequence[np.ndarray]) -> None:
+        """Warns once of a box that float32 holds few digits of its answers."""
+        if self.box in _told_small:
+            return
+        for answer in answers:
+            if answer.dtype != np.float64:
+                continue
+            largest = np.max(np.abs(answer), initial=0, where=np.isfinite(answer))
+            if 0 < largest < _SMALLEST:
+                _told_small.add(self.box)
+                logger.warning(
+                    "the float64 answers of a black box are so small, %.3g the largest, that JAX "
+                    "without float64 holds few digits of them, and fewer of their slopes: scale "
+                    "the answers, to above %.1g, or set jax_enable_x64",
+                    largest,
+                    _SMALLEST,
+                )
+                return
 
     def in_full(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers in the host's own dtypes."""
@@ -103,13 +133,38 @@ class HostCall:
         return outputs.treedef.unflatten(results[: len(outputs.shapes)])
 
 
+def as_input(leaf: Any) -> jax.Array:
+    """An input as JAX holds it.
+
+    Raises:
+      ValueError: a whole number of NumPy's beyond what JAX holds in its place.
+    """
+    array = jnp.asarray(leaf)
+    given: Any = np.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else array
+    if given.dtype.kind in "iu" and given.dtype != array.dtype:
+        limits = np.iinfo(array.dtype)
+        if np.any(beyond := np.asarray((given < limits.min) | (given > limits.max))):
+            raise ValueError(
+                f"an input, {given[beyond].reshape(-1)[0]}, is beyond "
+                f"{array.dtype}, which JAX holds in place of {given.dtype}: give it in two "
+                "numbers, or set jax_enable_x64"
+            )
+    return array
+
+
 def held(answer: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """An answer in the type in which JAX holds it.
 
     Raises:
-      BlackBoxError: a whole number beyond that type.
+      BlackBoxError: a number beyond that type.
     """
-    rounded = answer.astype(dtype)
+    with np.errstate(over="ignore"):
+        rounded = answer.astype(dtype)
+    if answer.dtype == np.float64 and np.any(lost := np.isinf(rounded) & np.isfinite(answer)):
+        raise BlackBoxError(
+            f"an answer of the black box, {answer[lost].reshape(-1)[0]:.3g}, is beyond {dtype}, "
+            f"which JAX holds in place of {answer.dtype}: scale the answer, or set jax_enable_x64"
+        )
     if jnp.issubdtype(dtype, jnp.integer) and np.any(rounded != answer):
         beyond = answer[rounded != answer].reshape(-1)[0]
         raise BlackBoxError(
@@ -156,8 +211,15 @@ def from_two_parts(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def widened(leaf: np.ndarray) -> np.ndarray:
-    """Floating-point numbers in float64, others as they are."""
-    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    """Numbers in ``widened_dtype``."""
+    return leaf.astype(widened_dtype(leaf.dtype), copy=False)
+
+
+def widened_dtype(dtype: np.dtype) -> np.dtype:
+    """Float64 for floating-point numbers, complex128 for complex ones, others as they are."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return np.dtype(np.complex128)
+    return np.dtype(np.float64) if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def query(call: HostCall, leaves: list[jax.Array]) -> list[jax.Array]:

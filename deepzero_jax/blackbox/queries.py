@@ -73,6 +73,14 @@ def boxes_asked(equations: Sequence[Any]) -> dict["BlackBox", int]:
 def samples_asked(fun: Callable[..., PyTree], *args: PyTree) -> int:
     """Samples that one evaluation of a function of JAX sends to black boxes; nothing is asked.
 
+    They are read off its trace, in which a loop of unknown length counts as one turn, and a
+    ``cond`` as all of its branches. An estimate by ``cge`` or ``rge`` has such loops: give the
+    function of ``value_and_grad`` itself, which knows its queries, and not one around it.
+
+    Args:
+      fun: the function.
+      args: of it; of an estimate parameters and what the loss takes, without a key.
+
     Example:
       >>> import deepzero_jax as dz, jax, jax.numpy as jnp
       >>> box = dz.black_box(lambda x: x, (3,))
@@ -81,4 +89,6 @@ def samples_asked(fun: Callable[..., PyTree], *args: PyTree) -> int:
       >>> samples_asked(jax.vmap(box), jnp.ones((5, 2, 3)))
       10
     """
+    if own := getattr(fun, "samples_asked", None):
+        return own(*args)
     return sum(boxes_asked(jax.make_jaxpr(fun)(*args).eqns).values())

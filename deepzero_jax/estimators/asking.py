@@ -37,7 +37,8 @@ def ask(
 
     Args:
       estimator: from ``cge`` or ``rge``; its ``reuse`` has no meaning here.
-      params: pytree of floating-point arrays.
+      params: pytree of floating-point arrays; those of NumPy's in float64 stay float64, whatever
+        JAX holds.
       key: consumed by ``rge``; None for ``cge``.
       coordinates: int32 [n] a leaf, None for all.
 
@@ -61,7 +62,7 @@ def ask(
       (3, 2) 5.0 [ 2. -4.]
     """
     check_float_leaves(params)
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(_as_given, params)
     if coordinates is not None:
         check_coordinates(params, coordinates)
     settings = getattr(estimator, "settings", {})
@@ -83,8 +84,26 @@ def ask(
 
 def _steps(at: FlatLoss, settings: Any) -> list[Step]:
     steps = at.steps(settings["smoothing"])
-    check_resolution(steps, at.paths, at.dtypes, at.leaves)
+    check_resolution(
+        steps,
+        at.paths,
+        at.dtypes,
+        at.leaves,
+        "give NumPy arrays in float64, or set jax_enable_x64: float32 is JAX's type without it",
+    )
     return steps
+
+
+def _as_given(leaf: Any) -> Any:
+    """An array of JAX's, or one of NumPy's in float64."""
+    is_double = isinstance(leaf, np.ndarray | np.float64) and leaf.dtype == np.float64
+    return np.asarray(leaf) if is_double else jnp.asarray(leaf)
+
+
+def _gradient(values: np.ndarray, leaf: Any) -> Any:
+    """In the type and of the kind of a leaf."""
+    found = values.astype(leaf.dtype).reshape(leaf.shape)
+    return found if isinstance(leaf, np.ndarray) else jnp.asarray(found)
 
 
 def _checked(losses: Any, count: int) -> np.ndarray:
@@ -127,14 +146,14 @@ def _coordinate_points(
     def tell(losses: Any) -> tuple[float, Params]:
         found = _checked(losses, count)
         grads, row = [], 1
-        for leaf, indices, span in zip(leaves, chosen, spans, strict=True):
+        for given, leaf, indices, span in zip(at.leaves, leaves, chosen, spans, strict=True):
             upper = found[row : row + len(indices)]
             row += len(indices)
             lower = found[row : row + len(indices)] if central else found[0]
             row += len(indices) if central else 0
             grad = np.zeros(leaf.size, leaf.dtype)
             grad[indices] = (upper - lower) / span
-            grads.append(jnp.asarray(grad.reshape(leaf.shape)))
+            grads.append(_gradient(grad, given))
         return float(found[0]), at.treedef.unflatten(grads)
 
     return at.treedef.unflatten(points), tell
@@ -144,15 +163,16 @@ def _direction_points(
     at: FlatLoss, steps: Sequence[Step], settings: Any, key: Key, mask: PyTree | None
 ) -> tuple[Params, Tell]:
     num, central = settings["num_directions"], settings["central"]
-    draw = lambda j: draw_direction(
-        direction_key(key, j), at.params, mask, settings["distribution"]
-    )
+    params = jax.tree.map(jnp.asarray, at.params)
+    draw = lambda j: draw_direction(direction_key(key, j), params, mask, settings["distribution"])
     directions, factors = jax.vmap(draw)(jnp.arange(num))
-    us = jax.tree.leaves(directions)
+    pairs = zip(jax.tree.leaves(directions), at.leaves, strict=True)
+    us = [np.asarray(u, leaf.dtype) for u, leaf in pairs]
     points, asked, went = [], [], []
     for leaf, step, u in zip(at.leaves, steps, us, strict=True):
-        sides = [leaf[None], leaf + step * u] + ([leaf - step * u] if central else [])
-        points.append(np.asarray(jnp.concatenate(sides)))
+        start, offset = np.asarray(leaf), np.asarray(step, leaf.dtype) * u
+        sides = [start[None], start + offset] + ([start - offset] if central else [])
+        points.append(np.concatenate(sides))
         moved = points[-1][1:].astype(np.float64)
         upper, lower = moved[:num], moved[num:] if central else np.asarray(leaf, np.float64)
         asked.append((2 if central else 1) * float(step) * np.asarray(u, np.float64))
@@ -165,9 +185,7 @@ def _direction_points(
         deltas = (upper - found[1 + num :]) / 2 if central else upper - found[0]
         scaled = share * deltas * np.broadcast_to(np.asarray(factors, np.float64), (num,)) / num
         grads = [
-            jnp.asarray(
-                np.tensordot(scaled / float(step), np.asarray(u, np.float64), 1), leaf.dtype
-            )
+            _gradient(np.tensordot(scaled / float(step), np.asarray(u, np.float64), 1), leaf)
             for leaf, step, u in zip(at.leaves, steps, us, strict=True)
         ]
         return float(found[0]), at.treedef.unflatten(grads)

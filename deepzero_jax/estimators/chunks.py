@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.extend import core
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import valid_length
@@ -86,6 +87,33 @@ def chunk_of(batch_size: BatchSize, alive: Callable[[], int]) -> int:
     return max(1, min(_LARGEST_CHUNK, budget // max(alive(), 1)))
 
 
+def repeat(number: jax.Array | int, turn: RunChunk[Carry], start: Carry) -> Carry:
+    """``lax.fori_loop`` from 0, which outside ``jit`` leaves nothing behind."""
+    if isinstance(number, int):
+        return alone(lambda carry: lax.fori_loop(0, number, turn, carry), start)
+    return alone(lambda number, carry: lax.fori_loop(0, number, turn, carry), number, start)
+
+
+def alone(loop: Callable[..., Carry], *args: PyTree) -> Carry:
+    """Runs a loop; outside ``jit`` as a program of its own.
+
+    Of a loop that is run by itself JAX keeps the program for ever, about 1.5 MB; of a function
+    that is compiled, as long as there is the function.
+    """
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
+        return loop(*args)
+    closed, shapes = jax.make_jaxpr(loop, return_shape=True)(*args)
+    if any(isinstance(const, Tracer) for const in closed.consts):
+        return loop(*args)
+
+    # What the loop closes over are operands: as constants they would be part of the program.
+    def run(consts: list[jax.Array], flat: list[jax.Array]) -> list[jax.Array]:
+        return core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, consts))(*flat)
+
+    found = jax.jit(run)(closed.consts, jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+
 def map_valid(
     fun: Callable[[jax.Array], jax.Array],
     indices: Array,
@@ -134,9 +162,8 @@ def map_valid(
         return run_exactly(chunks_of, length, count, chunk, results)[:count]
     run_chunk = chunks_of(chunk)
     results = varying_like_chunks(run_chunk, results)
-    return lax.fori_loop(
-        0, (length + chunk - 1) // chunk, lambda i, found: run_chunk(i * chunk, found), results
-    )[:count]
+    number = (length + chunk - 1) // chunk
+    return repeat(number, lambda i, found: run_chunk(i * chunk, found), results)[:count]
 
 
 def map_joined(
@@ -179,7 +206,7 @@ def map_joined(
         found = fun(leaf, part).astype(dtype)
         return lax.dynamic_update_slice(results, found, (start,))
 
-    results = lax.fori_loop(0, ends[-1], run_chunk, jnp.zeros(every.shape, dtype))
+    results = repeat(ends[-1], run_chunk, jnp.zeros(every.shape, dtype))
     return [
         results[start : start + part.shape[0]] for start, part in zip(offsets, indices, strict=True)
     ]
@@ -235,7 +262,7 @@ def run_exactly(
             number: jax.Array | int = number,
         ) -> Carry:
             run_chunk = chunks_of(size)
-            return lax.fori_loop(0, number, lambda i, c: run_chunk(done + i * size, c), carry)
+            return repeat(number, lambda i, c: run_chunk(done + i * size, c), carry)
 
         if not isinstance(number, int):
             # What is hoisted out of the loop may ask too, so the whole of it is conditional.

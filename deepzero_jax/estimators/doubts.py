@@ -82,7 +82,7 @@ class Doubts:
             pairs = zip(leaves, jax.tree.leaves(coordinates), strict=True)
             count = jnp.asarray(sum(num_valid(leaf, indices) for leaf, indices in pairs))
         largest = [jnp.max(jnp.abs(leaf.astype(jnp.float32)), initial=0) for leaf in leaves]
-        moves = sum((top > 0).astype(jnp.int32) for top in largest)
+        moves = sum((top != 0).astype(jnp.int32) for top in largest)  # also if it is NaN
         jax.debug.callback(self._look, value, squares, count, moves)
 
     def _look(

@@ -8,10 +8,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.blackbox import asks_host, box_errors
+from deepzero_jax.blackbox import asks_host, box_errors, boxes_asked
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
 from deepzero_jax.estimators.boundary import Differentiable
-from deepzero_jax.estimators.contract import Estimator
+from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.doubts import Doubts
 from deepzero_jax.estimators.loss import Loss, LossFunction
 from deepzero_jax.pages import explained, see
@@ -72,6 +72,22 @@ class ValueAndGrad:
                 self._doubts.watch(value, grads, coordinates)
         return ((value, aux) if self.has_aux else value), grads
 
+    def samples_asked(self, params: Params, *args: PyTree) -> int:
+        """Samples that an estimate along all coordinates sends to black boxes; nothing is asked.
+
+        Queries times those of one evaluation of the loss; a query that reaches no box sends none.
+
+        Args:
+          params: of the loss.
+          *args: likewise.
+        """
+        if not isinstance(self.estimator, CoordinateEstimator | DirectionEstimator):
+            call = lambda params, args: self(params, *args)
+            return sum(boxes_asked(jax.make_jaxpr(call)(params, args).eqns).values())
+        loss = lambda params, args: self.fun(params, *args)
+        once = sum(boxes_asked(jax.make_jaxpr(loss)(params, args).eqns).values())
+        return once * num_queries(self.estimator, params)
+
 
 def _wants(
     fun: LossFunction, name: str, args: tuple[PyTree, ...], kwargs: dict[str, PyTree]
@@ -91,7 +107,10 @@ def _wants(
 def value_and_grad(fun: LossFunction, estimator: Estimator, has_aux: bool = False) -> ValueAndGrad:
     """Estimates value and gradient of a scalar function, by forward evaluations or autodiff.
 
-    A drop-in for ``jax.value_and_grad``: the gradients feed any optax transformation.
+    A drop-in for ``jax.value_and_grad``: the gradients feed any optax transformation. They are of
+    the values of the function: rounding, ``stop_gradient`` and custom derivatives, which rule
+    what ``jax.grad`` sees, rule nothing here, so straight-through estimators, target networks
+    and the like change their meaning; hand what is to stay fixed over as an argument.
 
     Args:
       fun: ``fun(params, *args, **kwargs) -> loss``, or ``-> (loss, aux)`` with ``has_aux``.

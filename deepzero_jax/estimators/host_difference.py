@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import BlackBox, HostCall, from_two_parts, host_call
-from deepzero_jax.blackbox.call import cut_off, held
+from deepzero_jax.blackbox.call import cut_off, held, widened
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
@@ -76,11 +76,12 @@ class _HostDifference:
                 inputs[number] = move
                 continue
             if self.call.box.outputs.is_double:
-                inputs[number] = base.astype(np.float64) + move
+                inputs[number] = widened(base) + move
                 continue
             inputs[number] = base + move.astype(base.dtype)
-            asked.append(move)
-            went.append(inputs[number] - base)
+            # What is infinite is as it was: nobody asks it to move.
+            asked.append(_in_reals(np.where(np.isinf(base), 0, move)))
+            went.append(_in_reals(_less(inputs[number], base)))
         answers = self.call.in_full(*inputs)
         bases = from_two_parts(bases) if self.call.splits else bases
         leading = arrays[0].ndim - self.call.ndims[0]
@@ -99,21 +100,25 @@ class _HostDifference:
         """
         front = leading + (self.call.count is not None)
         if self.box not in _told:
-            self._tell(np.sum(_swallowed(asked, went, front)), np.sum(_any(asked, front)))
+            # The first axis that vmap put in front counts coordinates, or directions.
+            by_query = lambda of: of.reshape((of.shape[0] if leading else 1, -1)).sum(axis=1)
+            self._tell(by_query(_swallowed(asked, went, front)), by_query(_any(asked, front)))
         return counted_share(asked, went, front)
 
-    def _tell(self, num_stuck: int, num_moving: int) -> None:
-        """Warns once where most steps of a call are swallowed."""
-        if num_stuck <= num_moving / 2:
+    def _tell(self, stuck: np.ndarray, moving: np.ndarray) -> None:
+        """Warns once where most steps of a query are swallowed: samples, by query."""
+        most = stuck > moving / 2
+        if not most.any():
             return
+        worst = int(np.argmax(np.where(most, stuck, 0)))
         _told.add(self.box)
         logger.warning(
             "the steps of an estimate do not move the inputs of a black box, in float32 (%s of "
-            "the %s samples of a call, in one number at least): it counts as not moved; give a "
+            "the %s samples of a query, in one number at least): it counts as not moved; give a "
             "larger smoothing, scale the inputs, or declare float64 answers "
             '(dtype="float64"), which are asked for in float64',
-            f"{num_stuck:,}",
-            f"{num_moving:,}",
+            f"{stuck[worst]:,}",
+            f"{moving[worst]:,}",
         )
 
 
@@ -161,12 +166,23 @@ class _MovedCall:
         moves = map(np.asarray, arrays[self.num_operands :])
         for number, move in zip(self.moving, moves, strict=False):
             base = operands[number]
-            operands[number] = base.astype(np.float64) + move if is_float(base) else move
+            operands[number] = widened(base) + move if is_float(base) else move
         bases = arrays[self.num_operands + len(self.moving) :]
         return [
             (np.asarray(new, np.float64) - base).astype(dtype) if is_float(new) else new
             for new, base, dtype in zip(self.flat(*operands), bases, self.dtypes, strict=True)
         ]
+
+
+def _less(moved: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """How far numbers went, 0 where they are infinite."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(base), 0, moved - base)
+
+
+def _in_reals(steps: np.ndarray) -> np.ndarray:
+    """Complex steps as two real numbers each, on an axis behind."""
+    return np.stack([np.real(steps), np.imag(steps)], -1) if np.iscomplexobj(steps) else steps
 
 
 def counted_share(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:
@@ -206,7 +222,7 @@ def differed(new: np.ndarray, base: np.ndarray, splits: bool) -> np.ndarray:
     if not splits:
         return new - base
     with np.errstate(over="ignore", invalid="ignore"):
-        high = held(new, np.dtype(np.float32))
+        high = new.astype(np.float32)
         (rounded,) = from_two_parts([high, cut_off(new, high)])
         return np.where(rounded == base, 0.0, new - base)
 

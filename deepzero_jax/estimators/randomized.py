@@ -6,7 +6,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
@@ -25,6 +24,7 @@ from deepzero_jax.estimators.chunks import (
     RunChunk,
     check_batch_size,
     chunk_size,
+    repeat,
     run_exactly,
     tell_passes,
     varying_like_chunks,
@@ -243,4 +243,4 @@ def _sum_terms(
     add_chunk = chunks_of(chunk)
     zeros = varying_like_chunks(add_chunk, zeros)
     num_chunks = -(-num_directions // chunk)
-    return lax.fori_loop(0, num_chunks, lambda i, total: add_chunk(i * chunk, total), zeros)
+    return repeat(num_chunks, lambda i, total: add_chunk(i * chunk, total), zeros)

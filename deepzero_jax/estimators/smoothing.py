@@ -184,7 +184,7 @@ def check_resolution(
     paths: Sequence[str],
     dtypes: Sequence[np.dtype],
     leaves: Sequence[Array] | None = None,
-    may_propagate: bool = True,
+    otherwise: str = 'take reuse="difference", which subtracts nothing',
 ) -> None:
     """Raises ValueError where a parameter would not move by its step: one around 1, or its own.
 
@@ -196,9 +196,8 @@ def check_resolution(
       paths: of the leaves.
       dtypes: of the leaves.
       leaves: their values, of which those that are known are looked at.
-      may_propagate: whether the caller has a ``reuse`` to be named.
+      otherwise: what else there is to do, if anything.
     """
-    instead = 'reuse="difference", which subtracts nothing'
     for step, path, dtype in zip(steps, paths, dtypes, strict=True):
         resolution = float(jnp.finfo(dtype).eps)
         if isinstance(step, float) and step < resolution:
@@ -206,7 +205,7 @@ def check_resolution(
                 f"smoothing {step:.3g} is below the resolution of params[{path!r}], {dtype} "
                 f"({resolution:.3g} around 1): subtracting two evaluations would see no "
                 f"difference. Choose smoothing of at least {resolution:.3g}"
-                + (f", or {instead}" if may_propagate else "")
+                + (f", or {otherwise}" if otherwise else "")
             )
     for step, path, leaf in zip(steps, paths, leaves or (), strict=False):
         if isinstance(step, Tracer) or isinstance(leaf, Tracer) or not leaf.size:
@@ -219,5 +218,5 @@ def check_resolution(
                 f"smoothing {float(step):.3g} does not move params[{path!r}] where it is "
                 f"{float(largest):.3g}, in {values.dtype}: choose smoothing of at least "
                 f"{float(jnp.finfo(values.dtype).eps) * abs(float(largest)):.1g}, "
-                + (f"scale the parameter, or take {instead}" if may_propagate else "or scale it")
+                + (f"scale the parameter, or {otherwise}" if otherwise else "or scale it")
             )

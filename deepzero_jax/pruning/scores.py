@@ -110,7 +110,7 @@ def check_scoring_smoothing(smoothing: float, params: Params) -> None:
     paths, leaves = leaf_paths(params), jax.tree.leaves(params)
     dtypes = [leaf.dtype for leaf in leaves]
     steps = leaf_steps(as_smoothing(smoothing), paths, dtypes)
-    check_resolution(steps, paths, dtypes, leaves, may_propagate=False)
+    check_resolution(steps, paths, dtypes, leaves, otherwise="")
 
 
 def _wide(params: Params) -> Params:

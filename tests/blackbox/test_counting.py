@@ -221,6 +221,22 @@ def test_copies_under_vmap_are_told_as_asked(name):
     assert box.num_samples == told
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [dz.cge(), dz.cge(batch_size=8, central=True), dz.rge(num_directions=70), dz.first_order()],
+    ids=["cge", "cge central", "rge", "first_order"],
+)
+def test_samples_of_an_estimate_are_told_as_asked(estimator):
+    fun, params, box = problem(100, 1)
+    if not estimator.needs_key and "smoothing" not in getattr(estimator, "settings", {}):
+        f = dz.differentiable(box, dz.cge(smoothing=1e-2))
+        data = jnp.ones((BATCH, 101))
+        fun = lambda params: jnp.mean(f(data * jnp.concatenate(list(params.values()))))
+    told = samples_asked(dz.value_and_grad(fun, estimator), params)
+    assert box.num_samples == 0
+    assert asked(fun, params, box, estimator) == told > 0
+
+
 def test_devices_of_a_mesh_are_told_each():
     box = dz.black_box(squares, (1,))
     mesh, split = (

@@ -168,6 +168,27 @@ def test_steps_that_rounding_swallows_are_told(caplog):
             refused()
 
 
+@pytest.mark.parametrize("options", [{}, {"central": True}, {"batch_size": 1}])
+@pytest.mark.parametrize("batched", [True, False])
+def test_one_parameter_whose_steps_are_all_swallowed_is_told(caplog, options, batched):
+    box = dz.black_box(lambda u: u @ np.arange(1.0, 4.0), (), batched=batched)
+    ask = box if batched else jax.vmap(box)
+    fun, x = lambda w: jnp.mean(ask(x * w)), jnp.ones((4, 3))
+    vg = dz.value_and_grad(fun, dz.cge(smoothing=1e-3, **options))
+    vg(jnp.array([1.0, 1.0, 2.0]))
+    assert not caplog.messages
+    vg(jnp.array([1.0, 1.0, 1e5]))
+    assert "do not move the inputs of a black box, in float32" in caplog.text
+
+
+def test_a_sample_whose_steps_are_swallowed_is_not_told(caplog):
+    box = dz.black_box(lambda u: u.sum(), (), batched=False)
+    x = jnp.ones((4, 3)).at[0, 1].set(1e5)
+    fun = lambda w: jnp.mean(jax.vmap(box)(x * (1 + w)))
+    dz.value_and_grad(fun, dz.cge(smoothing=1e-3))(jnp.zeros(3))
+    assert not caplog.messages
+
+
 def test_answers_of_other_kinds_come_whole():
     output = {
         "y": jax.ShapeDtypeStruct((), np.float64),
@@ -188,12 +209,75 @@ def test_answers_of_other_kinds_come_whole():
     np.testing.assert_allclose(slopes, [5, 5], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_complex_input_moves_in_both_of_its_parts(name, dtype):
+    box = dz.black_box(lambda z: np.abs(z) ** 2, (), dtype=dtype)
+    twin = lambda z: jnp.abs(z) ** 2
+    loss = lambda ask: lambda w: jnp.sum(ask(w * (1 + 2j)))
+    w, key = jnp.array([1.0, 2.0]), jax.random.key(0)
+    found, expected = (
+        dz.value_and_grad(loss(ask), ESTIMATORS[name])(w, key=key)[1] for ask in (box, twin)
+    )
+    is_exact = dtype == "float64" and "subtracting" not in name
+    np.testing.assert_allclose(found, expected, rtol=1e-5 if is_exact else 1e-2)
+
+
+def test_a_complex_input_that_does_not_move_is_taken_as_it_is():
+    f = dz.differentiable(lambda x, z: x * jnp.abs(z), dz.cge(smoothing=1e-3))
+    found = jax.grad(lambda x: jnp.sum(f(x, jnp.full(2, 3 + 4j))))(jnp.ones(2))
+    np.testing.assert_allclose(found, [5, 5], rtol=1e-4)
+
+
 def test_an_integer_input_moves_too():
     box = dz.black_box(lambda x, times: x.sum(1) * times, (), dtype="float64")
     fun = lambda w: box(w[None], jnp.floor(w[:1] * 10).astype(jnp.int32))[0]
     w = jnp.array([0.35, 0.2])
     _, slopes = dz.value_and_grad(fun, dz.cge(smoothing=0.1))(w)
     np.testing.assert_allclose(slopes, [(4 * 0.65 - 3 * 0.55) / 0.1, 3], rtol=1e-5)
+
+
+def test_whole_numbers_that_jax_would_wrap_are_not_asked():
+    box = dz.black_box(lambda i: i, (), dtype="float64")
+    f = dz.differentiable(lambda x, i: x + i, dz.cge())
+    for far in (
+        np.array([2**40 + 7, 5]),
+        np.array([2**32 + 1, 5], np.uint64),
+        -np.array([2**31 + 1]),
+    ):
+        for ask in (box, lambda i: f(jnp.ones(len(i)), i)):
+            with pytest.raises(ValueError, match=r"is beyond u?int32.*jax_enable_x64"):
+                ask(far)
+    assert box.num_samples == 0
+    assert box(np.array([2**31 - 1, -(2**31)])).shape == (2,)
+    assert box(np.array([[True], [False]])[:, 0]).tolist() == [1, 0]
+
+
+def test_float64_answers_beyond_float32_are_refused():
+    box = dz.black_box(lambda x: 1e39 * x[:, 0], (), dtype="float64")
+    f = dz.differentiable(box, dz.cge())
+    for ask in (box, jax.jit(box), jax.grad(lambda x: jnp.sum(f(x)))):
+        with dz.blackbox.box_errors(), pytest.raises(Exception, match=r"beyond float32.*scale the"):
+            jax.block_until_ready(ask(jnp.ones((2, 1))))
+    assert np.isfinite(box(jnp.full((2, 1), 0.1))).all()
+    with jax.enable_x64():
+        np.testing.assert_allclose(box(jnp.ones((2, 1))), [1e39, 1e39])
+
+
+@pytest.mark.parametrize("scale", [1e-26, 1e-33, 1e-60])
+def test_float64_answers_that_float32_holds_no_digits_of_are_told(caplog, scale):
+    box = dz.black_box(lambda x: scale * x[:, 0] ** 2, (), dtype="float64")
+    for _ in range(2):
+        box(jnp.ones((2, 1)))
+    assert len(caplog.messages) == 1 and "so small" in caplog.text
+    others = dz.black_box(
+        lambda x: np.stack([x[:, 0], 1e-60 * x[:, 0], 0 * x[:, 0]], 1), (3,), dtype="float64"
+    )
+    others(jnp.ones((2, 1)))
+    dz.black_box(lambda x: 0 * x[:, 0], (), dtype="float64")(jnp.ones((2, 1)))
+    with jax.enable_x64():
+        dz.black_box(lambda x: scale * x[:, 0], (), dtype="float64")(jnp.ones((2, 1)))
+    assert len(caplog.messages) == 1
 
 
 def test_whole_numbers_beyond_int32_are_refused():

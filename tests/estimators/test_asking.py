@@ -42,6 +42,37 @@ def test_told_losses_give_the_numbers_of_value_and_grad(name, partial):
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        dz.cge(smoothing=1e-9),
+        dz.cge(smoothing=1e-8, central=True),
+        dz.rge(smoothing=1e-9, num_directions=200, distribution="rademacher"),
+        dz.rge(smoothing=1e-8, num_directions=200, distribution="rademacher", central=True),
+    ],
+    ids=["cge", "cge central", "rge", "rge central"],
+)
+def test_vectors_of_numpy_stay_float64(estimator):
+    at = {"a": np.array([1.0, 3.0]), "c": np.float64(2.0)}
+    points, tell = dz.ask(estimator, at, key=jax.random.key(0))
+    losses = points["a"] @ [2.0, -1.0] + 5 * points["c"]
+    _, grads = tell(losses)
+    assert points["a"].dtype == grads["a"].dtype == np.float64
+    rtol = 1e-4 if "num_directions" not in estimator.settings else 0.7
+    np.testing.assert_allclose(grads["a"], [2, -1], rtol=rtol)
+    np.testing.assert_allclose(grads["c"], 5, rtol=rtol)
+
+
+def test_a_probe_of_a_numpy_loss_serves_to_ask():
+    loss = lambda w: float(np.sum(w**2))
+    probe = dz.probe_smoothing(loss, np.ones(3), jax.random.key(0))
+    points, tell = dz.ask(dz.cge(smoothing=probe), np.ones(3))
+    np.testing.assert_allclose(tell([loss(point) for point in points])[1], [2, 2, 2], rtol=1e-5)
+    with pytest.raises(ValueError, match="give NumPy arrays in float64") as caught:
+        dz.ask(dz.cge(smoothing=probe), jnp.ones(3))
+    assert "reuse" not in str(caught.value)
+
+
 def test_padding_is_no_point():
     points, _ = dz.ask(dz.cge(), jnp.ones(4), coordinates=jnp.array([2, 4, 4]))
     np.testing.assert_allclose(points[1] - points[0], [0, 0, 1e-4, 0], atol=1e-7)

@@ -39,6 +39,16 @@ def test_slopes_that_are_all_zero(caplog, make):
     assert not warned(caplog, lambda x: np.sum(x, axis=1), make(smoothing=1e-2), jnp.ones(3))
 
 
+def test_slopes_that_are_no_numbers_are_not_told_to_be_zero(caplog):
+    def vg(w):
+        return dz.value_and_grad(lambda w: jnp.sum(jnp.sqrt(box(w[None]))), dz.cge())(w)
+
+    box = dz.black_box(lambda x: np.where(x[:, 0] > 1, -1.0, 1.0), ())
+    assert np.isnan(vg(jnp.ones(1))[1]).all()
+    jax.effects_barrier()
+    assert not caplog.messages
+
+
 def test_slopes_that_are_zero_at_a_minimum(caplog, make):
     bowl = lambda x: np.sum(np.square(x), axis=1)
     (words,) = warned(caplog, bowl, make(smoothing=0.25, central=True), jnp.zeros(3))

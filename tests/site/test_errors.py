@@ -72,3 +72,33 @@ def test_tracer_leak_of_an_nnx_model_gets_a_note():
     with pytest.raises(Exception, match="different trace level") as raised:
         dz.value_and_grad(loss, dz.cge())(params, jnp.ones((2, 3)))
     assert any(note.endswith(see("nnx")) for note in raised.value.__notes__)
+
+
+FOREIGN = {
+    "__dlpack_device__": lambda torch: lambda w: torch.as_tensor(w).sum(),
+    "must be Tensor": lambda torch: lambda w: torch.sum(w),
+    "unsupported operand": lambda torch: lambda w: (w * torch.ones(3)).sum(),
+    "not a valid JAX type": lambda torch: lambda w: torch.zeros(()),
+}
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+@pytest.mark.parametrize("boundary", [True, False])
+def test_a_loss_in_torch_is_explained(words, boundary):
+    loss = FOREIGN[words](pytest.importorskip("torch"))
+    f = dz.differentiable(loss, dz.cge(), samples=False)
+    with pytest.raises((AttributeError, TypeError), match=words) as raised:
+        f(jnp.ones(3)) if boundary else gradient(loss, jnp.ones(3))
+    assert raised.value.__notes__[-1].endswith(see("numpy"))
+
+
+def test_parameters_in_torch_are_refused_in_one_line():
+    zeros = pytest.importorskip("torch").zeros(5)
+    for refused in (
+        lambda: dz.ask(dz.cge(), zeros),
+        lambda: gradient(jnp.sum, {"w": zeros}),
+        lambda: dz.probe_smoothing(lambda w: 0.0, zeros, jax.random.key(0)),
+    ):
+        with pytest.raises(TypeError, match=r"of type torch\.Tensor.*np\.asarray") as raised:
+            refused()
+        assert str(raised.value).endswith(see("numpy")) and "\n" not in str(raised.value)

@@ -14,6 +14,7 @@ from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.estimators.boundary.host import HostSlopes
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Combined, Moves
+from deepzero_jax.estimators.boundary.options import check_real
 from deepzero_jax.estimators.boundary.propagated import Propagated, Traced
 from deepzero_jax.estimators.smoothing import check_resolution, leaf_steps
 from deepzero_jax.types import Key, PyTree
@@ -43,6 +44,7 @@ class Backward:
         box = of.fun if isinstance(of.fun, BlackBox) else None
         self.host = None if box is None else box.host_call(self._like, treedef)
         found = jax.tree.leaves(self.output_shapes)
+        self.output_dtypes = tuple(out.dtype for out in found)
         self.floating = tuple(
             i for i, out in enumerate(found) if jnp.issubdtype(out.dtype, jnp.floating)
         )
@@ -85,7 +87,8 @@ class Backward:
     def num_calls(self, moving: tuple[int, ...]) -> int:
         """Calls of a backward pass that moves some leaves."""
         calls = self.moves(moving).num_calls if moving and self.floating else 0
-        return calls * (2 if self.of.settings["central"] else 1) + (self.of.check and calls > 0)
+        sides = 2 if self.of.settings["central"] else 1
+        return calls * sides + (2 if self.of.check and calls else 0)
 
     def forward(self, leaves: Sequence[jax.Array]) -> tuple[PyTree, Kept]:
         """Outputs, and what the backward pass needs of them."""
@@ -107,6 +110,10 @@ class Backward:
             return self.forward(leaves)[0]
 
         def forward(leaves: Any, extra: Any) -> tuple[PyTree, PyTree]:
+            moved = [
+                dtype for leaf, dtype in zip(leaves, self.dtypes, strict=True) if leaf.perturbed
+            ]
+            check_real("input", moved)
             values = [_refusing(leaf.value) for leaf in leaves]
             outputs, kept = self.forward(values)
             # The structure of the marks tells the backward pass which leaves are differentiated.
@@ -116,14 +123,16 @@ class Backward:
 
         def backward(residuals: PyTree, cotangents: PyTree) -> tuple[PyTree, PyTree]:
             values, (key, constants), kept, marks = residuals
-            weights = jax.tree.leaves(cotangents, is_leaf=lambda c: isinstance(c, SymbolicZero))
+            weights = jax.tree.leaves(cotangents, is_leaf=_is_zero)
+            weighed = zip(weights, self.output_dtypes, strict=True)
+            check_real("output", [dtype for weight, dtype in weighed if not _is_zero(weight)])
             moving = tuple(
                 i
                 for i, mark in enumerate(marks)
                 if mark is not None and jnp.issubdtype(self.dtypes[i], jnp.floating)
             )
             gradients: list[jax.Array | None] = [None] * len(values)
-            if moving and not all(isinstance(weights[i], SymbolicZero) for i in self.floating):
+            if moving and not all(_is_zero(weights[i]) for i in self.floating):
                 chosen = [_materialised(weights[i]) for i in self.floating]
                 found = self.gradient(values, moving, key, kept, chosen, surrogate, constants)
                 gradients = self.placed(found, moving, values)
@@ -219,7 +228,8 @@ class Backward:
         steps = leaf_steps(smoothing, names, dtypes)
         subtracts = self.of.settings["reuse"] == "none" if self.host is None else True
         if subtracts and not (self.host is not None and self.host.box.outputs.is_double):
-            check_resolution(steps, names, dtypes)
+            words = [] if self.host is None else ['declare float64 answers (dtype="float64")']
+            check_resolution(steps, names, dtypes, None, *words)
         if self.of.basis is not None:
             given = smoothing.values() if isinstance(smoothing, dict) else [smoothing]
             if len({str(step) for step in given}) > 1:
@@ -263,10 +273,14 @@ class Backward:
 
 
 def _materialised(cotangent: Any) -> jax.Array:
-    if isinstance(cotangent, SymbolicZero):
+    if _is_zero(cotangent):
         like: Any = cotangent
         return jnp.zeros(like.shape, like.dtype)
     return cotangent
+
+
+def _is_zero(cotangent: Any) -> bool:
+    return isinstance(cotangent, SymbolicZero)
 
 
 def _is_primal(value: Any) -> bool:

@@ -14,6 +14,8 @@ from deepzero_jax.types import Array
 
 # A wrong pattern is off by about as much as there is; curvature and rounding by far less.
 _WRONG = 0.1
+# What is seen of curvature and noise may be a fraction of what there is.
+_DOUBT = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,7 @@ class Coloured:
             reached = np.flatnonzero(owner >= 0)
             numbers = owner[reached]
             one: Any = (..., position, reached)
-            slopes = moved.difference[one] / moved.span[..., position, numbers]
+            slopes = moved.difference[one] * inverse(moved.span[..., position, numbers])
             weights = self._at.cotangents[..., reached]
             nothing = lost[one][:, None] | (weights == 0)
             products = np.where(nothing, 0.0, slopes[:, None] * weights)
@@ -78,13 +80,35 @@ class Coloured:
             steps = self.signs[numbers] * self._at.steps[:, None, numbers]
             self._predicted[..., reached] += slopes * steps
 
-    def compare(self, difference: np.ndarray) -> None:
-        """Raises BlackBoxError unless the slopes predict a move of everything, by ``signs``."""
-        whole = np.linalg.norm(np.nan_to_num(difference))
-        gap = np.linalg.norm(np.nan_to_num(difference - self._predicted))
-        if gap > _WRONG * whole:
+    def compare(self, difference: np.ndarray, rounding: float) -> None:
+        """Raises BlackBoxError unless the slopes predict moves of everything.
+
+        Outputs are looked at one by one, as they may be of very different sizes. What differs by
+        no more than curvature and noise do, which the mean of moves there and back shows, counts
+        as predicted.
+
+        Args:
+          difference: after moves by ``signs``, and by their opposite: [c, u, 2, p].
+          rounding: of the answers, as a part of them.
+        """
+        ahead, behind = difference[:, :, 0], difference[:, :, 1]
+        odd, even = (ahead - behind) / 2, (ahead + behind) / 2
+        counts = np.isfinite(odd) & np.isfinite(self._predicted)
+        length = lambda values: np.sqrt(np.sum(np.where(counts, values, 0) ** 2, axis=(0, 1)))
+        whole, gap, bent = length(odd), length(odd - self._predicted), length(even)
+        noise = np.quantile(bent, 0.5, method="lower") + rounding * length(self._at.answers)
+        wrong = (gap > _WRONG * whole) & (gap > _DOUBT * (bent + noise))
+        everything, missing = np.linalg.norm(whole), np.linalg.norm(gap)
+        if wrong.any() or missing > _WRONG * everything:
+            shares = gap[wrong] / np.where(whole > 0, whole, gap)[wrong]
+            missed = np.max(shares, initial=missing / (everything or missing))
             raise BlackBoxError(
                 "the structure given to dz.differentiable does not hold: its pattern misses "
-                f"{gap / whole:.0%} of what a random move of all inputs does; give a pattern "
-                "with every input that an output depends on"
+                f"{missed:.0%} of what a random move of all inputs does to an output; give a "
+                "pattern with every input that an output depends on"
             )
+
+
+def inverse(spans: np.ndarray) -> np.ndarray:
+    """One by how far numbers went; 0 where they stayed, being infinite."""
+    return np.divide(1.0, spans, out=np.zeros_like(spans), where=spans != 0)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.blackbox.call import as_input
 from deepzero_jax.estimators.boundary.backward import Backward
 from deepzero_jax.estimators.boundary.coloured import Colours
 from deepzero_jax.estimators.boundary.layout import Layout
@@ -18,7 +19,7 @@ from deepzero_jax.estimators.boundary.moves import (
     Moves,
     assert_key,
 )
-from deepzero_jax.estimators.boundary.options import check_options
+from deepzero_jax.estimators.boundary.options import check_options, check_real
 from deepzero_jax.estimators.boundary.structure import Structure, as_pattern
 from deepzero_jax.estimators.boundary.students import Record
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
@@ -32,8 +33,8 @@ class Estimate(NamedTuple):
     Attributes:
       outputs: of the function.
       gradients: like the inputs; None for leaves that are not floating-point.
-      spread: estimated standard error of the gradient, as a part of its length; 0 where
-        nothing was drawn.
+      spread: estimated standard error of the gradient, as a part of its length, of what was
+        drawn; 0 where nothing was. It does not tell the noise of a box, see ``Probe.error``.
     """
 
     outputs: PyTree
@@ -114,6 +115,8 @@ class Differentiable:
         if self.needs_key:
             assert_key(key)
         leaves, backward = self._prepared(inputs)
+        check_real("input", backward.dtypes)
+        check_real("output", backward.output_dtypes)
         moving = tuple(i for i, leaf in enumerate(leaves) if _is_floating(leaf))
         if not moving:
             raise ValueError("there is nothing to move: no input is of a floating-point type")
@@ -170,7 +173,7 @@ class Differentiable:
 
     def _prepared(self, inputs: PyTree) -> tuple[list[Any], Backward]:
         flat, treedef = jax.tree.flatten(inputs)
-        leaves = [x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x) for x in flat]
+        leaves = [x if isinstance(x, jax.ShapeDtypeStruct) else as_input(x) for x in flat]
         if not leaves:
             raise TypeError("a differentiable function needs an input: pass at least one array")
         if self.samples:
@@ -222,7 +225,7 @@ def differentiable(
       surrogate: ``(*inputs) -> outputs``, whose derivative queries correct, unbiased whatever it
         is: $\hat J^⊤ v = J_s^⊤ v + \frac1q \sum_j [v·(f(x + μ u_j) - f(x))/μ - v·J_s u_j] u_j$.
       num_coordinates: with ``cge``, so many are drawn for each sample, unbiased. None: all.
-      check: whether each backward pass checks ``structure``, by one call more.
+      check: whether each backward pass checks ``structure``, by two calls more.
       record: takes in what a black box is asked, for ``fit_surrogate``.
 
     Returns:
@@ -230,7 +233,8 @@ def differentiable(
       asks again). Integer inputs carry no gradient.
 
     Raises:
-      TypeError, ValueError: options or inputs that do not fit; second derivatives.
+      TypeError, ValueError: options or inputs that do not fit; derivatives of or by complex
+        numbers; second derivatives.
 
     **Cost**: forward one call of all samples; backward m (2m ``central``), or as many as
     colours, rows, directions or drawn coordinates (``dz.num_queries``); live, 128 MB of them.

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 
-from deepzero_jax.blackbox import BlackBoxError, HostCall, from_two_parts, widened
+from deepzero_jax.blackbox import BlackBox, BlackBoxError, HostCall, from_two_parts, widened
 from deepzero_jax.callbacks import call_host
-from deepzero_jax.estimators.boundary.coloured import Coloured, Colours
+from deepzero_jax.estimators.boundary.coloured import Coloured, Colours, inverse
 from deepzero_jax.estimators.boundary.copies import Base, Copies, Moved
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Moves
@@ -28,16 +28,18 @@ from deepzero_jax.estimators.host_use import tell_dropped
 _MEMORY = 2**27
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class HostSlopes:
     """What the callback of a backward pass calls on the host.
+
+    Two that would do the same compare equal, so that JAX takes what it has compiled for one.
 
     Attributes:
       call: the query at the base.
       moves: which numbers, and which of them together.
       central: whether both sides are asked.
       floating: which outputs are floating-point: those have cotangents.
-      check: whether the pattern of ``moves`` is checked, by one call more.
+      check: whether the pattern of ``moves`` is checked, by two calls more.
       record: takes in the differences, or None.
     """
 
@@ -49,15 +51,26 @@ class HostSlopes:
     record: Record | None = None
 
     @property
-    def box(self) -> object:
+    def box(self) -> BlackBox:
         """Who answers."""
         return self.call.box
 
     @property
     def num_samples(self) -> int:
         """That one evaluation sends."""
-        calls = (2 if self.central else 1) * self.moves.num_calls + self.check
-        return self.call.num_samples * calls
+        sides = 2 if self.central else 1
+        return self.call.num_samples * (sides * self.moves.num_calls + 2 * self._checks)
+
+    @property
+    def _checks(self) -> bool:
+        return self.check and self.moves.num_calls > 0
+
+    @property
+    def rounding(self) -> float:
+        """Of the answers that are subtracted, as a part of them."""
+        dtypes = [self.box.outputs.dtypes[i] for i in self.floating]
+        of_parts = 2.0**-48 if self.call.splits else 0.0
+        return max(of_parts, *(float(jnp.finfo(dtype).eps) for dtype in dtypes))
 
     def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
         """For which its callback asks at once; those of cotangents alone share answers."""
@@ -102,9 +115,9 @@ class HostSlopes:
             found = [coloured.gradient]
             dropped = [np.broadcast_to(coloured.lost[:, None], coloured.gradient.shape)]
             tell_dropped(coloured.lost.sum() * copies.num_shared)
-            if self.check:
-                signs = coloured.signs[None, None, None]
-                coloured.compare(self._moved(at, signs, False).difference[:, :, 0])
+            if self._checks:
+                signs = np.stack([coloured.signs, -coloured.signs])[None, None]
+                coloured.compare(self._moved(at, signs, False).difference, self.rounding)
         whole = lambda parts: copies.in_front(np.concatenate(parts, axis=-1))
         return [whole(found).astype(self.layout.wide), whole(dropped)]
 
@@ -179,7 +192,7 @@ class HostSlopes:
         base = self._base_vectors(at)
         ahead, above = self._placed(at, offsets)
         behind, below = self._placed(at, -offsets) if central else (None, base)
-        asked, span = (2 if central else 1) * offsets, above - below
+        asked, span = (2 if central else 1) * offsets, _less(above, below)
         self._check_steps(at, base, asked, span)
         upper = self._answers(ahead)
         lower = at.answers[:, None] if behind is None else self._answers(behind)
@@ -191,8 +204,8 @@ class HostSlopes:
         if self.moves.furthest is not None:  # the same whatever is drawn
             asked = (self.moves.furthest * at.steps)[:, None, None]
             asked = np.broadcast_to(asked, (*base.shape[:1], 1, *base.shape[2:]))
-            span = self._placed(at, asked)[1] - base
-        stuck = (span == 0) & (asked != 0)
+            span = _less(self._placed(at, asked)[1], base)
+        stuck = (span == 0) & (asked != 0) & ~np.isinf(base)
         if stuck.any():
             c, _, u, m = np.argwhere(stuck)[0]
             dtype = np.result_type(*(at.leaves[i].dtype for i in self.layout.moving))
@@ -225,9 +238,14 @@ class HostSlopes:
     def _per_product(self, moved: Moved, at: Base) -> np.ndarray:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
-            return 1 / moved.span.sum(axis=-1)  # of one number: the others did not move
+            return inverse(moved.span.sum(axis=-1))  # of one number: the others did not move
         # Of a draw so near to 0 rounding may have left nothing.
         share = counted_share([moved.asked], [moved.span], 3)
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
         return share / (sides * step)
+
+
+def _less(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """How far numbers went, 0 where they are infinite."""
+    return np.subtract(ahead, behind, out=np.zeros_like(ahead), where=~np.isinf(ahead))

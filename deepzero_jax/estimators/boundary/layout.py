@@ -35,7 +35,7 @@ class Start(NamedTuple):
     drawn: jax.Array | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Layout:
     """Where the moving numbers stand in the leaves of the inputs.
 

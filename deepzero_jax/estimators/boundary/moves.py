@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.estimators.boundary.fixed import identity
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.estimators.directions import Distribution, draw_direction
 from deepzero_jax.pages import see
@@ -42,6 +43,14 @@ class Moves:
 
     layout: Layout
     basis: np.ndarray | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they move the same."""
+        return isinstance(other, Moves) and identity(self) == identity(other)
+
+    def __hash__(self) -> int:
+        """As they compare."""
+        return hash(identity(self))
 
     @property
     def num_coordinates(self) -> int:
@@ -218,12 +227,21 @@ class Directions(Moves):
     count: int = 1
     distribution: Distribution = "normal"
 
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """Coordinates of each leaf; those of a basis are one."""
+        return self.layout.sizes if self.basis is None else (self.num_coordinates,)
+
+    @property
+    def _own_sizes(self) -> np.ndarray:
+        """The size of its leaf, for each coordinate: [d]."""
+        return np.repeat(np.asarray(self._sizes, float), self._sizes)
+
     @cached_property
     def furthest(self) -> np.ndarray:
         """See ``Moves``; by the standard deviation of what is drawn."""
-        sizes = self.layout.sizes if self.basis is None else (self.num_coordinates,)
         if self.distribution == "tensor_sphere":
-            lengths = np.repeat([1 / max(size, 1) ** 0.5 for size in sizes], sizes)
+            lengths = self._own_sizes**-0.5
         else:
             length = self.num_coordinates**-0.5 if self.distribution == "sphere" else 1.0
             lengths = np.full(self.num_coordinates, length)
@@ -246,8 +264,7 @@ class Directions(Moves):
         assert_key(key)
         keys = jax.random.split(key, (self.layout.num_units, self.count))  # pyright: ignore[reportArgumentType]
         dtype = self.layout.wide
-        sizes = self.layout.sizes if self.basis is None else (self.num_coordinates,)
-        zeros = [jnp.zeros(size, dtype) for size in sizes]
+        zeros = [jnp.zeros(size, dtype) for size in self._sizes]
         one = lambda k: jnp.concatenate(draw_direction(k, zeros, None, self.distribution)[0])
         return jax.vmap(jax.vmap(one))(keys)
 
@@ -271,12 +288,21 @@ class Directions(Moves):
             known = jnp.asarray(self._along(surrogate)) * steps
             slopes = slopes - jnp.einsum("ud,ukd->uk", known, directions)
         slopes = jnp.where(lost, 0, slopes)
-        # A direction on the sphere has the mean square 1/d along each coordinate.
-        factor = self.num_coordinates if self.distribution == "sphere" else 1
+        factor = self._factor(surrogate is not None)
         found = factor * jnp.einsum("uk,ukd->ud", slopes, directions) / (steps * self.count)
         terms = self._in_numbers(factor * slopes[..., None] * directions / steps)
         variance = _variance(jnp.sum(terms**2, -1), self._in_numbers(found), self.count)
         return self._corrected(found, surrogate, variance)
+
+    def _factor(self, corrects: bool) -> int | jax.Array:
+        """Of estimates: a direction on a sphere of d numbers has the mean square 1/d along each.
+
+        On the spheres of leaves it is left out, as ``rge`` says, but not of what a surrogate has
+        not.
+        """
+        if self.distribution == "tensor_sphere" and corrects:
+            return jnp.asarray(self._own_sizes, self.layout.wide)
+        return self.num_coordinates if self.distribution == "sphere" else 1
 
 
 def _variance(squares: jax.Array, mean: jax.Array, count: int) -> jax.Array:

@@ -1,7 +1,9 @@
-"""Which options of a differentiable function go together."""
+"""Which options of a differentiable function go together, and which numbers have slopes."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.blackbox import BlackBox
@@ -28,7 +30,7 @@ def check_options(given: "Differentiable") -> None:
         raise ValueError("check=True is of a structure: give structure=")
     if given.check and not isinstance(given.fun, BlackBox):
         raise ValueError(
-            "check=True asks a black box once more; compare a gradient of a traceable function "
+            "check=True asks a black box twice more; compare a gradient of a traceable function "
             "with that of jax.grad"
         )
     if given.record is not None and not (given.samples and isinstance(given.fun, BlackBox)):
@@ -48,3 +50,13 @@ def check_options(given: "Differentiable") -> None:
         raise ValueError(
             "a black box with batched=False is one function of all its inputs: give samples=False"
         )
+
+
+def check_real(kind: Literal["input", "output"], dtypes: Iterable[np.dtype]) -> None:
+    """Raises TypeError where numbers that a derivative is wanted of are complex."""
+    for dtype in dtypes:
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"dz.differentiable takes slopes of real numbers, and an {kind} is of type "
+                f"{dtype}: make its real and its imaginary part two {kind}s (jnp.real, jnp.imag)"
+            )

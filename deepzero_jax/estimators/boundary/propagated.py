@@ -16,7 +16,7 @@ from deepzero_jax.difference.program import Program, Values, without_dead_equati
 from deepzero_jax.estimators.boundary.coloured import Colours
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Moves
-from deepzero_jax.estimators.chunks import BatchSize, chunk_size
+from deepzero_jax.estimators.chunks import BatchSize, alone, chunk_size
 from deepzero_jax.estimators.smoothing import along_the_step
 from deepzero_jax.types import PyTree
 
@@ -92,7 +92,8 @@ class Propagated(NamedTuple):
         calls = jnp.arange(self.moves.num_calls, dtype=jnp.int32)
         # Side by side, a chunk that is not full would ask a host beyond the calls.
         chunk = 1 if asks_host(self.traced.program.equations) else self._chunk(one)
-        found = lax.map(one, calls, batch_size=chunk if chunk > 1 else None)
+        batch_size = chunk if chunk > 1 else None
+        found = alone(lambda calls: lax.map(one, calls, batch_size=batch_size), calls)
         sides = 2 if self.central else 1
         if isinstance(self.moves, Colours):
             return jnp.sum(found, axis=0) / (sides * step)
@@ -119,7 +120,10 @@ class Propagated(NamedTuple):
             found = evaluate(program, others)
             new = [jnp.asarray(read(found, item)) for item in program.outputs]
             went = self.layout.join([wide(others[i]) - wide(leaves[i]) for i in self.layout.moving])
-            share = jnp.asarray(along_the_step([moved], [went], 1))
+            # What is infinite is as it was: nobody asks it to move.
+            stays = jnp.isinf(self.layout.join([leaves[i] for i in self.layout.moving]))
+            asked, went = (jnp.where(stays, 0, steps) for steps in (moved, went))
+            share = jnp.asarray(along_the_step([asked], [went], 1))
             difference = self._flat([wide(new[i]) - wide(bases[i]) for i in self.floating])
             return difference * share[:, None]
         deltas: list[Delta] = [ZERO] * len(leaves)

@@ -144,6 +144,32 @@ def test_a_second_input_is_not_taken_for_coordinates():
         dz.num_queries(f, x, y)
 
 
+def smallest(u, xp=np):
+    return xp.minimum(u[:, 0] ** 2, u[:, 1])
+
+
+WITHOUT_LIMIT = {
+    "boundary": lambda f, e: jax.grad(lambda u: jnp.sum(dz.differentiable(f, e)(u))),
+    "basis": lambda f, e: jax.grad(lambda u: jnp.sum(dz.differentiable(f, e, basis=np.eye(2))(u))),
+    "structure": lambda f, e: jax.grad(
+        lambda u: jnp.sum(dz.differentiable(f, e, structure=np.ones((1, 2), bool))(u))
+    ),
+    "loss": lambda f, e: lambda u: dz.value_and_grad(lambda u: jnp.sum(f(u)), e)(u)[1],
+}
+
+
+@pytest.mark.parametrize("way", WITHOUT_LIMIT)
+@pytest.mark.parametrize("dtype", ["float32", "float64", None])
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+def test_an_infinite_input_leaves_the_others_their_slopes(way, dtype, reuse):
+    if way == "loss" and reuse == "none":
+        return  # refused, see check_resolution
+    fun = dz.black_box(smallest, (), dtype=dtype) if dtype else lambda u: smallest(u, jnp)
+    u = jnp.array([[3.0, jnp.inf], [2.0, 1e3]])
+    found = WITHOUT_LIMIT[way](fun, dz.cge(smoothing=1e-2, central=True, reuse=reuse))(u)
+    np.testing.assert_allclose(found, [[6, 0], [4, 0]], rtol=1e-4)
+
+
 @pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (1, -1)])
 def test_every_one_of_the_largest_numbers_is_looked_at(signs):
     with pytest.raises(ValueError, match=r"does not move params.*1\.02e\+03, in float32"):

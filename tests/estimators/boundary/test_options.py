@@ -38,8 +38,8 @@ def test_inputs_that_share_no_output_move_together(x64, structure):
     for fun in (box, lambda x: stencil(x, jnp)):
         f = dz.differentiable(fun, EXACT, structure=STRUCTURES[structure], check=fun is box)
         np.testing.assert_allclose(gradient(f), exact, atol=1e-6)
-        assert f.num_queries(X) == 1 + 2 * 3 + (fun is box)
-    assert box.num_samples == 4 * (1 + 2 * 3 + 1)
+        assert f.num_queries(X) == 1 + 2 * 3 + 2 * (fun is box)
+    assert box.num_samples == 4 * (1 + 2 * 3 + 2)
 
 
 def test_windows_of_a_grid_with_channels_need_as_many_calls_as_a_window_has_numbers(x64):
@@ -77,6 +77,40 @@ def test_a_wrong_pattern_is_noticed():
         f = dz.differentiable(box, EXACT, structure=wrong)
         with pytest.raises(ValueError, match=words):
             jax.grad(lambda x, f=f: jnp.sum(f(x)))(X)
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_a_wrong_pattern_is_noticed_in_a_small_output(central):
+    box = dz.black_box(
+        lambda x: np.stack([1e5 * x[:, 0] ** 2, x[:, 1] + 5 * x[:, 0]], 1), (2,), dtype="float64"
+    )
+    estimator = dz.cge(smoothing=1e-4, central=central)
+    f = dz.differentiable(box, estimator, structure="elementwise", check=True)
+    with pytest.raises(BlackBoxError, match="pattern misses"):
+        jax.grad(lambda x: jnp.sum(f(x)[:, 1]))(jnp.ones((2, 2)))
+
+
+RIGHT = {
+    "at extrema": (lambda x: x**2, "float64", 1e-4),
+    "at extrema of float32": (lambda x: np.cos(x - 1), "float32", 1e-2),
+    "of many sizes": (lambda x: np.tanh(x) * 10.0 ** np.linspace(-25, 25, 120), "float64", 1e-4),
+    "noisy": (lambda x: np.sin(x) + 1e-5 * RNG.normal(size=x.shape), "float64", 1e-3),
+    "noisy and at rest": (
+        lambda x: np.where(np.arange(120) % 4 == 0, 1e3 * x, 1e-5 * RNG.normal(size=x.shape)),
+        "float64",
+        1e-3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("central", [False, True])
+def test_a_right_pattern_is_not_doubted(name, central):
+    host, dtype, smoothing = RIGHT[name]
+    box = dz.black_box(host, (120,), dtype=dtype)
+    estimator = dz.cge(smoothing=smoothing, central=central)
+    f = dz.differentiable(box, estimator, structure="elementwise", check=True)
+    jax.grad(lambda x: jnp.sum(f(x)))(jnp.linspace(-2, 3, 120).at[60].set(0)[None])
 
 
 def test_an_input_that_reaches_nothing_is_never_asked():
@@ -181,7 +215,7 @@ REFUSED = {
     ),
     "goes with cge": lambda box: dz.differentiable(box, dz.rge(), structure="elementwise"),
     "check=True is of a structure": lambda box: dz.differentiable(box, dz.cge(), check=True),
-    "asks a black box once more": lambda box: dz.differentiable(
+    "asks a black box twice more": lambda box: dz.differentiable(
         stencil, dz.cge(), structure="elementwise", check=True
     ),
     "cotangents must be like the outputs": lambda box: dz.differentiable(box, dz.cge()).estimate(
@@ -200,6 +234,14 @@ REFUSED = {
     ),
     "first axis of samples": lambda box: dz.differentiable(box, dz.cge())(jnp.ones(())),
     "the same number of samples": lambda box: dz.differentiable(lambda a, b: a, dz.cge())(X, X[:2]),
+    "an input is of type complex64": lambda box: gradient(
+        lambda x: dz.differentiable(box, dz.cge())(x + 1j)
+    ),
+    "an output is of type complex64": lambda box: gradient(
+        lambda x: jnp.abs(dz.differentiable(lambda x: x * 1j, dz.cge())(x))
+    ),
+    "two inputs": lambda box: dz.differentiable(box, dz.cge()).estimate(X, X + 1j),
+    "two outputs": lambda box: dz.differentiable(lambda x: x * 1j, dz.cge()).estimate(X, X),
     "every output needs a first axis": lambda box: dz.differentiable(jnp.sum, dz.cge())(X),
     "below the resolution": lambda box: gradient(
         dz.differentiable(dz.black_box(stencil, (12,)), dz.cge(smoothing=1e-9))
