@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
+from deepzero_jax.varying import varying
+
 # Primitives that call the host for a value.
 CALLBACKS = ("pure_callback", "io_callback")
 
@@ -39,6 +41,8 @@ def with_one_test(eqn: Any) -> core.ClosedJaxpr | None:
     """
     if eqn.primitive.name != "while" or not eqn.params["cond_jaxpr"].out_avals[0].shape:
         return None
+    if any(varying(var.aval) for var in eqn.invars):
+        return None  # what is held back over a mesh axis has another type than before
     test, body = (core.jaxpr_as_fun(eqn.params[name]) for name in ("cond_jaxpr", "body_jaxpr"))
     num_tests = eqn.params["cond_nconsts"]
     num_consts = num_tests + eqn.params["body_nconsts"]

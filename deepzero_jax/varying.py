@@ -2,6 +2,7 @@
 
 import jax
 from jax import lax
+from jax.core import ShapedArray
 from jax.sharding import AxisType, reshard
 
 from deepzero_jax.types import Array, PyTree
@@ -28,9 +29,10 @@ def varying_axes(tree: PyTree) -> frozenset[str]:
     return frozenset().union(*map(varying, jax.tree.leaves(tree)))
 
 
-def varying(value: Array | jax.ShapeDtypeStruct) -> frozenset[str]:
-    """Mesh axes over which a value is known to vary."""
-    aval = value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
+def varying(value: Array | jax.ShapeDtypeStruct | ShapedArray) -> frozenset[str]:
+    """Mesh axes over which a value, or one of that type, is known to vary."""
+    is_type = isinstance(value, jax.ShapeDtypeStruct | ShapedArray)
+    aval = value if is_type else jax.typeof(value)
     kind = getattr(aval, "manual_axis_type", None)
     found = getattr(aval, "vma", None) if kind is None else kind.varying
     return frozenset(found or ())
