@@ -11,14 +11,9 @@ import numpy as np
 from deepzero_jax.blackbox.call import as_input
 from deepzero_jax.estimators.boundary.backward import Backward
 from deepzero_jax.estimators.boundary.coloured import Colours
+from deepzero_jax.estimators.boundary.drawn import Directions, Drawn, assert_key
 from deepzero_jax.estimators.boundary.layout import Layout
-from deepzero_jax.estimators.boundary.moves import (
-    Combined,
-    Directions,
-    Drawn,
-    Moves,
-    assert_key,
-)
+from deepzero_jax.estimators.boundary.moves import Combined, Moves
 from deepzero_jax.estimators.boundary.options import check_options, check_real
 from deepzero_jax.estimators.boundary.structure import Structure, as_pattern
 from deepzero_jax.estimators.boundary.students import Record
