@@ -27,9 +27,7 @@ def see(section: Section) -> str:
 # By the names of errors, which Flax is not loaded for and JAX keeps to itself.
 _BOX = (
     "what needs numbers in place of traced arrays (NumPy, PyTorch, float(), anything outside of "
-    "JAX) is a "
-    "black box: "
-    f"dz.black_box(function, shape of its answer){see('numpy')}"
+    f"JAX) is a black box: dz.black_box(function, shape of its answer){see('numpy')}"
 )
 _NOTES = {
     "TraceContextError": f"split the model outside the loss, merge a copy inside{see('nnx')}",

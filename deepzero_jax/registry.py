@@ -103,6 +103,11 @@ def present(registry: Registry[T | None], name: str) -> T:
     return found
 
 
+def arguments(maker: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a maker, by name."""
+    return inspect.signature(maker).parameters
+
+
 def call_with(maker: Callable[..., T], options: Mapping[str, object]) -> T:
     """Calls a maker with those of the options that it has arguments for.
 
@@ -110,5 +115,5 @@ def call_with(maker: Callable[..., T], options: Mapping[str, object]) -> T:
       >>> call_with(lambda width: 2 * width, {"width": 3, "depth": 5})
       6
     """
-    taken = inspect.signature(maker).parameters
+    taken = arguments(maker)
     return maker(**{name: value for name, value in options.items() if name in taken})

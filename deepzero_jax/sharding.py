@@ -1,8 +1,9 @@
 """Devices: a mesh, where values lie on it, and coordinates in shards over it."""
 
-import json
+import pickle
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepzero_jax.types import Array, Params, PyTree
 
+T = TypeVar("T")
 COORDINATES, DATA = "coordinates", "data"
+# Seconds between two meetings of processes of which one is at work.
+_ROUND = 2.0
 
 
 def make_mesh(
@@ -137,26 +141,60 @@ def sums_of(counts: Sequence[int]) -> list[int]:
     return [int(high) * (1 << 24) + int(low) for high, low in of_all.sum(axis=0)]
 
 
-def by_lead(find: Callable[[], Any]) -> Any:
-    """What the lead finds, in every process, as JSON has it; all must call it.
+def by_lead(find: Callable[[], T]) -> T:
+    """What the lead finds, in every process; all must call it.
 
-    For what is asked once, however many processes there are.
+    For what is asked once, however many processes there are. The others meet the lead every few
+    seconds, as they could not wait for it in one meeting for longer than the collectives allow.
 
     Raises:
-      Exception: what ``find`` raises, in the lead; RuntimeError in the others.
+      Exception: what ``find`` raises, in every process; RuntimeError in the others where it
+        cannot be sent.
     """
     if jax.process_count() == 1:
         return find()
-    failed, text = None, b""
-    if is_lead():
-        try:
-            text = json.dumps(find()).encode()
-        except Exception as error:  # the others wait
-            failed = error
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if failed else len(text))))
+    if not is_lead():
+        while not any_of(0):
+            pass
+        return _received()
+    done = threading.Event()
+    meeting = threading.Thread(target=_meet_until, args=(done,), daemon=True)
+    meeting.start()
+    failed: BaseException | None = None
+    found: Any = None
+    try:
+        found = find()
+    except BaseException as error:  # of which the others wait to hear
+        failed = error
+    done.set()
+    meeting.join()
+    _send((failed, found))
     if failed is not None:
         raise failed
-    if length < 0:
-        raise RuntimeError("the first process failed, and says why")
-    content = np.frombuffer(text.ljust(length), np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes())
+    return found
+
+
+def _meet_until(done: threading.Event) -> None:
+    while not done.wait(_ROUND):
+        any_of(0)
+    any_of(1)
+
+
+def _send(outcome: tuple[BaseException | None, Any]) -> None:
+    """Sends the lead's outcome to ``_received`` of the others."""
+    try:
+        text = pickle.dumps(outcome)
+        pickle.loads(text)
+    except Exception:
+        text = pickle.dumps((RuntimeError(f"the first process failed: {outcome[0]}"), None))
+    multihost_utils.broadcast_one_to_all(np.int32(len(text)))
+    multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+
+
+def _received() -> Any:
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(0)))
+    text = np.asarray(multihost_utils.broadcast_one_to_all(np.zeros(length, np.uint8))).tobytes()
+    failed, found = pickle.loads(text)
+    if failed is not None:
+        raise failed
+    return found

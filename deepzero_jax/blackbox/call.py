@@ -92,11 +92,19 @@ class HostCall:
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers to samples under any number of leading axes."""
         answers = self.in_full(*arrays)
-        rounded = list(map(held, answers, self.dtypes))
+        rounded = list(map(self._held, answers, self.dtypes))
         if not self.splits:
             return rounded
         self._tell_small(answers)
         return rounded + list(map(cut_off, answers, rounded))
+
+    def _held(self, answer: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """``held``; where samples may go without an answer, NaN for what is beyond the type."""
+        if self.box.options.on_failure == "nan" and jnp.issubdtype(dtype, jnp.floating):
+            with np.errstate(over="ignore"):
+                beyond = np.isinf(answer.astype(dtype)) & np.isfinite(answer)
+            answer = np.where(beyond, np.nan, answer)
+        return held(answer, dtype)
 
     def _tell_small(self, answers: Sequence[np.ndarray]) -> None:
         """Warns once of a box that float32 holds few digits of its answers."""
@@ -140,7 +148,9 @@ def as_input(leaf: Any) -> jax.Array:
       ValueError: a whole number of NumPy's beyond what JAX holds in its place.
     """
     array = jnp.asarray(leaf)
-    given: Any = np.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else array
+    if not isinstance(leaf, np.ndarray | np.generic):
+        return array
+    given: Any = np.asarray(leaf)
     if given.dtype.kind in "iu" and given.dtype != array.dtype:
         limits = np.iinfo(array.dtype)
         if np.any(beyond := np.asarray((given < limits.min) | (given > limits.max))):

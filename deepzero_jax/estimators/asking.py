@@ -84,13 +84,10 @@ def ask(
 
 def _steps(at: FlatLoss, settings: Any) -> list[Step]:
     steps = at.steps(settings["smoothing"])
-    check_resolution(
-        steps,
-        at.paths,
-        at.dtypes,
-        at.leaves,
-        "give NumPy arrays in float64, or set jax_enable_x64: float32 is JAX's type without it",
-    )
+    finer = "give NumPy arrays in float64, or set jax_enable_x64: float32 is JAX's type without it"
+    for step, path, dtype, leaf in zip(steps, at.paths, at.dtypes, at.leaves, strict=True):
+        words = finer if dtype == np.float32 else ""
+        check_resolution([step], [path], [dtype], [leaf], words)
     return steps
 
 

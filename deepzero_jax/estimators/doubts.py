@@ -10,6 +10,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import num_coordinates, num_valid
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.estimators.host_use import slopes_dropped
 from deepzero_jax.pages import see
 from deepzero_jax.types import Params, PyTree
 
@@ -56,6 +57,7 @@ class Doubts:
     def __init__(self, estimator: Estimator) -> None:
         self._probe, self._error, self._factor = None, 0.0, 1
         self._told: set[str] = set()
+        self._dropped = slopes_dropped()
         self._looks = isinstance(estimator, CoordinateEstimator | DirectionEstimator)
         if not isinstance(estimator, CoordinateEstimator | DirectionEstimator):
             return
@@ -88,9 +90,11 @@ class Doubts:
     def _look(
         self, value: np.ndarray, squares: np.ndarray, count: np.ndarray, moves: np.ndarray
     ) -> None:
+        before, self._dropped = self._dropped, slopes_dropped()
         if int(count) == 0 or not math.isfinite(float(value)):
             return
-        if not int(moves):
+        # Slopes that were dropped are 0, and counted.
+        if not int(moves) and self._dropped == before:
             self._tell("flat", _flat_in_words(self._name, self._central))
         if self._probe is None:
             return

@@ -42,7 +42,7 @@ class _HostDifference:
       moving: numbers of the inputs that move: of floating-point ones the difference is given,
         of others the new value.
       dtypes: of the results: of differences, and of answers that have none and are given anew;
-        where answers come in two parts, differences do.
+        behind them, where answers come in two parts, those of what rounding cuts off.
     """
 
     call: HostCall
@@ -90,7 +90,7 @@ class _HostDifference:
             _difference(new, base, share, self.call.splits) if is_float(new) else new
             for new, base in zip(answers, bases, strict=True)
         ]
-        rounded = list(map(held, differences, self.dtypes))
+        rounded = list(map(_rounded, differences, self.dtypes))
         return rounded + list(map(cut_off, differences, rounded)) if self.call.splits else rounded
 
     def _share(self, asked: list[np.ndarray], went: list[np.ndarray], leading: int) -> np.ndarray:
@@ -172,6 +172,14 @@ class _MovedCall:
             (np.asarray(new, np.float64) - base).astype(dtype) if is_float(new) else new
             for new, base, dtype in zip(self.flat(*operands), bases, self.dtypes, strict=True)
         ]
+
+
+def _rounded(difference: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A difference, or an answer that has none, in the type in which JAX holds it."""
+    if not is_float(difference):
+        return held(difference, dtype)
+    with np.errstate(over="ignore"):
+        return difference.astype(dtype)
 
 
 def _less(moved: np.ndarray, base: np.ndarray) -> np.ndarray:

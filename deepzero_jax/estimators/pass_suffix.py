@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from deepzero_jax.estimators.base_pass import FlatLoss
+from deepzero_jax.estimators.pass_whole import whole_passes
 from deepzero_jax.estimators.passes import MovedLoss, Passes, subtracted_passes, with_scalar
 from deepzero_jax.estimators.smoothing import Step
 from deepzero_jax.split import SplitFunction
@@ -13,11 +14,16 @@ from deepzero_jax.split import SplitFunction
 def suffix_passes(at: FlatLoss, steps: Sequence[Step], central: bool) -> Passes:
     """Differences of a suffix and the base pass: DeepZero's feature reuse.
 
+    Of the whole loss where samples of a box may go without an answer.
+
     Raises:
       ValueError: a loss that is no ``SplitFunction``.
     """
+    host_use = at.host_use()
+    if host_use.drops:  # which samples are lost is seen by the whole loss alone
+        return whole_passes(at, steps, central)
     head = at.loss.value_and_aux(at.params)
-    return subtracted_passes(at, head, suffix_losses(at), steps, central)
+    return subtracted_passes(at, head, suffix_losses(at), steps, central, host_use)
 
 
 def suffix_losses(at: FlatLoss) -> list[MovedLoss]:

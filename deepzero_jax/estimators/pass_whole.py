@@ -11,7 +11,7 @@ from deepzero_jax.estimators.smoothing import Step
 
 def whole_passes(at: FlatLoss, steps: Sequence[Step], central: bool) -> Passes:
     """Differences of two evaluations of the whole loss: the oracle of the other two ways."""
-    head, loss, _ = evaluated(at)
+    head, loss, host_use = evaluated(at)
 
     def replace(position: int) -> MovedLoss:
         def evaluate(index: jax.Array, value: jax.Array) -> jax.Array:
@@ -20,4 +20,4 @@ def whole_passes(at: FlatLoss, steps: Sequence[Step], central: bool) -> Passes:
         return evaluate
 
     moved = [replace(position) for position in range(len(at.leaves))]
-    return subtracted_passes(at, head, moved, steps, central)
+    return subtracted_passes(at, head, moved, steps, central, host_use)

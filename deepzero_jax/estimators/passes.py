@@ -45,6 +45,7 @@ def subtracted_passes(
     moved_losses: Sequence[MovedLoss],
     steps: Sequence[Step],
     central: bool,
+    host_use: HostUse,
 ) -> Passes:
     """Differences of two evaluations of the loss.
 
@@ -54,6 +55,7 @@ def subtracted_passes(
       moved_losses: one for each leaf.
       steps: one for each leaf.
       central: two-sided differences.
+      host_use: of the loss.
 
     Raises:
       ValueError: a step below the resolution of a leaf.
@@ -63,7 +65,7 @@ def subtracted_passes(
         _quotient(moved, leaf, head[0], step, central)
         for moved, leaf, step in zip(moved_losses, at.leaves, steps, strict=True)
     ]
-    return Passes(head, slopes, host_use=at.host_use())
+    return Passes(head, slopes, host_use=host_use)
 
 
 def _quotient(

@@ -262,8 +262,9 @@ class _Trainer:
         asking = self._asking(f"the evaluation after step {done}", state)
         with asking, evaluation, bar(f"evaluating after step {done:,}", self.log):
             scores = self.task.evaluate(state.params, state.model_state, self.compiled.data)
+        asks_others = samples_sent() - sent != self.boxes.num_known - known
         recorder.evaluation(done, scores, self.progress.of_host(counts))
-        if samples_sent() - sent != self.boxes.num_known - known and not self.told_of_boxes:
+        if asks_others and not self.told_of_boxes:
             self.told_of_boxes = True
             self.log(
                 "the evaluation asks a black box that the loss does not: name it in Task.boxes, or "

@@ -1,13 +1,12 @@
 """Optimisers and schedules from optax, with the mask in its place."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Literal
 
 import optax
 
 from deepzero_jax.pruning import sparse_updates
-from deepzero_jax.registry import Registry, call_with
+from deepzero_jax.registry import Registry, arguments, call_with
 from deepzero_jax.sampling import coherent_gradient
 
 Schedule = optax.Schedule
@@ -119,7 +118,7 @@ def _rule(
 ) -> optax.GradientTransformation:
     """What the maker of that name makes of the schedule and of those options that it takes."""
     maker, rates = OPTIMIZERS[name], {"schedule": schedule, "learning_rate": schedule}
-    if not rates.keys() & inspect.signature(maker).parameters.keys():
+    if not rates.keys() & arguments(maker).keys():
         raise ValueError(
             f"optimizer {name!r} takes neither schedule nor learning_rate, so that it would not "
             "learn at the rates of the record; give it an argument of one of these names"

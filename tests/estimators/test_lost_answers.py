@@ -7,6 +7,7 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.estimators import slopes_dropped
+from deepzero_jax.split import SplitFunction
 
 X = np.array([[0.1, 0.2], [0.3, 0.4999], [0.2, 0.2], [0.1, 0.4]])
 MASKS = {
@@ -86,3 +87,38 @@ def test_a_sample_that_the_base_lacks_and_that_weighs_is_told_as_nan():
     assert found[0].tolist() == [0, 0]
     assert np.isnan(found[1]).all()
     np.testing.assert_allclose(found[2], [0.2, 0.4], rtol=1e-2)
+
+
+def test_a_loss_in_stages_is_taken_whole():
+    def loss(box):
+        stages = [lambda p, c: X * p["w"], lambda p, c: jnp.nanmean(box(c) + p["v"])]
+        return SplitFunction(stages, lambda path: 0 if "w" in path else 1)
+
+    found = {}
+    for reuse in ("split", "none"):
+        box = diverging()
+        vg = dz.value_and_grad(loss(box), dz.cge(smoothing=1e-3, reuse=reuse))
+        found[reuse] = vg({"w": jnp.ones(2), "v": jnp.zeros(())})[1]
+        assert box.num_dropped == 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2), *found.values())
+
+
+def test_an_answer_beyond_float32_is_no_answer():
+    host = lambda u: np.where(u[:, 0] > 0.5, 1e300, u[:, 0] ** 2)
+    box = dz.black_box(host, (), dtype="float64", on_failure="nan", backoff=0.0)
+    answers = box(jnp.array([[0.25], [0.75]]))
+    assert float(answers[0]) == 0.0625
+    assert np.isnan(answers[1])
+
+
+def test_slopes_that_were_dropped_are_not_called_flat(caplog):
+    def host(u):
+        if (u != 1).any():
+            raise FloatingPointError("diverged")
+        return u.sum(1)
+
+    box = dz.black_box(host, (), dtype="float64", on_failure="nan", backoff=0.0)
+    grads = dz.value_and_grad(lambda w: jnp.mean(box(jnp.ones((2, 3)) * w)), dz.cge())(jnp.ones(3))
+    jax.effects_barrier()
+    assert grads[1].tolist() == [0, 0, 0]
+    assert not caplog.messages

@@ -71,6 +71,18 @@ def test_a_budget_of_a_box_that_only_the_evaluation_asks_holds_over_a_resume(tmp
     assert not any("Task.boxes" in line for line in lines)
 
 
+def test_what_another_process_asks_is_counted_and_is_no_box_that_nobody_named(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("deepzero_jax.training.together.sums_of", lambda c: [2 * n for n in c])
+    box, lines, asked = dz.black_box(np.tanh, (5,)), [], []
+    judge = lambda x: (asked.append(len(x)), jnp.sum(box(x)))[1]
+    summary = judged_run(tmp_path, judged(box, judge), lines=lines)
+    assert not any("Task.boxes" in line for line in lines)
+    assert sum(summary["box_samples"].values()) == box.num_samples
+    assert summary["box_samples"]["evaluation"] == 2 * sum(asked)
+
+
 def test_a_box_that_only_the_evaluation_asks_leaves_the_steps_to_be_timed(tmp_path):
     judge, lines = dz.black_box(lambda x: x.sum(1), ()), []
     task = judged(lambda x: jnp.tanh(x), judge)._replace(boxes=(judge,))

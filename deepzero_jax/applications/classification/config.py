@@ -1,7 +1,6 @@
 """The fields of a record that trains an image classifier: defaults, meanings, what is allowed."""
 
 import dataclasses
-import inspect
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ from deepzero_jax.estimators import (
 from deepzero_jax.fields import OneOf, Range, Readable, default_of, section, setting
 from deepzero_jax.models import MODELS
 from deepzero_jax.pruning import SCORES, Ranking, Variant, layer_ratios, zo_grasp_scores
+from deepzero_jax.registry import arguments
 from deepzero_jax.sampling import SAMPLERS, price_aware_sampler
 from deepzero_jax.training import (
     OPTIMIZERS,
@@ -220,7 +220,7 @@ class Config:
                 f"data.batch_size {self.data.batch_size} does not divide evenly over mesh.data="
                 f"{self.mesh.data} devices"
             )
-        taken = inspect.signature(SAMPLERS[sampling.name]).parameters
+        taken = arguments(SAMPLERS[sampling.name])
         for item in dataclasses.fields(sampling):
             given = getattr(sampling, item.name) != item.default
             if given and item.name not in ("name", "coherence", *taken):

@@ -1,6 +1,5 @@
 """Layer ratios of an experiment: found in its run folder, or computed and written there."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +28,7 @@ from deepzero_jax.pruning import (
 )
 from deepzero_jax.pruning.ratios import equal_fraction
 from deepzero_jax.pruning.scores import check_scoring_smoothing
-from deepzero_jax.registry import call_with
+from deepzero_jax.registry import arguments, call_with
 from deepzero_jax.sharding import agree, by_lead
 from deepzero_jax.training import (
     Boxes,
@@ -106,7 +105,7 @@ class Scoring(NamedTuple):
 
 def _takes(pruning: Pruning, name: str) -> bool:
     """Whether the scores of a record are given that argument."""
-    return name in inspect.signature(SCORES[pruning.scores].scores).parameters
+    return name in arguments(SCORES[pruning.scores].scores)
 
 
 def _check_smoothing(pruning: Pruning, params: Params) -> None:

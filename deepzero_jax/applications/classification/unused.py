@@ -1,12 +1,12 @@
 """Settings of a record that are given and have no effect, in words."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from deepzero_jax.applications.classification.config import Config
 from deepzero_jax.estimators import ESTIMATORS
+from deepzero_jax.registry import arguments
 from deepzero_jax.training import OPTIMIZERS
 
 # Fields of the optimiser that every rule is given, through its schedule.
@@ -29,20 +29,16 @@ def unused_settings(config: Config) -> list[str]:
         "name",
         *(
             "chunk_size" if name == "batch_size" else name
-            for name in _arguments(ESTIMATORS[estimator])
+            for name in arguments(ESTIMATORS[estimator])
         ),
     }
-    in_rule = {*_OF_THE_RATE, *_arguments(OPTIMIZERS[rule])}
+    in_rule = {*_OF_THE_RATE, *arguments(OPTIMIZERS[rule])}
     found = [
         (_given("optimizer", config.optimizer, in_rule), f"with optimizer {rule}"),
         (_given("estimator", config.estimator, in_estimator), f"with estimator {estimator}"),
         (_unused_when_dense(config), "at pruning.sparsity=0, where every step is dense"),
     ]
     return [f"{_listed(names)} no effect {where}" for names, where in found if names]
-
-
-def _arguments(maker: Callable[..., object]) -> Collection[str]:
-    return inspect.signature(maker).parameters
 
 
 def _given(section: str, fields: Any, taken: Collection[str]) -> list[str]:

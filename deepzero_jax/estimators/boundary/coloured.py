@@ -99,7 +99,8 @@ class Coloured:
         noise = np.quantile(bent, 0.5, method="lower") + rounding * length(self._at.answers)
         wrong = (gap > _WRONG * whole) & (gap > _DOUBT * (bent + noise))
         everything, missing = np.linalg.norm(whole), np.linalg.norm(gap)
-        if wrong.any() or missing > _WRONG * everything:
+        doubt = _DOUBT * np.linalg.norm(bent + noise)
+        if wrong.any() or (missing > _WRONG * everything and missing > doubt):
             shares = gap[wrong] / np.where(whole > 0, whole, gap)[wrong]
             missed = np.max(shares, initial=missing / (everything or missing))
             raise BlackBoxError(

@@ -28,12 +28,13 @@ def as_pattern(structure: Structure, num_outputs: int, num_inputs: int) -> scipy
                 f"{num_outputs} and {num_inputs} in a sample"
             )
         return scipy.sparse.csc_array(scipy.sparse.eye_array(num_inputs, dtype=bool))
-    pattern = scipy.sparse.csc_array(structure, dtype=bool)
+    pattern = scipy.sparse.csc_array(structure, dtype=bool, copy=True)
     if pattern.shape != (num_outputs, num_inputs):
         raise ValueError(
             "structure must be a boolean pattern [outputs, inputs] of one sample, "
             f"{(num_outputs, num_inputs)}, got shape {pattern.shape}"
         )
+    pattern.eliminate_zeros()
     return pattern
 
 

@@ -282,3 +282,36 @@ def test_smoothing_may_be_a_schedule():
         return gradient(dz.differentiable(box, dz.cge(smoothing=smoothing, central=True)), x)
 
     np.testing.assert_allclose(of(X, 1e-4), gradient(lambda x: stencil(x, jnp)), atol=1e-3)
+
+
+def test_zeros_that_a_sparse_pattern_holds_are_no_entries():
+    """Two patterns on the same indices are two patterns."""
+    whole = scipy.sparse.csc_array(np.ones((2, 2), bool))
+    data = np.array([True, False, False, True])
+    diagonal = scipy.sparse.csc_array((data, whole.indices, whole.indptr), shape=(2, 2))
+    mix = np.array([[1.0, 20.0], [40.0, 3.0]])
+    box = dz.black_box(lambda x: x @ mix.T, (2,), dtype="float64")
+
+    def slopes(pattern):
+        f = dz.differentiable(box, dz.cge(), structure=pattern)
+        return jax.grad(lambda x: jnp.sum(f(x)))(jnp.ones((1, 2)))
+
+    # On the diagonal both move at once, and each has all that its own output does.
+    np.testing.assert_allclose(slopes(diagonal)[0], [21, 43], rtol=1e-3)
+    np.testing.assert_allclose(slopes(whole)[0], [41, 23], rtol=1e-3)
+    assert diagonal.nnz == 4
+
+
+@pytest.mark.parametrize("bend", [np.square, lambda x: np.maximum(x, 0)])
+def test_a_right_pattern_is_not_doubted_where_everything_bends(bend):
+    box = dz.black_box(bend, (3,), dtype="float64")
+    f = dz.differentiable(box, dz.cge(smoothing=1e-3), structure="elementwise", check=True)
+    assert np.isfinite(gradient(f, jnp.zeros((2, 3)))).all()
+
+
+def test_a_key_is_an_input_too():
+    noisy = lambda x, key: x * jax.random.normal(key, x.shape)
+    f = dz.differentiable(noisy, dz.cge(), samples=False)
+    key = jax.random.key(0)
+    slopes = jax.grad(lambda x: jnp.sum(f(x, key)))(jnp.ones(3))
+    np.testing.assert_allclose(slopes, jax.random.normal(key, (3,)), rtol=1e-3)
