@@ -1,11 +1,9 @@
 """One query of a black box inside a JAX program: what its callback calls, and what comes back."""
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +11,7 @@ import numpy as np
 from jax.core import ShapedArray, Tracer
 
 from deepzero_jax.blackbox.errors import BlackBoxError, box_errors
+from deepzero_jax.blackbox.told import is_told, tell_once
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.pages import see
 from deepzero_jax.types import PyTree
@@ -20,11 +19,8 @@ from deepzero_jax.types import PyTree
 if TYPE_CHECKING:
     from deepzero_jax.blackbox.box import BlackBox
 
-logger = logging.getLogger("deepzero_jax")
 # Below it the second float32 part of an answer is less than float32 holds.
 _SMALLEST = float(np.finfo(np.float32).tiny) * 2.0**48
-# Boxes of which it has been said that their answers are small.
-_told_small: WeakSet[object] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -92,38 +88,28 @@ class HostCall:
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers to samples under any number of leading axes."""
         answers = self.in_full(*arrays)
-        rounded = list(map(self._held, answers, self.dtypes))
+        drops = self.box.options.on_failure == "nan"
+        rounded = [held(a, dtype, drops) for a, dtype in zip(answers, self.dtypes, strict=True)]
         if not self.splits:
             return rounded
-        self._tell_small(answers)
+        if not is_told(self.box, "small"):
+            self._tell_small(answers)
         return rounded + list(map(cut_off, answers, rounded))
-
-    def _held(self, answer: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """``held``; where samples may go without an answer, NaN for what is beyond the type."""
-        if self.box.options.on_failure == "nan" and jnp.issubdtype(dtype, jnp.floating):
-            with np.errstate(over="ignore"):
-                beyond = np.isinf(answer.astype(dtype)) & np.isfinite(answer)
-            answer = np.where(beyond, np.nan, answer)
-        return held(answer, dtype)
 
     def _tell_small(self, answers: Sequence[np.ndarray]) -> None:
         """Warns once of a box that float32 holds few digits of its answers."""
-        if self.box in _told_small:
-            return
         for answer in answers:
             if answer.dtype != np.float64:
                 continue
             largest = np.max(np.abs(answer), initial=0, where=np.isfinite(answer))
             if 0 < largest < _SMALLEST:
-                _told_small.add(self.box)
-                logger.warning(
-                    "the float64 answers of a black box are so small, %.3g the largest, that JAX "
-                    "without float64 holds few digits of them, and fewer of their slopes: scale "
-                    "the answers, to above %.1g, or set jax_enable_x64",
-                    largest,
-                    _SMALLEST,
+                tell_once(
+                    self.box,
+                    "small",
+                    f"the float64 answers of a black box are so small, {largest:.3g} the largest, "
+                    "that JAX without float64 holds few digits of them, and fewer of their slopes: "
+                    f"scale the answers, to above {_SMALLEST:.1g}, or set jax_enable_x64",
                 )
-                return
 
     def in_full(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The answers in the host's own dtypes."""
@@ -162,8 +148,13 @@ def as_input(leaf: Any) -> jax.Array:
     return array
 
 
-def held(answer: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def held(answer: np.ndarray, dtype: np.dtype, drops: bool = False) -> np.ndarray:
     """An answer in the type in which JAX holds it.
+
+    Args:
+      answer: of the host.
+      dtype: of JAX.
+      drops: whether a float64 beyond that type is NaN, as samples may go without an answer.
 
     Raises:
       BlackBoxError: a number beyond that type.
@@ -171,6 +162,8 @@ def held(answer: np.ndarray, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         rounded = answer.astype(dtype)
     if answer.dtype == np.float64 and np.any(lost := np.isinf(rounded) & np.isfinite(answer)):
+        if drops:
+            return np.where(lost, np.nan, rounded)
         raise BlackBoxError(
             f"an answer of the black box, {answer[lost].reshape(-1)[0]:.3g}, is beyond {dtype}, "
             f"which JAX holds in place of {answer.dtype}: scale the answer, or set jax_enable_x64"

@@ -2,12 +2,12 @@
 
 import logging
 import math
-from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.blackbox.told import tell_once
 from deepzero_jax.coordinates import num_coordinates, num_valid
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.host_use import slopes_dropped
@@ -15,10 +15,6 @@ from deepzero_jax.pages import see
 from deepzero_jax.types import Params, PyTree
 
 logger = logging.getLogger("deepzero_jax")
-
-
-# Boxes of which it has been said that their slopes are 0.
-_flat: WeakSet[object] = WeakSet()
 
 
 def tell_flat(box: object, name: str, central: bool) -> None:
@@ -29,9 +25,7 @@ def tell_flat(box: object, name: str, central: bool) -> None:
       name: how it was asked.
       central: whether on both sides.
     """
-    if box not in _flat:
-        _flat.add(box)
-        logger.warning(_flat_in_words(name, central))
+    tell_once(box, "flat", _flat_in_words(name, central))
 
 
 def _flat_in_words(name: str, central: bool) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.blackbox import asks_host, box_errors, boxes_asked
+from deepzero_jax.blackbox import asks_host, box_errors, samples_asked
 from deepzero_jax.coordinates import check_coordinates, check_float_leaves, num_coordinates
 from deepzero_jax.estimators.boundary import Differentiable
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
@@ -82,11 +82,8 @@ class ValueAndGrad:
           *args: likewise.
         """
         if not isinstance(self.estimator, CoordinateEstimator | DirectionEstimator):
-            call = lambda params, args: self(params, *args)
-            return sum(boxes_asked(jax.make_jaxpr(call)(params, args).eqns).values())
-        loss = lambda params, args: self.fun(params, *args)
-        once = sum(boxes_asked(jax.make_jaxpr(loss)(params, args).eqns).values())
-        return once * num_queries(self.estimator, params)
+            return samples_asked(lambda *given: self(*given), params, *args)
+        return samples_asked(self.fun, params, *args) * num_queries(self.estimator, params)
 
 
 def _wants(

@@ -7,12 +7,10 @@ inputs, which rounds the step: the difference of each sample is brought back fro
 that was taken to the one asked for.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
-from weakref import WeakSet
 
 import jax
 import numpy as np
@@ -20,6 +18,7 @@ from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import BlackBox, HostCall, from_two_parts, host_call
 from deepzero_jax.blackbox.call import cut_off, held, widened
+from deepzero_jax.blackbox.told import is_told, tell_once
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
@@ -28,24 +27,21 @@ from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Moved, is_float
 from deepzero_jax.estimators.smoothing import along_the_step
 
-logger = logging.getLogger("deepzero_jax")
-# Boxes of which it has been said that steps do not move their inputs.
-_told: WeakSet[object] = WeakSet()
-
 
 @dataclass(frozen=True)
-class _HostDifference:
-    """What the callback of a perturbed query calls on the host.
+class _OfMoved:
+    """What a callback calls on the host where its operands move.
+
+    It is given operands, then what moves them, then the results at the base.
 
     Attributes:
-      call: the query at the base.
-      moving: numbers of the inputs that move: of floating-point ones the difference is given,
+      call: at the base.
+      moving: numbers of the operands that move: of floating-point ones the difference is given,
         of others the new value.
-      dtypes: of the results: of differences, and of answers that have none and are given anew;
-        behind them, where answers come in two parts, those of what rounding cuts off.
+      dtypes: of the results: of differences, and of what has none and is given anew.
     """
 
-    call: HostCall
+    call: Any
     moving: tuple[int, ...]
     dtypes: tuple[np.dtype, ...]
 
@@ -59,18 +55,30 @@ class _HostDifference:
         """That one evaluation sends."""
         return self.call.num_samples
 
+    def parts(
+        self, arrays: Sequence[np.ndarray], num_operands: int
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Operands, moves and results."""
+        host, stop = list(map(np.asarray, arrays)), num_operands + len(self.moving)
+        return host[:num_operands], host[num_operands:stop], host[stop:]
+
+
+@dataclass(frozen=True)
+class _HostDifference(_OfMoved):
+    """What the callback of a perturbed query calls.
+
+    Where answers come in two parts, differences do.
+    """
+
     def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
         """As of the call."""
         return self.call.num_copies(operands, answer)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        num_inputs, num_moving = len(self.call.ndims), len(self.moving)
-        inputs = [np.asarray(array) for array in arrays[:num_inputs]]
-        moves = arrays[num_inputs : num_inputs + num_moving]
-        bases = list(map(np.asarray, arrays[num_inputs + num_moving :]))
+        inputs, moves, bases = self.parts(arrays, len(self.call.ndims))
         asked: list[np.ndarray] = []
         went: list[np.ndarray] = []
-        for number, move in zip(self.moving, map(np.asarray, moves), strict=True):
+        for number, move in zip(self.moving, moves, strict=True):
             base = inputs[number]
             if not is_float(base):
                 inputs[number] = move
@@ -80,8 +88,9 @@ class _HostDifference:
                 continue
             inputs[number] = base + move.astype(base.dtype)
             # What is infinite is as it was: nobody asks it to move.
-            asked.append(_in_reals(np.where(np.isinf(base), 0, move)))
-            went.append(_in_reals(_less(inputs[number], base)))
+            stays = np.isinf(base)
+            asked.append(_in_reals(np.where(stays, 0, move)))
+            went.append(_in_reals(less(inputs[number], base, stays)))
         answers = self.call.in_full(*inputs)
         bases = from_two_parts(bases) if self.call.splits else bases
         leading = arrays[0].ndim - self.call.ndims[0]
@@ -99,7 +108,7 @@ class _HostDifference:
         Where rounding left nothing of it, the difference is 0 and counts as such.
         """
         front = leading + (self.call.count is not None)
-        if self.box not in _told:
+        if not is_told(self.box, "stuck"):
             # The first axis that vmap put in front counts coordinates, or directions.
             by_query = lambda of: of.reshape((of.shape[0] if leading else 1, -1)).sum(axis=1)
             self._tell(by_query(_swallowed(asked, went, front)), by_query(_any(asked, front)))
@@ -111,47 +120,30 @@ class _HostDifference:
         if not most.any():
             return
         worst = int(np.argmax(np.where(most, stuck, 0)))
-        _told.add(self.box)
-        logger.warning(
-            "the steps of an estimate do not move the inputs of a black box, in float32 (%s of "
-            "the %s samples of a query, in one number at least): it counts as not moved; give a "
-            "larger smoothing, scale the inputs, or declare float64 answers "
-            '(dtype="float64"), which are asked for in float64',
-            f"{stuck[worst]:,}",
-            f"{moving[worst]:,}",
+        tell_once(
+            self.box,
+            "stuck",
+            "the steps of an estimate do not move the inputs of a black box, in float32 "
+            f"({stuck[worst]:,} of the {moving[worst]:,} samples of a query, in one number at "
+            "least): it counts as not moved; give a larger smoothing, scale the inputs, or declare "
+            'float64 answers (dtype="float64"), which are asked for in float64',
         )
 
 
 @dataclass(frozen=True)
-class _MovedCall:
+class _MovedCall(_OfMoved):
     """What else asks a box in float64, slopes through it say, where its operands move.
 
     Answers and inputs come moved in float64, as they were when the box was asked for them:
     rounded apart they would not belong together, and a smaller step divides what is left.
 
     Attributes:
-      call: at the base.
-      flat: that takes arrays in the order of its operands.
+      flat: the call, for arrays in the order of its operands.
       num_operands: of it.
-      moving: operands that move, as of ``_HostDifference``.
-      dtypes: of the results.
     """
 
-    call: Any
     flat: Callable[..., Sequence[np.ndarray]]
     num_operands: int
-    moving: tuple[int, ...]
-    dtypes: tuple[np.dtype, ...]
-
-    @property
-    def box(self) -> object:
-        """Who answers."""
-        return self.call.box
-
-    @property
-    def num_samples(self) -> int:
-        """That one evaluation sends."""
-        return self.call.num_samples
 
     def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
         """As of the call, for operands that have moved."""
@@ -162,12 +154,10 @@ class _MovedCall:
         return self.call.num_copies(moved, answer)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        operands = list(map(np.asarray, arrays[: self.num_operands]))
-        moves = map(np.asarray, arrays[self.num_operands :])
-        for number, move in zip(self.moving, moves, strict=False):
+        operands, moves, bases = self.parts(arrays, self.num_operands)
+        for number, move in zip(self.moving, moves, strict=True):
             base = operands[number]
             operands[number] = widened(base) + move if is_float(base) else move
-        bases = arrays[self.num_operands + len(self.moving) :]
         return [
             (np.asarray(new, np.float64) - base).astype(dtype) if is_float(new) else new
             for new, base, dtype in zip(self.flat(*operands), bases, self.dtypes, strict=True)
@@ -182,10 +172,9 @@ def _rounded(difference: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return difference.astype(dtype)
 
 
-def _less(moved: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """How far numbers went, 0 where they are infinite."""
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isinf(base), 0, moved - base)
+def less(moved: np.ndarray, base: np.ndarray, stays: np.ndarray) -> np.ndarray:
+    """How far numbers went, 0 where they stay, being infinite."""
+    return np.subtract(moved, base, out=np.zeros_like(moved), where=~stays)
 
 
 def _in_reals(steps: np.ndarray) -> np.ndarray:
@@ -256,7 +245,7 @@ def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[De
     if is_query:
         asks = _HostDifference(call, moving, dtypes)
     else:
-        asks = _MovedCall(call, at.params["callback"], len(at.bases), moving, dtypes)
+        asks = _MovedCall(call, moving, dtypes, at.params["callback"], len(at.bases))
     found = call_host(
         asks,
         [jax.ShapeDtypeStruct(o.shape, d) for o, d in zip(at.outputs, dtypes, strict=True)],

@@ -179,12 +179,16 @@ def _sums_on_host(asked: Sequence[Array], went: Sequence[Array], front: int) -> 
     return [dots(*pair, np.float64) for pair in pairs]
 
 
+# What there is beside a longer step.
+PROPAGATE = 'take reuse="difference", which subtracts nothing'
+
+
 def check_resolution(
     steps: Sequence[Step],
     paths: Sequence[str],
     dtypes: Sequence[np.dtype],
     leaves: Sequence[Array] | None = None,
-    otherwise: str = 'take reuse="difference", which subtracts nothing',
+    otherwise: str = PROPAGATE,
 ) -> None:
     """Raises ValueError where a parameter would not move by its step: one around 1, or its own.
 

@@ -55,18 +55,12 @@ def _like(tree: PyTree, stored: PyTree) -> PyTree:
     """A ``stored`` tree with the random keys and the empty leaves of a tree like it."""
 
     def one(leaf: Any, found: Any) -> jax.Array:
-        empty = not np.size(leaf)
-        array = jax.numpy.asarray(found) if not empty else jax.numpy.zeros(*_raw_kind(leaf))
+        array = jax.numpy.asarray(found if np.size(leaf) else _raw(leaf))
         if not _is_key(leaf):
             return array
         return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
 
     return jax.tree.map(one, tree, stored)
-
-
-def _raw_kind(leaf: Any) -> tuple[tuple[int, ...], Any]:
-    raw = jax.eval_shape(lambda: _raw(leaf))
-    return raw.shape, raw.dtype
 
 
 def _with_empty_leaves(stored: PyTree, leaves: Mapping[str, str]) -> PyTree:

@@ -1,6 +1,6 @@
 """The smoothing of a run, probed once: asked for by ``"auto"``, kept in its checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -80,19 +80,17 @@ def find_probe(
     asked = f", {samples:,} samples of the black box" if samples else ""
     log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
 
-    def find() -> Json:
+    def find() -> tuple[Probing, Sequence[Mapping[str, int | None]]]:
         beside = SamplesFile(folder / "samples.json", config)
         with box_errors(), beside.of("probing", boxes), bar("probing the smoothing", log):
             probe = probe_smoothing(jax.jit(fun), params, key)
-        num_samples = beside.counts.get("probing", 0)
-        return {"probe": probe._asdict(), "num_samples": num_samples, "boxes": boxes.dump()}
+        return Probing(probe, beside.counts.get("probing", 0)), boxes.dump()
 
     # One process asks: noise would give each another step.
-    found = by_lead(find)
-    boxes.load(found["boxes"])
-    probe = Probe(**found["probe"])
-    log(str(probe))
-    return Probing(probe, found["num_samples"])
+    probing, counts = by_lead(find)
+    boxes.load(counts)
+    log(str(probing.probe))
+    return probing
 
 
 def kept_probe(folder: Path, log: Log = print) -> Probing | None:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from deepzero_jax.data import DataSource
 from deepzero_jax.estimators import (
@@ -197,6 +198,15 @@ class Training:
     )
 
 
+def given_but(fields: Any, taken: Collection[str]) -> dict[str, Any]:
+    """Fields of a section that differ from their defaults, but those that are ``taken``."""
+    return {
+        item.name: getattr(fields, item.name)
+        for item in dataclasses.fields(fields)
+        if getattr(fields, item.name) != item.default and item.name not in taken
+    }
+
+
 @dataclass(frozen=True)
 class Config:
     """One experiment."""
@@ -220,13 +230,9 @@ class Config:
                 f"data.batch_size {self.data.batch_size} does not divide evenly over mesh.data="
                 f"{self.mesh.data} devices"
             )
-        taken = arguments(SAMPLERS[sampling.name])
-        for item in dataclasses.fields(sampling):
-            given = getattr(sampling, item.name) != item.default
-            if given and item.name not in ("name", "coherence", *taken):
-                raise ValueError(
-                    f"sampling.{item.name} is not for sampler {sampling.name}; leave it out"
-                )
+        taken = ("name", "coherence", *arguments(SAMPLERS[sampling.name]))
+        for name in given_but(sampling, taken):
+            raise ValueError(f"sampling.{name} is not for sampler {sampling.name}; leave it out")
         if sampling.coherence is not None and (sampling.unbiased or price_aware):
             raise ValueError(
                 "sampling.coherence keeps the estimates of other steps, so those of this one must "

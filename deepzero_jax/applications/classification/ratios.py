@@ -206,7 +206,7 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     asked = f", {scoring.num_samples:,} samples of the black box" if scoring.num_samples else ""
     log(f"scoring {pruning.scores}, sparsity {pruning.sparsity:g}{asked} …")
 
-    def find() -> Json:
+    def find() -> LayerRatios:
         shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
         # What a process sent that was killed in the middle of it was asked for these ratios too.
         beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
@@ -222,9 +222,9 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
             beside.counts.get("pruning", 0),
         )
         _write(experiment, found, scores, workdir)
-        return found._asdict()
+        return found
 
-    found = LayerRatios(**by_lead(find))
+    found = by_lead(find)
     scoring.boxes.load(found.boxes)
     return found
 

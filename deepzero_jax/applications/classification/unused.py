@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from deepzero_jax.applications.classification.config import Config
+from deepzero_jax.applications.classification.config import Config, given_but
 from deepzero_jax.estimators import ESTIMATORS
 from deepzero_jax.registry import arguments
 from deepzero_jax.training import OPTIMIZERS
@@ -43,12 +43,7 @@ def unused_settings(config: Config) -> list[str]:
 
 def _given(section: str, fields: Any, taken: Collection[str]) -> list[str]:
     """``"section.name=value"`` of the fields that differ from their defaults and are not taken."""
-    given = {
-        item.name: getattr(fields, item.name)
-        for item in dataclasses.fields(fields)
-        if getattr(fields, item.name) != item.default
-    }
-    return [f"{section}.{name}={value}" for name, value in given.items() if name not in taken]
+    return [f"{section}.{name}={value}" for name, value in given_but(fields, taken).items()]
 
 
 def _unused_when_dense(config: Config) -> list[str]:

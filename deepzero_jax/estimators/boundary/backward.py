@@ -16,7 +16,7 @@ from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Combined, Moves
 from deepzero_jax.estimators.boundary.options import check_real
 from deepzero_jax.estimators.boundary.propagated import Propagated, Traced
-from deepzero_jax.estimators.smoothing import check_resolution, leaf_steps
+from deepzero_jax.estimators.smoothing import PROPAGATE, check_resolution, leaf_steps
 from deepzero_jax.types import Key, PyTree
 from deepzero_jax.varying import split_like, varying_like
 
@@ -228,8 +228,9 @@ class Backward:
         steps = leaf_steps(smoothing, names, dtypes)
         subtracts = self.of.settings["reuse"] == "none" if self.host is None else True
         if subtracts and not (self.host is not None and self.host.box.outputs.is_double):
-            words = [] if self.host is None else ['declare float64 answers (dtype="float64")']
-            check_resolution(steps, names, dtypes, None, *words)
+            in_float64 = 'declare float64 answers (dtype="float64")'
+            otherwise = PROPAGATE if self.host is None else in_float64
+            check_resolution(steps, names, dtypes, otherwise=otherwise)
         if self.of.basis is not None:
             given = smoothing.values() if isinstance(smoothing, dict) else [smoothing]
             if len({str(step) for step in given}) > 1:

@@ -105,7 +105,8 @@ class Base:
           The products, and which are lost, for any weight: [c, 1, u, k].
         """
         lost = np.any(self.lost(difference), axis=-1)[:, None]
-        known = np.nan_to_num(difference, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        missing = np.isnan(difference)
+        known = np.where(missing, 0.0, difference) if missing.any() else difference
         found = np.einsum("cukp,cwup->cwuk", known, self.cotangents)
         unknown = ~np.isfinite(self.answers)[:, None] & (self.cotangents != 0)
         return np.where(np.any(unknown, axis=-1)[..., None], np.nan, found), lost

@@ -21,7 +21,7 @@ from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
 from deepzero_jax.estimators.doubts import tell_flat
-from deepzero_jax.estimators.host_difference import counted_share, differed
+from deepzero_jax.estimators.host_difference import counted_share, differed, less
 from deepzero_jax.estimators.host_use import tell_dropped
 
 # Bytes that moved inputs and their answers may take on the host at a time.
@@ -192,7 +192,7 @@ class HostSlopes:
         base = self._base_vectors(at)
         ahead, above = self._placed(at, offsets)
         behind, below = self._placed(at, -offsets) if central else (None, base)
-        asked, span = (2 if central else 1) * offsets, _less(above, below)
+        asked, span = (2 if central else 1) * offsets, less(above, below, np.isinf(above))
         self._check_steps(at, base, asked, span)
         upper = self._answers(ahead)
         lower = at.answers[:, None] if behind is None else self._answers(behind)
@@ -204,7 +204,8 @@ class HostSlopes:
         if self.moves.furthest is not None:  # the same whatever is drawn
             asked = (self.moves.furthest * at.steps)[:, None, None]
             asked = np.broadcast_to(asked, (*base.shape[:1], 1, *base.shape[2:]))
-            span = _less(self._placed(at, asked)[1], base)
+            furthest = self._placed(at, asked)[1]
+            span = less(furthest, base, np.isinf(furthest))
         stuck = (span == 0) & (asked != 0) & ~np.isinf(base)
         if stuck.any():
             c, _, u, m = np.argwhere(stuck)[0]
@@ -244,8 +245,3 @@ class HostSlopes:
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
         return share / (sides * step)
-
-
-def _less(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """How far numbers went, 0 where they are infinite."""
-    return np.subtract(ahead, behind, out=np.zeros_like(ahead), where=~np.isinf(ahead))
