@@ -58,17 +58,20 @@ def gradient_quality(
             )
     if coordinates is not None:
         check_coordinates(reference, coordinates)
-        chosen = jax.tree.leaves(coordinates)
+    return _compared(pairs, None if coordinates is None else jax.tree.leaves(coordinates))
+
+
+# One program: of arrays split over devices, sums that each were one would wait for each other.
+@jax.jit
+def _compared(
+    pairs: list[tuple[jax.Array, jax.Array]], coordinates: list[jax.Array] | None
+) -> GradientQuality:
+    if coordinates is not None:
         pairs = [
-            tuple(
-                jnp.ravel(leaf)
-                .at[indices]
-                .get(mode="fill", fill_value=0, wrap_negative_indices=False)
-                for leaf in pair
-            )
-            for pair, indices in zip(pairs, chosen, strict=True)
+            (_taken(first, chosen), _taken(second, chosen))
+            for (first, second), chosen in zip(pairs, coordinates, strict=True)
         ]
-    pairs = [(wide(jnp.asarray(a)), wide(jnp.asarray(b))) for a, b in pairs]
+    pairs = [(wide(first), wide(second)) for first, second in pairs]
     pairs = [(first, split_like(second, first)) for first, second in pairs]
     sides = [[pair[i] for pair in pairs] for i in range(2)]
     # Each in units of its largest number: squares might be beyond what float32 holds.
@@ -80,6 +83,11 @@ def gradient_quality(
     unit = jnp.maximum(*units)
     error = _norm([first / unit - second / unit for first, second in pairs])
     return GradientQuality(cosine, error / (_norm(scaled[1]) * (units[1] / unit)))
+
+
+def _taken(leaf: jax.Array, indices: jax.Array) -> jax.Array:
+    numbers = jnp.ravel(leaf).at[indices]
+    return numbers.get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
 def _norm(leaves: list[jax.Array]) -> jax.Array:

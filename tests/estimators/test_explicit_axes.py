@@ -68,13 +68,14 @@ for case, (data, specs, fun) in SPLITS.items():
         assert abs(cosine - 1) < 1e-4, (case, name, cosine)
 # Outside of a mesh that is set, and with an array that the loss closes over.
 vg = dz.value_and_grad(loss, dz.cge(smoothing=1e-4), has_aux=True)
-found["no mesh set"] = float(vg(params, place(x, P("d")))[0][0] - loss(params, x)[0])
+found["no mesh set"] = float(jax.jit(vg)(params, place(x, P("d")))[0][0] - loss(params, x)[0])
 with jax.set_mesh(mesh):
     images = place(x, P("d"))
     split = {"w": place(params["w"], P("d")), "v": place(params["v"], P())}
     closed = lambda p: gathered(p, images)[0]
-    rge = dz.value_and_grad(closed, dz.rge(num_directions=1, reuse="none"))(split, key=keys[0])
-    found["closed over, directions"] = float(rge[0] - closed(params))
+    rge = jax.jit(dz.value_and_grad(closed, dz.rge(num_directions=1, reuse="none")))
+    value = jax.block_until_ready(rge(split, key=keys[0]))[0]
+    found["closed over, directions"] = float(value - jax.jit(closed)(params))
     try:
         dz.value_and_grad(closed, dz.cge())(split)
     except Exception as error:

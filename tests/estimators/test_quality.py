@@ -47,3 +47,10 @@ def test_neither_small_nor_large_numbers_are_lost(dtype, size):
     assert float(quality.cosine) == pytest.approx(1, rel=1e-6)
     assert float(quality.relative_error) == 0
     assert float(dz.gradient_quality(2 * g, g).relative_error) == pytest.approx(1, rel=1e-3)
+
+
+def test_it_is_one_program():
+    # Of arrays split over CPU devices, several would wait for each other, at times for ever.
+    params = {"w": jnp.ones((4, 2)), "v": jnp.ones(4)}
+    program = jax.make_jaxpr(dz.gradient_quality)(params, params)
+    assert [eqn.primitive.name for eqn in program.eqns] == ["jit"]
