@@ -75,12 +75,13 @@ def _compared(
     pairs = [(first, split_like(second, first)) for first, second in pairs]
     sides = [[pair[i] for pair in pairs] for i in range(2)]
     # Each in units of its largest number: squares might be beyond what float32 holds.
-    units = [_largest(side) for side in sides]
+    tops = [_largest(side) for side in sides]
+    units = [_or_one(top) for top in tops]
     scaled = [[leaf / unit for leaf in side] for side, unit in zip(sides, units, strict=True)]
     product = sum(jnp.sum(first * second) for first, second in zip(*scaled, strict=True))
     both = _norm(scaled[0]) * _norm(scaled[1])
     cosine = jnp.where(both > 0, product / jnp.where(both > 0, both, 1), 0.0)
-    unit = jnp.maximum(*units)
+    unit = _or_one(jnp.maximum(*tops))
     error = _norm([first / unit - second / unit for first, second in pairs])
     return GradientQuality(cosine, error / (_norm(scaled[1]) * (units[1] / unit)))
 
@@ -95,7 +96,11 @@ def _norm(leaves: list[jax.Array]) -> jax.Array:
 
 
 def _largest(leaves: list[jax.Array]) -> jax.Array:
-    """The largest number by size, 1 where all are zero."""
+    """The largest number by size."""
     tops = [jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]
-    top = reduce(jnp.maximum, tops, jnp.zeros(()))
-    return jnp.where(top > 0, top, 1)
+    return reduce(jnp.maximum, tops, jnp.zeros(()))
+
+
+def _or_one(unit: jax.Array) -> jax.Array:
+    """A unit to divide by: 1 where all is zero."""
+    return jnp.where(unit > 0, unit, 1)

@@ -47,6 +47,8 @@ def test_neither_small_nor_large_numbers_are_lost(dtype, size):
     assert float(quality.cosine) == pytest.approx(1, rel=1e-6)
     assert float(quality.relative_error) == 0
     assert float(dz.gradient_quality(2 * g, g).relative_error) == pytest.approx(1, rel=1e-3)
+    assert float(dz.gradient_quality(0 * g, g).relative_error) == pytest.approx(1, rel=1e-3)
+    assert float(dz.gradient_quality(g, 0 * g).relative_error) == np.inf
 
 
 def test_it_is_one_program():

@@ -1,5 +1,6 @@
 """A student of a black box: fitted to what its queries have told, to correct them with."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -72,7 +73,7 @@ class Record:
             )
         self.treedef, self._kinds = treedef, kinds
         sound = np.ones(len(rows.inputs[0]), bool)
-        for leaf in (*rows.outputs, *rows.differences):
+        for leaf in itertools.chain(*rows):
             sound &= np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
         chosen = np.flatnonzero(sound)[-self.capacity :]
         rows = Secants(*([leaf[chosen] for leaf in leaves] for leaves in rows))
@@ -201,18 +202,19 @@ def fit_surrogate(
     # Slopes, in units of those of the box.
     lengths = _lengths(rows.moves)
     size_of = lambda d: np.sqrt(np.sum(_squares(d) / lengths**2) / (count * d[0].size))
-    sizes = [size_of(d) for d in rows.differences]
+    found = [float(size_of(d)) for d in rows.differences]
+    sizes = [max(size, 1e-30) if size else 1.0 for size in found]  # 1: of an output that stays
     data = Secants(
         rows.inputs,
         [_over(leaf, lengths) for leaf in rows.moves],
         [],
         [
-            _over(d, lengths * max(size, 1e-300))
+            _over(d, lengths * size)
             for d, size in zip(rows.differences, sizes, strict=True)
         ],
     )
     run = _Run(student, optimizer, record.treedef, batch_size)
-    known = [jnp.float32(1 / max(size, 1e-30)) for size in sizes], jnp.int32(count)
+    known = [jnp.float32(1 / size) for size in sizes], jnp.int32(count)
     return _fit(run, params, opt_state, data, *known, jax.random.split(key, num_steps))
 
 

@@ -54,3 +54,26 @@ def test_a_record_takes_rows_of_one_function():
     gradient(dz.black_box(np.sin, (2,)), jnp.ones((2, 2)))
     with pytest.raises(dz.BlackBoxError, match="rows of one function"):
         gradient(dz.black_box(np.sin, (1,)), jnp.ones((2, 1)))
+
+
+def test_an_output_that_stays_and_an_infinite_input_leave_the_fit_finite():
+    box = dz.black_box(
+        lambda x: {"y": 3 * np.minimum(x[:, 0], x[:, 1]), "valid": np.ones(len(x))},
+        {"y": (), "valid": ()},
+        dtype="float64",
+    )
+    record = dz.Record()
+    f = dz.differentiable(box, dz.cge(smoothing=1e-3), record=record)
+    x = jnp.stack([jnp.linspace(0.1, 1, 8), jnp.linspace(2, 3, 8)], 1).at[0, 1].set(jnp.inf)
+    jax.grad(lambda x: jnp.sum(f(x)["y"]))(x)
+    assert len(record) == 14  # of 16, two are of the sample without a limit
+
+    def student(params, x):
+        return {"y": x @ params["w"], "valid": jnp.tanh(x @ params["v"])}
+
+    params = {"w": jnp.zeros(2), "v": jnp.full(2, 0.1)}
+    fitted = dz.fit_surrogate(
+        student, params, record, jax.random.key(1), num_steps=300, optimizer=optax.adam(0.1)
+    )
+    np.testing.assert_allclose(fitted.params["w"], (3, 0), atol=0.05)
+    assert fitted.loss < 1e-2
