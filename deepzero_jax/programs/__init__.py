@@ -2,7 +2,7 @@
 
 from deepzero_jax.programs.caches import cache_folder, use_compilation_cache
 from deepzero_jax.programs.command_line import parse_command_line
-from deepzero_jax.programs.program import Program, Programs, Run, prune, train
+from deepzero_jax.programs.program import Program, Programs, Run, prune, run_of, train
 from deepzero_jax.programs.records import (
     RecordError,
     check_record,
@@ -24,6 +24,7 @@ __all__ = [
     "override",
     "parse_command_line",
     "prune",
+    "run_of",
     "train",
     "use_compilation_cache",
     "warnings_in",

@@ -3,8 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -63,6 +63,18 @@ class Run:
         if is_lead():
             self.folder.claim()
         self.claimed = True
+
+
+@contextmanager
+def run_of(record: object, workdir: Path, log: Log = print) -> Iterator[Run]:
+    """A run without a command line; what it holds is given up at the end.
+
+    Raises:
+      RunFolderError: the folder is of another record.
+    """
+    with ExitStack() as held:
+        folder = RunFolder(workdir, identity(record))
+        yield Run(folder, folder.path.name, log=log, _held=held)
 
 
 @dataclass(frozen=True)

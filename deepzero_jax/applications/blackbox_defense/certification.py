@@ -11,7 +11,7 @@ from deepzero_jax.applications.blackbox_defense.bounds import certify_counts, ch
 from deepzero_jax.bars import tell
 from deepzero_jax.fields import Range, setting
 from deepzero_jax.pictures import pyplot, save_figure
-from deepzero_jax.training import Json, read_lines, write_text
+from deepzero_jax.training import Json, differences, read_lines, write_text
 
 COUNT = Range(at_least=1, below=2**31)
 # Images [n, h, w, c] in [0, 1] plus noise → labels [n]; the defended classifier.
@@ -76,21 +76,25 @@ def certify_images(
       images: float32 [m, h, w, c] in [0, 1].
       labels: int [m].
       chosen: how.
-      path: of the file of lines.
+      path: of the file of lines, one of each classifier.
       num_classes: k.
       seed: of the noise.
 
     Returns:
       A record for each image: ``index``, ``label``, ``predicted`` (null: it abstained),
-      ``radius``, ``count``, ``num_samples``.
+      ``radius``, ``count``, and how it was made: ``num_samples``, ``num_selection``, ``sigma``,
+      ``alpha``, ``seed``.
 
     Raises:
-      ValueError: radii that so many samples cannot certify, or a file of other images.
+      ValueError: radii that so many samples cannot certify, or a file of other images or of
+        certificates that were made otherwise.
 
     **Cost**: ``num_selection + num_samples`` samples an image.
     """
     chosen.check()
-    records = _kept_records(path, labels[: len(images)])
+    made = {"num_samples": chosen.num_samples, "num_selection": chosen.num_selection}
+    made |= {"sigma": chosen.sigma, "alpha": chosen.alpha, "seed": seed}
+    records = _kept_records(path, labels[: len(images)], made)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(record) + "\n" for record in records.values()))
     todo = [index for index in range(len(images)) if index not in records]
@@ -108,7 +112,7 @@ def certify_images(
                 "predicted": certificate.label,
                 "radius": certificate.radius,
                 "count": certificate.num_agreeing,
-                "num_samples": certificate.num_samples,
+                **made,
             }
             file.write(json.dumps(records[index]) + "\n")
             file.flush()
@@ -116,13 +120,18 @@ def certify_images(
     return [records[index] for index in range(len(images))]
 
 
-def _kept_records(path: Path, labels: np.ndarray) -> dict[int, Json]:
-    """The records of a file that are whole, by the index of their image."""
+def _kept_records(path: Path, labels: np.ndarray, made: Json) -> dict[int, Json]:
+    """The records of a file that are whole, by the index of their image; all made so."""
     whole = {line["index"]: line for line in read_lines(path, "index")[0] if _is_whole(line)}
     records = {index: whole[index] for index in range(len(labels)) if index in whole}
     for index, record in records.items():
         if record["label"] != int(labels[index]):
             raise ValueError(f"{path} holds certificates of other images; move it away")
+        if differing := differences({name: record.get(name) for name in made}, made):
+            raise ValueError(
+                f"{path} holds certificates that were made otherwise: {'; '.join(differing)}; "
+                "move it away"
+            )
     return records
 
 

@@ -35,7 +35,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """The DnCNN in front of the box; pre-training to restore clean images asks no query."""
+    """The DnCNN in front of the box; no step of its pre-training asks the box."""
 
     depth: int = setting(5, Range(at_least=2, at_most=1000), "convolutions")
     width: int = setting(16, CHANNELS, "channels")
@@ -46,7 +46,7 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class AutoEncoder:
-    """The bottleneck of ZO-AE-DS, trained on clean images, no query."""
+    """The bottleneck of ZO-AE-DS, trained on clean images; no step asks the box."""
 
     latent: int = setting(4, Range(at_least=1, at_most=2**16), "numbers in the code")
     width: int = setting(16, CHANNELS, "channels of the first level")
@@ -59,7 +59,7 @@ class Training:
     """The stability training of the methods, at equal numbers of queries."""
 
     methods: tuple[str, ...] = setting(tuple(METHODS), OneOf(METHODS), "in this order")
-    num_queries: int = setting(100_000, COUNT, "of each zeroth-order method, a query is one batch")
+    num_queries: int = setting(100_000, COUNT, "of each zeroth-order method; a query is one batch")
     batch_size: int = setting(64, COUNT, "images a step")
     held_out: int = setting(200, COUNT, 'training images kept for the score "stability"')
     chunk_size: int = setting(64, COUNT, "perturbed passes in one call of the box")

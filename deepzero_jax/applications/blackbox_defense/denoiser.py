@@ -1,5 +1,7 @@
 """DnCNN: a convolutional denoiser that estimates the noise and subtracts it."""
 
+import math
+
 import flax.linen as nn
 import jax
 
@@ -55,10 +57,10 @@ class DnCNN(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Convolutional auto-encoder with a bottleneck, for images of 8, 16 or 32 pixels a side.
+    """Convolutional auto-encoder with a bottleneck, for images of any size.
 
-    Each level halves the image and doubles the channels, down to a side of two or less; a
-    dense layer makes the latent code. The decoder mirrors it and ends in a sigmoid.
+    Each level halves the image, rounded up, and doubles the channels, down to sides of two or
+    less; a dense layer makes the latent code. The decoder mirrors it and ends in a sigmoid.
 
     Attributes:
       latent: size of the code.
@@ -72,17 +74,18 @@ class AutoEncoder(nn.Module):
 
     def setup(self) -> None:
         """The layers of both halves."""
-        side, channels, down = self.shape[0], self.width, []
-        while side > 2:
-            down.append((side, channels))
-            side, channels = side // 2, 2 * channels
-        inner = down[-1][1] if down else self.shape[2]
+        (*sides, image_channels), channels, down = self.shape, self.width, []
+        while max(sides) > 2:
+            down.append((sides, channels))
+            sides, channels = [-(-side // 2) for side in sides], 2 * channels
+        inner = down[-1][1] if down else image_channels
         self.down = [nn.Conv(c, (3, 3), strides=(2, 2)) for _, c in down]
         self.code = nn.Dense(self.latent)
-        self.start = nn.Dense(side * side * inner)
-        self.start_shape = (side, side, inner)
-        outward = [c for _, c in reversed(down[:-1])] + [self.shape[2]]
+        self.start = nn.Dense(math.prod(sides) * inner)
+        self.start_shape = (*sides, inner)
+        outward = [c for _, c in reversed(down[:-1])] + [image_channels] * bool(down)
         self.up = [nn.ConvTranspose(c, (3, 3), strides=(2, 2)) for c in outward]
+        self.sizes = [sides for sides, _ in reversed(down)]
 
     def encode(self, images: jax.Array) -> jax.Array:
         """[b, h, w, c] → [b, latent]."""
@@ -93,8 +96,8 @@ class AutoEncoder(nn.Module):
     def decode(self, code: jax.Array) -> jax.Array:
         """[b, latent] → [b, h, w, c] in (0, 1)."""
         hidden = nn.relu(self.start(code)).reshape(-1, *self.start_shape)
-        for index, conv in enumerate(self.up):
-            hidden = conv(hidden)
+        for index, (conv, (rows, columns)) in enumerate(zip(self.up, self.sizes, strict=True)):
+            hidden = conv(hidden)[:, :rows, :columns]
             if index < len(self.up) - 1:
                 hidden = nn.relu(hidden)
         return nn.sigmoid(hidden)

@@ -1,6 +1,8 @@
 """What the box takes images for: asked once, part by part, and kept in the run folder."""
 
 import hashlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ def ask_labels(box: BlackBox, model: Path, images: np.ndarray, stages: Stages) -
 
     Args:
       box: to be asked, images in [0, 1] → logits.
-      model: its file, by whose content the labels are known.
+      model: its file, by whose content (weights beside it included) the labels are known.
       images: uint8 [n, h, w, c].
       stages: of the run.
 
@@ -33,7 +35,7 @@ def ask_labels(box: BlackBox, model: Path, images: np.ndarray, stages: Stages) -
     **Cost**: a sample an image that has no label yet.
     """
     path = stages.workdir / "labels.npz"
-    digest = np.frombuffer(hashlib.sha256(model.read_bytes()).digest(), np.uint8)
+    digest = np.frombuffer(_digest(model), np.uint8)
     labels = _kept(path, model, digest, len(images))
     todo = np.flatnonzero(labels == _OPEN)
     if todo.size == 0:
@@ -45,6 +47,24 @@ def ask_labels(box: BlackBox, model: Path, images: np.ndarray, stages: Stages) -
             write_arrays(path, labels=labels, box=digest)
             tell(len(rows), todo.size, "images")
     return labels
+
+
+def _digest(model: Path) -> bytes:
+    """Of an ONNX file and of the files beside it in which it keeps weights."""
+    content = model.read_bytes()
+    found = hashlib.sha256(content)
+    for name in sorted(set(_locations(content))):
+        beside = model.parent / name
+        if beside.is_file():
+            found.update(hashlib.sha256(beside.read_bytes()).digest())
+    return found.digest()
+
+
+def _locations(content: bytes) -> Iterator[str]:
+    """Of external data: a protocol buffer's entry of key "location" and value, each by length."""
+    for entry in re.finditer(rb"\x0a\x08location\x12([\x01-\x7f])", content):
+        name = content[entry.end() : entry.end() + entry[1][0]]
+        yield name.decode("utf-8", "replace")
 
 
 def _kept(path: Path, model: Path, digest: np.ndarray, count: int) -> np.ndarray:

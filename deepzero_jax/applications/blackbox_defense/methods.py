@@ -75,6 +75,7 @@ def _at_image(defense: Defense, start: Start, objective: Objective, estimator: E
         lambda _: split_variables(start.denoiser),
         prepared_loss(run, objective),
         defense.respond,
+        defense.box,
     )
     return Method(task, estimator, defense.respond)
 
@@ -119,6 +120,7 @@ def _at_code(defense: Defense, start: Start, estimator: Estimator) -> Method:
             lambda p, s, x: encode(p, s, x, train=True), estimated_answers(behind, estimator)
         ),
         respond,
+        defense.box,
     )
     prepare = lambda p, s, x: encode(p, s, x, train=False)
     at = lambda key: loss_of_an_image(task, behind, prepare, key)

@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from deepzero_jax.applications.blackbox_defense.budgets import pruned
 from deepzero_jax.applications.blackbox_defense.config import DefenseConfig
 from deepzero_jax.applications.blackbox_defense.methods import Defense
-from deepzero_jax.coordinates import kept_per_leaf, leaf_paths, num_coordinates
+from deepzero_jax.coordinates import kept_per_leaf, num_coordinates
 from deepzero_jax.training import Place, where_to_ask
 
 
@@ -16,8 +17,7 @@ def places_of(config: DefenseConfig, defense: Defense) -> str:
     training, shape = config.training, defense.examples.images.shape[1:]
     variables = jax.eval_shape(defense.denoiser.init, jax.random.key(0), jnp.zeros((1, *shape)))
     params, pixels = variables["params"], math.prod(shape)
-    pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
-    kept = sum(kept_per_leaf(params, pruned).values())
+    kept = sum(kept_per_leaf(params, pruned(config, params)).values())
     moved = "cosines of an image" if defense.cosines else "pixels of an image"
     boundary = Place(moved, math.prod(defense.cosines or shape), method="zo_boundary")
     if training.boundary_directions:

@@ -1,4 +1,7 @@
-"""What is trained before any method, without a query: the denoiser and the auto-encoder."""
+"""What is trained before any method: the denoiser and the auto-encoder.
+
+No step asks the box; evaluations do, for the stability of its answers.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from deepzero_jax.types import Params, PyTree
 
 
 def denoiser_pretraining(defense: Defense, key: jax.Array) -> Task:
-    """Mean squared error of the denoised image to the clean one; the box is not asked."""
+    """Mean squared error of the denoised image to the clean one; no step asks the box."""
     denoiser = defense.denoiser
     shape = (1, *defense.examples.images.shape[1:])
 
@@ -28,11 +31,12 @@ def denoiser_pretraining(defense: Defense, key: jax.Array) -> Task:
         lambda _: split_variables(denoiser.init(key, jnp.zeros(shape))),
         prepared_loss(prepare, restoration),
         defense.respond,
+        defense.box,
     )
 
 
 def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
-    """Mean squared error of clean images through the bottleneck; the box is not asked."""
+    """Mean squared error of clean images through the bottleneck; no step asks the box."""
     network = defense.autoencoder
     shape = (1, *defense.examples.images.shape[1:])
 
@@ -49,4 +53,5 @@ def autoencoder_pretraining(defense: Defense, key: jax.Array) -> Task:
         lambda _: split_variables(network.init(key, jnp.zeros(shape))),
         prepared_loss(prepare, restoration),
         respond,
+        defense.box,
     )

@@ -9,6 +9,11 @@ import numpy as np
 
 from deepzero_jax.applications.blackbox_defense import config as fields
 from deepzero_jax.applications.blackbox_defense.box import check_box, find_box
+from deepzero_jax.applications.blackbox_defense.budgets import (
+    estimators_of,
+    num_steps,
+    pruned,
+)
 from deepzero_jax.applications.blackbox_defense.certification import (
     certified_accuracy,
     certify_images,
@@ -29,14 +34,14 @@ from deepzero_jax.applications.blackbox_defense.pretraining import (
     autoencoder_pretraining,
     denoiser_pretraining,
 )
-from deepzero_jax.applications.blackbox_defense.stability import Examples
+from deepzero_jax.applications.blackbox_defense.stability import Classifier, Examples
 from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import HostFunction, black_box, onnx_model
-from deepzero_jax.coordinates import kept_per_leaf, leaf_paths
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
+from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.platform import num_cores
-from deepzero_jax.programs import Program, Run, cache_folder
+from deepzero_jax.programs import Program, Run, cache_folder, run_of
 from deepzero_jax.registry import present
 from deepzero_jax.sampling import layer_ratio_sampler
 from deepzero_jax.training import Json, Stages, Task, write_json
@@ -56,7 +61,7 @@ def stages_of(config: DefenseConfig, workdir: Path, log: Log = print) -> Stages:
 
 
 def check_sizes(config: DefenseConfig, dataset: Dataset) -> None:
-    """Raises ValueError unless the images that are not held out fill a batch."""
+    """Raises ValueError unless images that are not held out fill a batch, and queries a step."""
     chosen, available = config.training, len(dataset.train_labels)
     left = available - chosen.held_out
     if left < chosen.batch_size:
@@ -64,6 +69,21 @@ def check_sizes(config: DefenseConfig, dataset: Dataset) -> None:
             f"training.held_out {chosen.held_out:,} leaves {max(left, 0):,} of the {available:,} "
             f"training images, and training.batch_size is {chosen.batch_size:,}; hold out fewer"
         )
+    # The same methods before a box that is never asked, from shapes alone.
+    few = slice(chosen.batch_size)
+    labels = np.zeros(chosen.batch_size, np.int32)
+    images = np.asarray(dataset.train_images[few])
+    never = lambda images: jnp.zeros((len(images), dataset.num_classes))
+    defense = _defense(config, Examples(images, labels, images, labels), never, never)
+    key = jax.random.key(0)
+    shapes = lambda pretraining: jax.eval_shape(pretraining(defense, key).init, key)
+    together = lambda found: {"params": found[0], **found[1]}
+    start = Start(*(together(shapes(p)) for p in (denoiser_pretraining, autoencoder_pretraining)))
+    for name in chosen.methods:
+        if METHODS[name] is not None:
+            estimator = estimators_of(name, config)(1.0)
+            method = present(METHODS, name).make(defense, start, estimator)
+            num_steps(name, config, method, estimator, MOST_QUERIES)
 
 
 def train_defenses(
@@ -71,7 +91,6 @@ def train_defenses(
     workdir: Path,
     log: Log = print,
     open_box: OpenBox = onnx_model,
-    claim: Callable[[], None] = lambda: None,
 ) -> Json:
     """Trains the box and the methods, certifies them, writes ``summary.json`` and the curve.
 
@@ -80,16 +99,24 @@ def train_defenses(
       workdir: the run folder.
       log: takes a line for the person who watches.
       open_box: makes the host function of the box from its file.
-      claim: called when the data fit the config, before anything is written.
 
     Raises:
       ValueError: too few images, fewer queries than one step takes, or a stage that cannot be read
         back.
+      RunFolderError: the folder is of another config, or another process works in it.
       InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
     """
+    with run_of(config, workdir, log) as run:
+        return _train(config, run, open_box)
+
+
+def _train(config: DefenseConfig, run: Run, open_box: OpenBox = onnx_model) -> Json:
+    check_box(config)
     dataset = config.data.load(cache_folder())
     check_sizes(config, dataset)
-    claim()
+    run.hold()
+    run.claim()
+    workdir, log = run.workdir, run.log
     stages = stages_of(config, workdir, log)
     defense, box_accuracy = prepare_defense(config, stages, dataset, open_box)
     names = config.training.methods
@@ -138,10 +165,17 @@ def prepare_defense(
     box = black_box(host, (dataset.num_classes,), max_batch=config.certification.batch_size)
     held = config.training.held_out
     images = np.asarray(dataset.train_images)
-    height, width, channels = images.shape[1:]
     answers = ask_labels(box, path, images, stages)
-    defense = Defense(
-        Examples(images[held:], answers[held:], images[:held], answers[:held]),
+    examples = Examples(images[held:], answers[held:], images[:held], answers[:held])
+    return _defense(config, examples, box, twin), test_accuracy
+
+
+def _defense(
+    config: DefenseConfig, examples: Examples, box: Classifier, twin: Classifier | None
+) -> Defense:
+    height, width, channels = examples.images.shape[1:]
+    return Defense(
+        examples,
         box,
         twin,
         DnCNN(config.denoiser.depth, config.denoiser.width, config.denoiser.use_norm),
@@ -150,7 +184,6 @@ def prepare_defense(
         config.training.batch_size,
         config.training.boundary_cosines,
     )
-    return defense, test_accuracy
 
 
 def pretrain(
@@ -184,8 +217,7 @@ def _train_method(
 ) -> tuple[Respond, int]:
     """How a trained method answers, and the queries that it has spent."""
     training, way = config.training, present(METHODS, name)
-    directions = training.boundary_directions if way.at_boundary else training.num_directions
-    make = lambda smoothing: way.estimator(smoothing, directions, training.chunk_size)
+    make = estimators_of(name, config)
     automatic, probing = training.smoothing == "auto", None
     estimator = make(1.0 if automatic else float(training.smoothing))
     method = way.make(defense, start, estimator)
@@ -193,19 +225,12 @@ def _train_method(
         probing = stages.probing(name, *method.asked_at(stages.key(name)))
         estimator = probing.estimator(make)
         method = way.make(defense, start, estimator)
-    params, _ = method.task.init(stages.key(name))
     sampler = None
-    per_step = method.estimator.num_queries(0)
     if way.at_fraction:
-        pruned = {p: 1 - training.fraction for p in leaf_paths(params) if p.endswith("kernel")}
-        sampler = layer_ratio_sampler(params, pruned, interval=1)
-        per_step = estimator.num_queries(sum(kept_per_leaf(params, pruned).values()))
-    steps = training.num_queries // per_step if way.queries else training.first_order_steps
-    if steps < 1:
-        raise ValueError(
-            f"training.num_queries {training.num_queries:,} is less than the {per_step:,} of one "
-            f"step of {name}"
-        )
+        params, _ = method.task.init(stages.key(name))
+        sampler = layer_ratio_sampler(params, pruned(config, params), interval=1)
+    probed = 0 if probing is None else probing.probe.num_queries
+    steps = num_steps(name, config, method, estimator, probed)
     trained = stages.run(
         name, method.task, method.estimator, steps, training.learning_rate, sampler, probing
     )
@@ -240,16 +265,10 @@ def _certify(
     return records
 
 
-def _train(config: DefenseConfig, run: Run) -> Json:
-    check_box(config)
-    run.hold()
-    return train_defenses(config, run.workdir, run.log, claim=run.claim)
-
-
 def describe(summary: Json) -> str:
     """The result of a run in a line."""
     accuracies = {
-        name: next(iter(of.values())) for name, of in summary["certified_accuracy"].items()
+        name: of[min(of, key=float)] for name, of in summary["certified_accuracy"].items()
     }
     words = ", ".join(f"{name} {100 * value:.1f} %" for name, value in accuracies.items())
     return f"certified accuracy at the least radius: {words}; see summary.json and the pictures"

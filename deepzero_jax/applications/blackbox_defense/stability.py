@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox import samples_asked
+from deepzero_jax.blackbox import BlackBox, samples_asked
 from deepzero_jax.data import epoch_indices
 from deepzero_jax.estimators import Estimator, first_order, value_and_grad
 from deepzero_jax.training import Task, cross_entropy
@@ -67,6 +67,7 @@ def noisy_task(
     init: Callable[[Key], tuple[Params, PyTree]],
     loss: NoisyLoss,
     respond: Callable[[PyTree, PyTree, jax.Array], jax.Array],
+    box: Classifier,
 ) -> Task:
     """A ``Task`` whose batches are ``(clean, noisy, labels, key)``.
 
@@ -78,6 +79,7 @@ def noisy_task(
       loss: ``(params, model_state, clean, noisy, labels, key) -> (loss, (state, metrics))``.
       respond: ``(params, model_state, noisy) -> logits``, for the score ``stability``: how
         often the answer to a noisy held-out image is the box's answer to the clean one.
+      box: that ``respond`` asks.
     """
 
     def batch(data: PyTree, key: Key, step: jax.Array) -> tuple[jax.Array, ...]:
@@ -108,6 +110,7 @@ def noisy_task(
         steps_per_epoch=len(examples.images) // batch_size,
         score="stability",
         evaluation_samples=evaluation_samples,
+        boxes=(box,) if isinstance(box, BlackBox) else (),
     )
 
 

@@ -206,6 +206,7 @@ def _window_task(
         length,
         correction.batch_size,
         judge,
+        (correction.box,),
     )
 
 

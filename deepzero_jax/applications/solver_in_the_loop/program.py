@@ -20,7 +20,7 @@ from deepzero_jax.applications.solver_in_the_loop.pictures import plot_errors
 from deepzero_jax.applications.solver_in_the_loop.rollout import mean_absolute_errors, rollout
 from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import HostFunction
-from deepzero_jax.programs import Program, Run
+from deepzero_jax.programs import Program, Run, run_of
 from deepzero_jax.registry import present
 from deepzero_jax.training import Json, Place, Stages, Trained, where_to_ask, write_json
 from deepzero_jax.types import Log, Params
@@ -67,9 +67,18 @@ def train_corrections(
 
     Raises:
       ValueError: too few frames, or a stage that cannot be read back.
+      RunFolderError: the folder is of another config, or another process works in it.
       ImportError: exponax is not installed.
       InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
     """
+    with run_of(config, workdir, log) as run:
+        return _train(config, run, host)
+
+
+def _train(config: SolverConfig, run: Run, host: HostFunction | None = None) -> Json:
+    run.hold()
+    run.claim()
+    workdir, log = run.workdir, run.log
     stages, training = stages_of(config, workdir, log), config.training
     log(f"{config.case}: the fine solutions, and the coarse solver's answers to them …")
     with bar("fine solutions", log):
@@ -215,12 +224,6 @@ def _report(summary: Json, log: Log) -> None:
     for name, values in summary["mae_of_seeds"].items():
         shown = ", ".join(f"{value:.5f}" for value in values)
         log(f"{name:<{width}}  {summary['mae'][name]:.5f}  {shown}")
-
-
-def _train(config: SolverConfig, run: Run) -> Json:
-    run.hold()
-    run.claim()
-    return train_corrections(config, run.workdir, run.log)
 
 
 def describe(summary: Json) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.applications.solver_in_the_loop.correction import Correct
-from deepzero_jax.blackbox import samples_asked
+from deepzero_jax.blackbox import BlackBox, samples_asked
 from deepzero_jax.data import epoch_indices
 from deepzero_jax.training import Task
 from deepzero_jax.types import Key, Params, PyTree
@@ -89,6 +89,7 @@ def window_task(
     length: int,
     batch_size: int,
     judge: Callable[[Params], jax.Array],
+    boxes: tuple[BlackBox, ...] = (),
 ) -> Task:
     """A ``Task`` whose batches are windows of sequences, drawn without replacement.
 
@@ -100,6 +101,7 @@ def window_task(
       batch_size: windows a step.
       judge: ``(params) -> mean absolute error`` of rollouts on the validation runs, a function of
         JAX.
+      boxes: that ``judge`` asks.
 
     Raises:
       ValueError: fewer windows than the batch wants.
@@ -133,4 +135,5 @@ def window_task(
         score="validation_mae",
         higher_is_better=False,
         evaluation_samples=lambda params, model_state, data: samples_asked(judge, params),
+        boxes=boxes,
     )

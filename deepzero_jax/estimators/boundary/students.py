@@ -208,10 +208,7 @@ def fit_surrogate(
         rows.inputs,
         [_over(leaf, lengths) for leaf in rows.moves],
         [],
-        [
-            _over(d, lengths * size)
-            for d, size in zip(rows.differences, sizes, strict=True)
-        ],
+        [_over(d, lengths * size) for d, size in zip(rows.differences, sizes, strict=True)],
     )
     run = _Run(student, optimizer, record.treedef, batch_size)
     known = [jnp.float32(1 / size) for size in sizes], jnp.int32(count)

@@ -116,6 +116,11 @@ def test_certification_goes_on_where_it_was_stopped(tmp_path):
     assert json.loads(text.splitlines()[0])["num_samples"] == 500
     with pytest.raises(ValueError, match="certificates of other images"):
         certify_images(predict, images, labels + 1, chosen, tmp_path / "whole.jsonl", 2)
+    for other in ({"sigma": 1.0}, {"num_samples": 600}, {"alpha": 0.01}):
+        with pytest.raises(ValueError, match="made otherwise: " + next(iter(other))):
+            certify_images(
+                predict, images, labels, replace(chosen, **other), tmp_path / "whole.jsonl", 2
+            )
 
 
 def test_every_image_has_noise_of_its_own_and_the_right_size(tmp_path):

@@ -176,3 +176,11 @@ def test_enlarged_images_repeat_their_pixels():
     large = defense_gradients.enlarged(small, 3)
     assert large.train_images.shape == (2, 6, 6, 1)
     np.testing.assert_array_equal(large.test_images[:, ::3, 2::3], images)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (8, 8, 1), (5, 9, 2)])
+def test_an_auto_encoder_takes_images_of_any_size(shape):
+    network, images = AutoEncoder(latent=4, width=2, shape=shape), jnp.ones((2, *shape))
+    variables = network.init(jax.random.key(0), images)
+    assert network.apply(variables, images).shape == images.shape
+    assert network.apply(variables, images, method=network.encode).shape == (2, 4)

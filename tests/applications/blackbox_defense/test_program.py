@@ -15,8 +15,9 @@ from deepzero_jax.applications.blackbox_defense.config import (
     Denoiser,
     Training,
 )
+from deepzero_jax.applications.blackbox_defense.program import describe
 from deepzero_jax.blackbox import BlackBoxError, onnx_model
-from deepzero_jax.training import StepFailedError
+from deepzero_jax.training import RunFolderError, StepFailedError
 from tests.marks import thorough
 from tests.problems import flatten
 
@@ -137,3 +138,50 @@ def test_too_many_images_held_out_are_one_line_before_anything_is_asked(held_out
     with pytest.raises(ValueError, match=r"held_out .* of the 1,437 training images, and .* 16"):
         train_defenses(config, tmp_path, log=lambda line: None)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "smoothing", "words"),
+    [
+        ("deepzero", 5e-3, r"80 is less than the \d+ of one step of deepzero"),
+        ("zo_boundary", 5e-3, "80 is less than the 129 of one step of zo_boundary"),
+        ("zo_ae_ds", "auto", "80 is less than the 41 of one step of zo_ae_ds and the 60 of the"),
+    ],
+)
+def test_fewer_queries_than_a_step_takes_are_one_line_before_anything_is_asked(
+    method, smoothing, words, tmp_path
+):
+    config = replace(
+        TINY,
+        denoiser=replace(TINY.denoiser, width=64),
+        autoencoder=replace(TINY.autoencoder, latent=40),
+        training=replace(
+            TINY.training, methods=(method,), smoothing=smoothing, boundary_directions=128
+        ),
+    )
+    with pytest.raises(ValueError, match=words):
+        train_defenses(config, tmp_path, log=lambda line: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_record_is_refused(uninterrupted, tmp_path):
+    config = replace(TINY, training=replace(TINY.training, methods=("none",)))
+    lines = []
+    found, again = (train_defenses(config, tmp_path, lines.append) for _ in range(2))
+    assert found["certified_accuracy"] == again["certified_accuracy"]
+    assert not any("Task.boxes" in line for line in lines)  # nobody can name one from outside
+    other = replace(config, certification=replace(config.certification, sigma=1.0))
+    with pytest.raises(RunFolderError, match=r"certification\.sigma is 0\.25 there, 1\.0 here"):
+        train_defenses(other, tmp_path, lines.append)
+
+
+@thorough
+def test_the_queries_of_a_probe_are_of_those_of_the_record(tmp_path):
+    training = replace(TINY.training, methods=("zo_ae_ds",), smoothing="auto", num_queries=100)
+    summary = train_defenses(replace(TINY, training=training), tmp_path, lambda line: None)
+    assert 0 < summary["num_queries"]["zo_ae_ds"] <= 100
+
+
+def test_the_least_radius_is_that_of_any_order():
+    told = describe({"certified_accuracy": {"none": {"0.5": 0.0, "0": 0.25}}})
+    assert "none 25.0 %" in told
