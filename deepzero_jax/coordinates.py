@@ -35,6 +35,11 @@ def leaf_paths(params: Params) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
 
 
+def leaf_sizes(params: Params) -> dict[str, int]:
+    """Numbers in each leaf, by its path."""
+    return dict(zip(leaf_paths(params), map(np.size, jax.tree.leaves(params)), strict=True))
+
+
 def check_float_leaves(params: Params) -> None:
     """Raises TypeError, naming the leaf, unless every leaf is a floating-point array."""
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):

@@ -146,6 +146,7 @@ def grasp_scores(fun: ScalarLoss, params: Params, *args: PyTree) -> PyTree:
       >>> grasp_scores(lambda w: jnp.sum(w**2), jnp.array([1.0, 2.0])).tolist()
       [-4.0, -16.0]
     """
+    params = _wide(params)
     gradient = jax.grad(lambda p: fun(p, *args))
     _, product = jax.jvp(gradient, (params,), (gradient(params),))
     return jax.tree.map(lambda p, hg: -p * hg, params, product)

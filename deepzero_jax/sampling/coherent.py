@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.coordinates import leaf_sizes
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PyTree
@@ -50,7 +51,7 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
             before += size
         return Selection(treedef.unflatten(blocks))
 
-    return Sampler(words_of, sample, keep_state, name="block_sampler")
+    return Sampler(words_of, sample, keep_state, name="block_sampler", sizes=leaf_sizes(params))
 
 
 def check_mask(mask: PyTree) -> None:

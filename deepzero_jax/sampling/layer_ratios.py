@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from deepzero_jax.coordinates import check_ratios, kept_per_leaf, leaf_paths, sample_coordinates
+from deepzero_jax.coordinates import check_ratios, kept_per_leaf, leaf_sizes, sample_coordinates
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PerLeaf
@@ -33,10 +32,8 @@ def layer_ratio_sampler(
     if interval < 1:
         raise ValueError(f"interval must be at least 1 step, got {interval}")
     interval = min(interval, jnp.iinfo(jnp.int32).max)  # steps are int32
-    leaves, treedef = jax.tree.flatten(params)
-    scales = None
+    treedef, sizes, scales = jax.tree.structure(params), leaf_sizes(params), None
     if unbiased:
-        sizes = {p: np.size(leaf) for p, leaf in zip(leaf_paths(params), leaves, strict=True)}
         # Of a leaf that keeps nothing no mean is the gradient.
         ratios = {path: min(ratio, 1 - 1 / max(sizes[path], 1)) for path, ratio in ratios.items()}
         kept = kept_per_leaf(params, ratios)
@@ -47,4 +44,4 @@ def layer_ratio_sampler(
         key = jax.random.fold_in(key_of(state), step // interval)
         return Selection(sample_coordinates(key, params, ratios), scales)
 
-    return Sampler(words_of, sample, keep_state, name="layer_ratio_sampler")
+    return Sampler(words_of, sample, keep_state, name="layer_ratio_sampler", sizes=sizes)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.coordinates import leaf_paths, num_valid
+from deepzero_jax.coordinates import leaf_paths, leaf_sizes, num_valid
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.rates import sampling_rates
 from deepzero_jax.sampling.selection import Sampler, Selection, Spending
@@ -67,7 +67,8 @@ def price_aware_sampler(
     **Cost** of ``sample``: no query; one random permutation of each leaf.
     """
     rule = _PriceAware(params, costs, budget, decay, second_moments)
-    return Sampler(rule.init, rule.sample, rule.update, rule.spending, name="price_aware_sampler")
+    functions = rule.init, rule.sample, rule.update, rule.spending
+    return Sampler(*functions, name="price_aware_sampler", sizes=leaf_sizes(params))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """What a sampler is: which coordinates a step perturbs, as pure functions with explicit state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 
-from deepzero_jax.coordinates import all_coordinates
+from deepzero_jax.coordinates import all_coordinates, leaf_sizes
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -46,6 +46,8 @@ class Sampler(NamedTuple):
         before scaling.
       spending: ``(state) -> {leaf path: Spending}`` for the plan, where prices are known.
       name: for messages.
+      sizes: ``{leaf path: numbers in it}`` of the parameters that it is made for, by which
+        those of a training step are checked; None: nobody knows.
     """
 
     init: Callable[[Key], PyTree]
@@ -53,6 +55,7 @@ class Sampler(NamedTuple):
     update: Callable[[PyTree, Selection, PyTree], PyTree]
     spending: Callable[[PyTree], dict[str, Spending]] | None = None
     name: str = "sampler"
+    sizes: Mapping[str, int] | None = None
 
     def __repr__(self) -> str:
         """The name, and whether prices are known."""
@@ -73,4 +76,4 @@ def fixed_sampler(coordinates: PyTree) -> Sampler:
 
 def dense_sampler(params: Params) -> Sampler:
     """Every coordinate at every step."""
-    return fixed_sampler(all_coordinates(params))
+    return fixed_sampler(all_coordinates(params))._replace(sizes=leaf_sizes(params))

@@ -50,7 +50,7 @@ def train(
     *,
     folder: Path,
     num_steps: int,
-    schedule: Schedule,
+    schedule: Schedule | float,
     evaluation_interval: int | None = None,
     checkpoint_seconds: float = 60.0,
     initial_queries: int = 0,
@@ -69,7 +69,7 @@ def train(
       state: at step 0, from ``TrainStep.init``.
       folder: of the run; must exist.
       num_steps: of the whole run.
-      schedule: learning rate by step, for the record.
+      schedule: learning rate by step, or one for all, for the record.
       evaluation_interval: in steps, None: an epoch; the last step is always evaluated.
       checkpoint_seconds: at most this much work is lost to a kill.
       initial_queries: spent before the first step, on pruning.
@@ -83,7 +83,7 @@ def train(
       The content of ``summary.json``.
 
     Raises:
-      ValueError: ``num_steps`` or ``evaluation_interval`` below 1.
+      ValueError: ``num_steps``, ``evaluation_interval`` or ``Task.steps_per_epoch`` below 1.
       RunFolderError: a folder whose run has done more steps than ``num_steps``.
       NonFiniteError: a loss or parameter that is not finite.
       StepFailedError: a black box that gives no answer.
@@ -94,21 +94,28 @@ def train(
     for argument, value in (("num_steps", num_steps), ("evaluation_interval", evaluation_interval)):
         if value is not None and value < 1:
             raise ValueError(f"{argument} must be at least 1, got {value!r}")
+    task = step.task if isinstance(step, TrainStep) else step.step.task
+    if task.steps_per_epoch < 1:
+        raise ValueError(
+            f"Task.steps_per_epoch must be at least 1, got {task.steps_per_epoch!r}: are the data "
+            "fewer than a batch?"
+        )
     if isinstance(step, TrainStep):
         with bar(f"compiling the step of {name}", log):
             step = step.compile(state)
     state = step.step.place(state)
-    interval = evaluation_interval or step.step.task.steps_per_epoch
+    interval = evaluation_interval or task.steps_per_epoch
     spent = initial_queries, initial_samples or {}
     settings = Settings(num_steps, interval, checkpoint_seconds, *spent, name, probing)
     checkpointer = Checkpointer(folder / "checkpoints", log)
-    trainer = _Trainer(step, schedule, folder, settings, checkpointer, log)
+    by_step = schedule if callable(schedule) else lambda step: schedule
+    trainer = _Trainer(step, by_step, folder, settings, checkpointer, log)
     try:
         state = trainer.run(trainer.start(state, begin))
     finally:
         checkpointer.close()
     seconds = median_seconds(folder / "metrics.jsonl")
-    found = summary(name, step.step.task, trainer.progress, state, seconds)
+    found = summary(name, task, trainer.progress, state, seconds)
     if is_lead():
         write_json(folder / "summary.json", found)
     return found

@@ -2,9 +2,11 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from deepzero_jax.sharding import is_lead
@@ -74,6 +76,8 @@ class Recorder:
 
     def evaluation(self, done: int, scores: dict[str, float], asked: dict[str, int]) -> None:
         """Records an evaluation after ``done`` steps, and says what it found."""
+        if not isinstance(scores, Mapping) or any(np.ndim(value) for value in scores.values()):
+            raise ValueError(f"evaluate must give {{name: number}}, got {str(scores)[:200]}")
         check_names("score", scores)
         if self._task.score not in scores:
             raise ValueError(
@@ -85,8 +89,7 @@ class Recorder:
         self._write(done, {**scores, **asked})
         score, best = scores[self._task.score], self._progress.best
         sign = 1 if self._task.higher_is_better else -1
-        # NaN is never above anything: the first score that is a number replaces it.
-        if not best or math.isnan(best["value"]) or sign * score > sign * best["value"]:
+        if not math.isnan(score) and (not best or sign * score > sign * best["value"]):
             self._progress.best = {"value": score, "step": done}
         words = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
         line = f"step {done:,}/{self._num_steps:,}  {words}"

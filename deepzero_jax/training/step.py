@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from deepzero_jax.coordinates import coordinate_mask, num_valid
+from deepzero_jax.coordinates import coordinate_mask, leaf_sizes, num_valid
 from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, Spending
@@ -52,7 +52,8 @@ class TrainStep:
     Attributes:
       task: the problem.
       estimator: of gradients; ``sharded`` if it is to use the mesh's coordinates axis.
-      optimizer: an optax chain, from ``make_optimizer``.
+      optimizer: an optax transformation, from ``make_optimizer`` for one; it is told the ``mask``
+        of the step's coordinates if it takes extra arguments.
       sampler: of coordinates.
       mesh: devices; None for one.
 
@@ -61,12 +62,17 @@ class TrainStep:
 
     task: Task
     estimator: Estimator
-    optimizer: optax.GradientTransformationExtraArgs
+    optimizer: optax.GradientTransformation
     sampler: Sampler
     mesh: Mesh | None = None
 
     def init(self, key: Key, params: Params, model_state: PyTree) -> TrainState:
-        """The state at step 0; consumes the key."""
+        """The state at step 0; consumes the key.
+
+        Raises:
+          ValueError: a sampler of other parameters.
+        """
+        self._check_sampler(params)
         run_key, sampler_key = jax.random.split(key)
         return TrainState(
             jnp.int32(0),
@@ -104,7 +110,7 @@ class TrainStep:
         if selection.scales is not None:
             scaled = lambda g, scale: (g * scale).astype(g.dtype)
             grads = jax.tree.map(scaled, grads, selection.scales)
-        updates, opt_state = self.optimizer.update(
+        updates, opt_state = optax.with_extra_args_support(self.optimizer).update(
             grads,
             state.opt_state,
             state.params,
@@ -125,6 +131,19 @@ class TrainStep:
                     f"{jnp.shape(value)}: give its mean"
                 )
         return moved, {**own, **metrics}
+
+    def _check_sampler(self, params: Params) -> None:
+        sizes, made_for = leaf_sizes(params), self.sampler.sizes
+        if made_for is None or made_for == sizes:
+            return
+        path = next(p for p in (*made_for, *sizes) if made_for.get(p) != sizes.get(p))
+        there, here = (
+            f"{of[path]:,} numbers" if path in of else "none" for of in (made_for, sizes)
+        )
+        raise ValueError(
+            f"{self.sampler.name} was made for other parameters: of the leaf {path!r} it has "
+            f"{there}, the parameters have {here}; make it for these"
+        )
 
     def spending(self, state: TrainState) -> dict[str, Spending] | None:
         """What the sampler spends on each leaf, or None where prices are not known."""

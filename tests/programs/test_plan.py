@@ -7,11 +7,13 @@ from dataclasses import replace
 import jax
 import pytest
 
+import deepzero_jax as dz
 import prune
 import train
 from deepzero_jax.applications.classification import build, choose_sampler, outlook
 from deepzero_jax.applications.classification.config import Pruning, Sampling
 from deepzero_jax.applications.classification.ratios import Scoring
+from deepzero_jax.cost import multiply_adds
 from deepzero_jax.training import tree_digest
 from tests.conftest import ROOT
 from tests.marks import few
@@ -180,3 +182,19 @@ def test_a_plan_counts_the_coordinate_that_unbiased_leaves_keep(capsys, tmp_path
     planned = re.search(r"queries +(\d+) a step", capsys.readouterr().out)[1]
     assert call(train.main, *arguments, f"--workdir={tmp_path}") == 0
     assert json.loads((tmp_path / "summary.json").read_text())["num_queries"] == int(planned)
+
+
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+def test_multiply_adds_of_directions_are_those_of_the_program_of_a_step(reuse, tmp_path):
+    config = get_config()
+    estimator = replace(
+        config.estimator, name="rge", reuse=reuse, num_directions=8, chunk_size=8, smoothing=1e-3
+    )
+    experiment = build(replace(config, estimator=estimator))
+    planned = outlook.plan_run(experiment, tmp_path, lambda line: None).multiply_adds
+    task, key = experiment.task, jax.random.key(0)
+    batch = jax.eval_shape(task.batch, task.data, key, jax.numpy.int32(0))
+    vg = dz.value_and_grad(task.loss, experiment.estimator, has_aux=True)
+    step = lambda params, state, batch, key: vg(params, state, *batch, key=key)
+    counted = multiply_adds(step, experiment.params, experiment.model_state, batch, key)
+    assert planned == pytest.approx(counted, rel=0.1)

@@ -91,6 +91,14 @@ def test_grasp_is_minus_theta_times_hessian_times_gradient():
     assert np.allclose(dz.grasp_scores(fun, w), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_grasp_of_small_weights_of_16_bits_is_not_rounded_to_nothing(dtype):
+    w = (1e-4 * jax.random.normal(jax.random.key(0), (100,))).astype(dtype)
+    fun = lambda w: jnp.sum(jnp.square(w)) / 100
+    scores, expected = dz.grasp_scores(fun, w), -4e-4 * jnp.square(w.astype(jnp.float32))
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("variant", ["shared", "independent", "released"])
 def test_zo_grasp_follows_its_formula(variant):

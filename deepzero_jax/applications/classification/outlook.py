@@ -29,7 +29,8 @@ from deepzero_jax.applications.classification.sampling import (
 from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar, format_seconds
 from deepzero_jax.coordinates import kept_per_leaf
-from deepzero_jax.estimators import estimator_costs
+from deepzero_jax.cost import multiply_adds
+from deepzero_jax.estimators import estimator_costs, rge, value_and_grad
 from deepzero_jax.estimators.pricing import loss_multiply_adds
 from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.training import (
@@ -159,11 +160,17 @@ def _costs(
 def _multiply_adds(
     step: TrainStep, state: TrainState, counts: Mapping[str, int], costs: Mapping[str, float]
 ) -> float | None:
-    base = loss_multiply_adds(step.loss(state, step.task.data), state.params)
+    loss = step.loss(state, step.task.data)
+    base = loss_multiply_adds(loss, state.params)
     if costs:
         return base + sum(count * costs[path] for path, count in counts.items())
     settings = getattr(step.estimator, "settings", {})
-    return base * step.estimator.num_queries(0) if "num_directions" in settings else None
+    if "num_directions" not in settings:
+        return None
+    # On one device: a dense difference takes two products for each one of the loss.
+    vg = value_and_grad(loss.fun, rge(**settings), has_aux=True)
+    call = lambda params, *args: vg(params, *args, key=jax.random.key(0))
+    return float(multiply_adds(call, state.params, *loss.args))
 
 
 def _priced_in_seconds(
