@@ -12,6 +12,7 @@ from typing import IO, Any, Literal, cast
 
 import numpy as np
 
+from deepzero_jax.blackbox.answers import from_json
 from deepzero_jax.blackbox.errors import BlackBoxError
 from deepzero_jax.types import PyTree
 
@@ -135,7 +136,7 @@ def _read_json(pipe: IO[bytes]) -> np.ndarray:
     line = pipe.readline()
     if not line.endswith(b"\n"):
         raise EOFError("no line")
-    return np.asarray(json.loads(line))
+    return from_json(json.loads(line))
 
 
 def _write_npy(pipe: IO[bytes], samples: np.ndarray) -> None:
