@@ -234,8 +234,9 @@ def black_box(
       max_batch: samples a call at most; None: all at once. Workers share the calls.
       timeout: seconds that a call may take, start to whole answer; None: for ever.
       retries: further attempts of a sample that failed by itself; a call that fails is cut
-        into smaller ones, one refused for now (``RetryLaterError``) is sent again whole, as
-        often. 0: no further call.
+        into smaller ones. One refused for now (``RetryLaterError``) is sent again whole, nothing
+        else before the time that it names, until so many attempts in a row have no answer at
+        all. 0: no further call.
       backoff: seconds before the first further attempts; they double each time.
       budget: samples that may be sent in all, failed attempts included; None: no limit.
       on_failure: of a sample without an answer: ``"raise"``, or ``"nan"``: its answers are

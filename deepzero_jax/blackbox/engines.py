@@ -119,9 +119,12 @@ class _Round:
         self.results: queue.SimpleQueue[tuple[int | None, PyTree]] = queue.SimpleQueue()
         # What runs: thread and deadline of each position.
         self.running: dict[int, tuple[threading.Thread, float]] = {}
+        # A thread goes on when an outcome has been looked at: it may be the last of the round.
+        self.go_on, self.num_threads = threading.Semaphore(0), 0
 
     def start(self) -> None:
         """Starts one thread more."""
+        self.num_threads += 1
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -146,6 +149,7 @@ class _Round:
                 if self.running.pop(call[0], None) is None:
                     return  # it was given up
             self.results.put((call[0], outcome))
+            self.go_on.acquire()
 
     def wait(self) -> tuple[int | None, PyTree] | None:
         """The next result, or None when a deadline passes before."""
@@ -174,6 +178,7 @@ class _Round:
             self.is_closed = True
             threads = [thread for thread, _ in self.running.values()]
             self.running.clear()
+        self.go_on.release(max(self.num_threads, 1))
         return threads
 
 
@@ -220,6 +225,7 @@ class Threads:
                         raise result[1]
                 else:
                     yield result[0], result[1]
+                    now.go_on.release()
         finally:
             self._give_up(now.close())
 
