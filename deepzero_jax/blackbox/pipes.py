@@ -43,7 +43,8 @@ class Program:
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._name, self._owner, self._num_answers = command[0], os.getpid(), 0
+        self._name, self._owner = command[0], os.getpid()
+        self._num_answers, self._is_killed = 0, False
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
@@ -76,7 +77,7 @@ class Program:
                 raise EOFError("no answer")
             answers = read(self._stdout)
         except (OSError, EOFError) as error:
-            if self._num_answers and self._has_read_nothing(sent):
+            if self._num_answers and not self._is_killed and self._has_read_nothing(sent):
                 raise HadEndedError from error
             raise
         self._num_answers += 1
@@ -125,6 +126,7 @@ class Program:
         """Ends it and what it has started; from any thread, also while it is asked."""
         if os.getpid() != self._owner:  # a copy of this process has no part in it
             return
+        self._is_killed = True
         with contextlib.suppress(OSError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, signal.SIGKILL)

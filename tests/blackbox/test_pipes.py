@@ -89,6 +89,16 @@ def test_a_program_that_ends_after_each_answer_is_started_for_each(status):
     host.close()
 
 
+def test_samples_of_a_call_that_is_given_up_are_sent_to_no_other_program(tmp_path):
+    sent = tmp_path / "sent"
+    host = shell(f'read -r line; echo "$line" | tee -a {sent}; exec sleep 60')
+    given = {"max_batch": 1, "retries": 0, "timeout": 0.5, "on_failure": "nan"}
+    box = dz.black_box(host, (), **given)
+    assert np.isnan(np.asarray(box(jnp.arange(3.0)))).tolist() == [False, True, False]
+    assert sent.read_text().split() == ["[0.0]", "[2.0]"]
+    host.close()
+
+
 def test_a_program_that_ends_without_an_answer_has_failed():
     host = shell('read -r line; echo "$line"; read -r line; exit 0')
     box = dz.black_box(host, (), max_batch=1, retries=0, on_failure="nan")
