@@ -54,8 +54,8 @@ url = f"http://127.0.0.1:{port}/predict"
 # ## The box
 #
 # At most 512 samples a call, a deadline for the whole answer, two more attempts for what fails,
-# and a budget that no call may overrun. JSON keeps all digits of a float64, so the answers are
-# taken as such.
+# and a budget: a call that would overrun it is not sent. JSON keeps all digits of a float64, so
+# the answers are taken as such.
 
 # %%
 NUM_STEPS, BATCH = 60, 64
@@ -110,8 +110,10 @@ print(f"accuracy without a correction: {accuracy(params):.1f} %")
 # %% [markdown]
 # ## Training, until the budget ends
 #
-# After each step the state of the training and the counts of the box are written down. When a
-# step would overrun the budget, the box raises `dz.BlackBoxError` before it sends anything.
+# After each step the counts of the box are written down. When the budget does not hold the next
+# call, the box raises `dz.BlackBoxError` in its place. A step of several calls (of the base, and
+# of the moved parameters) may have sent some of them by then: they are charged, so the counts are
+# written down then too, and the step is asked again from its start.
 # Inside `jit`, JAX wraps that error in one of its own, which `box_errors` takes off.
 
 # %%
@@ -131,6 +133,7 @@ def train_with(box, start):
                 value, grads = jax.block_until_ready(vg(params, spoilt[batch], labels[batch]))
         except dz.BlackBoxError as error:
             print(f"step {i}: {error}")
+            saved.write_text(json.dumps({"box": box.counts(), "next_step": i}))
             return params, state, i
         updates, state = optimizer.update(grads, state)
         params = optax.apply_updates(params, updates)

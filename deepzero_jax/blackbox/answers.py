@@ -11,6 +11,33 @@ from deepzero_jax.blackbox.errors import WrongAnswerError
 from deepzero_jax.types import PyTree
 
 
+def from_json(content: Any) -> np.ndarray:
+    """An array of lists as JSON has them; null, for a number or for a list of them, is NaN.
+
+    JSON has no NaN: JavaScript, pandas and others write null for it.
+
+    Example:
+      >>> from_json([[1, 2], None, [3, None]]).tolist()
+      [[1.0, 2.0], [nan, nan], [3.0, nan]]
+    """
+    try:
+        array = np.asarray(content)
+    except ValueError:  # lists of several lengths, or null among them
+        return np.asarray(_filled(content))
+    return np.asarray(_filled(content)) if array.dtype == object else array
+
+
+def _filled(content: Any) -> Any:
+    if not isinstance(content, list):
+        return np.nan if content is None else content
+    rows = [_filled(row) for row in content]
+    shapes = {np.shape(row) for row in rows if isinstance(row, list)}
+    if len(shapes) != 1:
+        return rows
+    lost = np.full(shapes.pop(), np.nan).tolist()
+    return [lost if given is None else row for given, row in zip(content, rows, strict=True)]
+
+
 def _is_shape(node: object) -> bool:
     return isinstance(node, tuple | list) and all(isinstance(n, int | np.integer) for n in node)
 
@@ -91,6 +118,9 @@ class Outputs:
         for leaf, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
             array = _as_array(leaf)
             expected = shape if single else (count, *shape)
+            if array.shape == expected[: len(expected) - len(shape)] and _is_nan(array):
+                # A sample without an answer, which says nothing of its shape.
+                array = np.broadcast_to(array.reshape(array.shape + (1,) * len(shape)), expected)
             if array.shape != expected:
                 raise WrongAnswerError(f"answers must have shape {expected}, got {array.shape}")
             array = array[None] if single else array
@@ -119,6 +149,10 @@ def _as_array(leaf: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub" and not jax.numpy.issubdtype(array.dtype, np.floating):
         raise WrongAnswerError(f"answers must be real numbers, got dtype {array.dtype}")
     return array
+
+
+def _is_nan(array: np.ndarray) -> bool:
+    return jax.numpy.issubdtype(array.dtype, np.floating) and bool(np.isnan(array).all())
 
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,9 @@
-"""The samples of one call, sent in pieces; one that fails is cut smaller, one refused is not."""
+"""The samples of one call, sent in pieces; one that fails is cut smaller, one refused is not.
+
+A refusal (``RetryLaterError``) is of the host and of the moment: nothing more is sent until the
+time that it names, and it is no failure of the samples: they are given up where the host refuses,
+with no answer in between, more often than there are retries.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +49,7 @@ class Piece:
 
     Attributes:
       rows: int [k], which samples.
-      failures: how often they have failed by themselves, or were refused for now.
+      failures: how often they have failed by themselves.
     """
 
     rows: np.ndarray
@@ -56,6 +61,27 @@ class Piece:
             Piece(rows, self.failures)
             for rows in np.array_split(self.rows, min(len(self.rows), _PARTS))
         ]
+
+    def failed(self) -> "Piece":
+        """The piece once it has failed again."""
+        return Piece(self.rows, self.failures + 1)
+
+
+@dataclass
+class _Left:
+    """What a round leaves.
+
+    Attributes:
+      again: pieces for the next round.
+      lost: pieces that have failed too often.
+      refused: whether the host function has asked to be asked later.
+      answered: whether anything came.
+    """
+
+    again: list[Piece]
+    lost: list[Piece]
+    refused: bool
+    answered: bool
 
 
 class Asking:
@@ -79,7 +105,8 @@ class Asking:
     ) -> None:
         self._host_fn, self._outputs, self._options = Kept(host_fn), outputs, options
         self._counters, self._engine = counters, engine
-        self._reason, self._number, self._size, self._pause = "", 0, 0, 0.0
+        self._reason, self._number, self._size = "", 0, 0
+        self._resume = 0.0  # nothing is sent before
         self._has_answers = False
 
     def answers(self, arguments: Arguments, count: int) -> list[np.ndarray]:
@@ -92,20 +119,21 @@ class Asking:
         self._counters.check(count)
         answers = self._outputs.empty(count)
         todo = self._first_pieces(count)
-        dry = num_rounds = 0
+        dry = in_a_row = 0
         while todo:
-            if num_rounds:
-                backoff = self._options.backoff * 2.0 ** min(num_rounds - 1, 16)
-                time.sleep(max(backoff, self._pause))
-            num_rounds += 1
-            todo, lost, answered = self._round(todo, arguments, answers)
-            self._has_answers |= answered
-            dry = 0 if answered else dry + 1
-            if dry and self._options.on_failure == "nan":
+            if in_a_row:
+                backoff = self._options.backoff * 2.0 ** min(in_a_row - 1, 16)
+                time.sleep(max(backoff, self._resume - time.monotonic()))
+            left = self._round(todo, arguments, answers)
+            in_a_row = 1 if left.refused and left.answered else in_a_row + 1
+            todo, lost = left.again, left.lost
+            self._has_answers |= left.answered
+            dry = 0 if left.answered else dry + 1
+            if dry and self._options.on_failure == "nan" and not left.refused:
                 todo = _with_probes(todo)
-            if dry >= self._enough_rounds and not self._takes_its_time:
+            if dry >= self._enough_rounds(left.refused):
                 todo, lost = [], lost + todo
-            self._give_up(lost, answers, num_rounds)
+            self._give_up(lost, answers, in_a_row)
         return answers
 
     @property
@@ -113,11 +141,12 @@ class Asking:
         """Whether every sample is tried by itself, however many fail: the box does answer."""
         return self._has_answers and self._options.on_failure == "nan"
 
-    @property
-    def _enough_rounds(self) -> int:
+    def _enough_rounds(self, refused: bool) -> float:
         """After so many without an answer the box is taken for gone."""
         rounds = self._options.retries + 1
-        return max(rounds, _OUTAGE_ROUNDS) if self._options.on_failure == "nan" else rounds
+        if refused or self._options.on_failure == "raise":
+            return rounds
+        return float("inf") if self._takes_its_time else max(rounds, _OUTAGE_ROUNDS)
 
     def _first_pieces(self, count: int) -> list[Piece]:
         size = self._options.max_batch or count
@@ -125,11 +154,8 @@ class Asking:
         rows = np.arange(count)
         return [Piece(rows[start : start + size]) for start in range(0, count, max(size, 1))]
 
-    def _round(
-        self, todo: list[Piece], arguments: Arguments, answers: list[np.ndarray]
-    ) -> tuple[list[Piece], list[Piece], bool]:
-        """One round: what is to be asked again, what is given up, whether anything came."""
-        self._pause = 0.0
+    def _round(self, todo: list[Piece], arguments: Arguments, answers: list[np.ndarray]) -> _Left:
+        """One round; after a refusal no further call of it begins."""
         fetched: dict[int, int] = {}
         streak, stopped = 0, False
 
@@ -142,6 +168,7 @@ class Asking:
 
         again: list[Piece] = []
         lost: list[Piece] = []
+        refused: list[Piece] = []
         answered = False
         open_pieces = dict(enumerate(todo))
         take_back = lambda position: self._counters.take_back(len(todo[position].rows))
@@ -152,12 +179,20 @@ class Asking:
                 failed, some = self._take(piece, outcome, fetched[position], answers)
                 answered |= some
                 streak = 0 if answered or self._takes_its_time else streak + 1
-                for left in failed:
-                    (lost if left.failures > self._options.retries else again).append(left)
+                if isinstance(outcome, RetryLaterError):
+                    refused += failed
+                else:
+                    self._sort(failed, again, lost)
                 if lost and self._options.on_failure == "raise":
                     break
-                stopped = streak >= _OUTAGE
-        return again + list(open_pieces.values()), lost, answered
+                stopped = bool(refused) or streak >= _OUTAGE
+        again += open_pieces.values()
+        (again if self._options.retries else lost).extend(refused)
+        return _Left(again, lost, bool(refused), answered)
+
+    def _sort(self, pieces: Sequence[Piece], again: list[Piece], lost: list[Piece]) -> None:
+        for piece in pieces:
+            (lost if piece.failures > self._options.retries else again).append(piece)
 
     def _take(
         self, piece: Piece, outcome: PyTree, number: int, answers: list[np.ndarray]
@@ -188,29 +223,32 @@ class Asking:
         if num_usable == count:
             return [], True
         self._note(f"{count - num_usable:,} of {count:,} answers are not finite", number, count)
-        return [Piece(piece.rows[~usable], piece.failures + 1)], num_usable > 0
+        return [Piece(piece.rows[~usable], piece.failures).failed()], num_usable > 0
 
     def _failed(self, piece: Piece, error: Exception, number: int) -> list[Piece]:
         self._note(in_words(error), number, len(piece.rows))
-        self._pause = max(self._pause, getattr(error, "retry_after", None) or 0.0)
         if isinstance(error, NoAnswerInTimeError):
             self._note(str(error), number, len(piece.rows))
             self._counters.add(num_abandoned=1)
-        if self._pause > _LONGEST_PAUSE:
+        if isinstance(error, RetryLaterError):
+            self._hold_back(error.retry_after or 0.0, number)
+            return [piece]  # smaller calls would burden the host
+        if len(piece.rows) == 1 or not self._options.retries:
+            return [piece.failed()]
+        return piece.parts()
+
+    def _hold_back(self, seconds: float, number: int) -> None:
+        if seconds > _LONGEST_PAUSE:
             raise BlackBoxError(
-                f"call {number:,} of the black box is to be tried again after {self._pause:,.0f} "
+                f"call {number:,} of the black box is to be tried again after {seconds:,.0f} "
                 f"s, more than {_LONGEST_PAUSE:g}: {self._reason}"
             )
-        # A refusal is of the moment and not of the samples: smaller calls would burden the host.
-        is_whole = len(piece.rows) == 1 or isinstance(error, RetryLaterError)
-        if is_whole or not self._options.retries:
-            return [Piece(piece.rows, piece.failures + 1)]
-        return piece.parts()
+        self._resume = max(self._resume, time.monotonic() + seconds)
 
     def _note(self, reason: str, number: int, size: int) -> None:
         self._reason, self._number, self._size = reason, number, size
 
-    def _give_up(self, lost: Sequence[Piece], answers: list[np.ndarray], num_rounds: int) -> None:
+    def _give_up(self, lost: Sequence[Piece], answers: list[np.ndarray], in_a_row: int) -> None:
         if not lost:
             return
         if self._options.on_failure == "nan":
@@ -219,7 +257,7 @@ class Asking:
                 room[rows] = np.nan
             self._counters.add(num_dropped=len(rows))
             return
-        often = f" {num_rounds} times in a row; the last time" if num_rounds > 1 else ""
+        often = f" {in_a_row} times in a row; the last time" if in_a_row > 1 else ""
         raise BlackBoxError(
             f"call {self._number:,} of the black box, with {_samples(self._size)}, failed"
             f"{often}: {self._reason}"

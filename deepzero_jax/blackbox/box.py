@@ -14,7 +14,7 @@ from deepzero_jax.blackbox.answers import Outputs
 from deepzero_jax.blackbox.asking import Asking
 from deepzero_jax.blackbox.call import HostCall, answered, as_input, query, widened, widened_dtype
 from deepzero_jax.blackbox.counters import Counters
-from deepzero_jax.blackbox.engines import Engine, InPlace, Mapped, Threads
+from deepzero_jax.blackbox.engines import Engine, GiveUp, InPlace, Mapped, Threads
 from deepzero_jax.blackbox.errors import pass_on_interrupt
 from deepzero_jax.blackbox.executors import Executed
 from deepzero_jax.blackbox.options import OnFailure, Options, Workers, check_count
@@ -38,7 +38,7 @@ class BlackBox:
     ) -> None:
         self._host_fn, self.outputs, self.options = host_fn, outputs, options
         self._counters = Counters(budget)
-        self._engine = _engine(options)
+        self._engine = _engine(options, getattr(host_fn, "give_up", None))
         in_this_process = isinstance(self._engine, InPlace | Threads)
         alone = in_this_process and not (options.thread_safe or False)
         self._lock = threading.Lock() if alone else None
@@ -189,15 +189,15 @@ def _described(outputs: Outputs) -> str:
     return str(outputs.treedef.unflatten(leaves)).replace("'", "")
 
 
-def _engine(options: Options) -> Engine:
+def _engine(options: Options, give_up: GiveUp | None) -> Engine:
     workers = options.workers
     if isinstance(workers, Executor):
-        return Executed(workers)
+        return Executed(workers, give_up)
     if workers is not None and not isinstance(workers, int | np.integer):
         return Mapped(workers)
     if workers is None and options.timeout is None:
         return InPlace()
-    return Threads(int(workers or 1), options.is_thread_safe)
+    return Threads(int(workers or 1), options.is_thread_safe, give_up)
 
 
 def black_box(
@@ -222,7 +222,8 @@ def black_box(
         trees of the call, any n from 1 to ``max_batch``, and answers [n, …]. An error fails
         the call; a ``BlackBoxError``, which says that no call can succeed, ends the asking.
         One that has ``check_dtypes(*inputs)`` is shown the types and shapes of the inputs
-        before it is asked, and may refuse them by ``ValueError``.
+        before it is asked, and may refuse them by ``ValueError``; one that has
+        ``give_up(thread)`` ends the call that a thread (``threading.get_ident()``) is in.
       output: the answer to one sample: a shape, a ``jax.ShapeDtypeStruct``, or a tree of them.
       dtype: of answers declared by their shape. ``"float64"``: the host's own, where JAX has
         none; a propagated difference is moved and subtracted on the host.
@@ -233,8 +234,9 @@ def black_box(
       max_batch: samples a call at most; None: all at once. Workers share the calls.
       timeout: seconds that a call may take, start to whole answer; None: for ever.
       retries: further attempts of a sample that failed by itself; a call that fails is cut
-        into smaller ones, one refused for now (``RetryLaterError``) is sent again whole, as
-        often. 0: no further call.
+        into smaller ones. One refused for now (``RetryLaterError``) is sent again whole, nothing
+        else before the time that it names, until so many attempts in a row have no answer at
+        all. 0: no further call.
       backoff: seconds before the first further attempts; they double each time.
       budget: samples that may be sent in all, failed attempts included; None: no limit.
       on_failure: of a sample without an answer: ``"raise"``, or ``"nan"``: its answers are

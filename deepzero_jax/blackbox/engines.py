@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import numpy as np
@@ -24,6 +24,11 @@ Call = tuple[int, tuple[PyTree, ...]]
 Outcome = tuple[int, PyTree]
 # Calls that may run on after they were given up, at most; the next one is refused.
 MOST_ABANDONED = 8
+# Seconds that a call which the host function was told to end has for it.
+END_OF_CALL = 2.0
+
+# Of a host function that can end a call: told the identity of the thread that is in it.
+GiveUp = Callable[[int], None]
 
 
 class NoAnswerInTimeError(OSError):
@@ -114,9 +119,12 @@ class _Round:
         self.results: queue.SimpleQueue[tuple[int | None, PyTree]] = queue.SimpleQueue()
         # What runs: thread and deadline of each position.
         self.running: dict[int, tuple[threading.Thread, float]] = {}
+        # A thread goes on when an outcome has been looked at: it may be the last of the round.
+        self.go_on, self.num_threads = threading.Semaphore(0), 0
 
     def start(self) -> None:
         """Starts one thread more."""
+        self.num_threads += 1
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -141,6 +149,7 @@ class _Round:
                 if self.running.pop(call[0], None) is None:
                     return  # it was given up
             self.results.put((call[0], outcome))
+            self.go_on.acquire()
 
     def wait(self) -> tuple[int | None, PyTree] | None:
         """The next result, or None when a deadline passes before."""
@@ -169,6 +178,7 @@ class _Round:
             self.is_closed = True
             threads = [thread for thread, _ in self.running.values()]
             self.running.clear()
+        self.go_on.release(max(self.num_threads, 1))
         return threads
 
 
@@ -178,10 +188,11 @@ class Threads:
     Args:
       num_threads: at the same time.
       thread_safe: whether the function may run while a call that was given up still does.
+      give_up: ends a call of the function; None: nothing does.
     """
 
-    def __init__(self, num_threads: int, thread_safe: bool) -> None:
-        self.num_threads, self.thread_safe = num_threads, thread_safe
+    def __init__(self, num_threads: int, thread_safe: bool, give_up: GiveUp | None = None) -> None:
+        self.num_threads, self.thread_safe, self._end_call = num_threads, thread_safe, give_up
         self._abandoned: list[threading.Thread] = []
 
     def run(
@@ -203,7 +214,7 @@ class Threads:
                 result = now.wait()
                 if result is None:
                     late = now.overdue()
-                    self._abandoned += late.values()
+                    self._give_up(list(late.values()))
                     active -= len(late)
                     missing = len(late)
                     for position in late:
@@ -214,8 +225,19 @@ class Threads:
                         raise result[1]
                 else:
                     yield result[0], result[1]
+                    now.go_on.release()
         finally:
-            self._abandoned += now.close()
+            self._give_up(now.close())
+
+    def _give_up(self, threads: list[threading.Thread]) -> None:
+        self._abandoned += threads
+        if self._end_call is None:
+            return
+        for thread in threads:
+            self._end_call(cast(int, thread.ident))
+        end = time.monotonic() + END_OF_CALL
+        for thread in threads:
+            thread.join(max(end - time.monotonic(), 0.0))
 
     def _wait_for_abandoned(self, timeout: float | None) -> None:
         if self._hindrance() is not None:

@@ -1,11 +1,15 @@
 """How a black box says that it gave no answer, also from inside ``jit``."""
 
 import _thread
+import contextlib
+import email.utils
 import logging
+import math
 import pickle
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,15 +25,34 @@ class RetryLaterError(OSError):
 
     Args:
       message: what was said.
-      retry_after: seconds to wait, or None where nothing was said of it.
+      retry_after: seconds to wait, or a Retry-After header, which is a number of them or a date;
+        None where nothing was said of it.
+
+    Example:
+      >>> RetryLaterError("busy", "3").retry_after
+      3.0
+      >>> RetryLaterError("busy", "Wed, 21 Oct 2015 07:28:00 GMT").retry_after
+      0.0
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | str | None = None) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        is_header = isinstance(retry_after, str)
+        self.retry_after = _seconds(retry_after) if is_header else retry_after
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.retry_after)
+
+
+def _seconds(header: str) -> float | None:
+    """Of a Retry-After header; None of one that cannot be read."""
+    with contextlib.suppress(ValueError):
+        return float(header) if 0 <= float(header) < math.inf else None
+    try:
+        date = email.utils.parsedate_to_datetime(header)
+        return max(date.timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 class WrongAnswerError(ValueError):

@@ -20,10 +20,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from deepzero_jax.blackbox.engines import (
+    END_OF_CALL,
     MOST_ABANDONED,
     Call,
     Calls,
     Cancelled,
+    GiveUp,
     NoAnswerInTimeError,
     Outcome,
 )
@@ -39,6 +41,7 @@ class _Once:
     name: str
 
     def __call__(self, *args: Any) -> PyTree:
+        _inside[self.name] = threading.get_ident()
         try:
             return self.fun(*args)
         except Exception as error:
@@ -46,12 +49,19 @@ class _Once:
             if sent is error:
                 raise
             raise sent from None
+        finally:
+            del _inside[self.name]
+
+
+# The threads of this process that are in a call, by the call's name.
+_inside: dict[str, int] = {}
 
 
 @dataclass
 class _Sent:
     position: int
     since: float
+    name: str
 
 
 @dataclass
@@ -103,10 +113,11 @@ class Executed:
 
     Args:
       executor: where the host function runs.
+      give_up: ends a call in a thread of this process; None: nothing does.
     """
 
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
+    def __init__(self, executor: Executor, give_up: GiveUp | None = None) -> None:
+        self.executor, self._end_call = executor, give_up
 
     def run(
         self, fun: Callable[..., PyTree], calls: Calls, timeout: float | None
@@ -123,7 +134,8 @@ class Executed:
                     call = None if broken else next(calls.fetched, None)
                     if call is None:
                         break
-                    sent[self._submit(fun, call)] = _Sent(call[0], time.monotonic())
+                    once = _Once(fun, uuid.uuid4().hex)
+                    sent[self._submit(once, call)] = _Sent(call[0], time.monotonic(), once.name)
                 if not sent:
                     return
                 for position, outcome in self._next_outcomes(sent, timeout, workers is None):
@@ -139,12 +151,12 @@ class Executed:
             for future, one in sent.items():
                 if future not in begun:
                     calls.take_back(one.position)
-            self._abandon([future for future in begun if not future.cancelled()])
+            self._abandon({f: sent[f].name for f in begun if not f.cancelled()})
 
-    def _submit(self, fun: Callable[..., PyTree], call: Call) -> "Future[PyTree]":
+    def _submit(self, once: _Once, call: Call) -> "Future[PyTree]":
         self.executor = latest(self.executor)  # another box may just have ended it
         try:
-            return self.executor.submit(_Once(fun, uuid.uuid4().hex), *call[1])
+            return self.executor.submit(once, *call[1])
         except Exception as error:  # a broken executor refuses: a failed call like others
             failed: Future[PyTree] = Future()
             failed.set_exception(error)
@@ -166,17 +178,22 @@ class Executed:
         if done or timeout is None:
             return
         for future in [f for f, one in sent.items() if now >= one.since + timeout]:
-            position = sent.pop(future).position
+            one = sent.pop(future)
             # Dask lets itself be asked to cancel what is running, and says that it did.
             if future.cancel() and not in_queue:
-                yield position, Cancelled()
+                yield one.position, Cancelled()
                 continue
-            self._abandon([future])
-            yield position, NoAnswerInTimeError(f"no answer within {timeout:g} s")
+            self._abandon({future: one.name})
+            yield one.position, NoAnswerInTimeError(f"no answer within {timeout:g} s")
 
-    def _abandon(self, futures: list["Future[PyTree]"]) -> None:
+    def _abandon(self, names: dict["Future[PyTree]", str]) -> None:
         with _shared_lock:
-            _known(self.executor).abandoned += futures
+            _known(self.executor).abandoned += names
+        threads = [_inside[name] for name in names.values() if name in _inside]
+        if self._end_call is not None and threads:
+            for thread in threads:
+                self._end_call(thread)
+            wait(list(names), END_OF_CALL)
 
     def _num_abandoned(self) -> int:
         with _shared_lock:

@@ -1,10 +1,8 @@
 """A model behind an HTTP endpoint as a black box."""
 
 import contextlib
-import email.utils
 import json
 import queue
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,8 +81,9 @@ class Endpoint:
         except queue.Empty:
             client = self._connect()
         exchange, once = lambda: self._exchange(client, body), Calls(iter([(0, ())]))
-        run = Threads(1, thread_safe=True).run(exchange, once, self._timeout)
-        outcome = next(run)[1]
+        threads = Threads(1, thread_safe=True)
+        with contextlib.closing(threads.run(exchange, once, self._timeout)) as outcomes:
+            outcome = next(outcomes)[1]
         if isinstance(outcome, NoAnswerInTimeError):
             client.close()  # which ends the thread
             raise NoAnswerInTimeError(
@@ -108,7 +107,7 @@ class Endpoint:
         if answer.status_code in _BUSY:
             raise RetryLaterError(
                 f"{self._url} answered {answer.status_code}: {_short(text)}",
-                retry_after(answer.headers.get("Retry-After")),
+                answer.headers.get("Retry-After"),
             )
         if answer.status_code != 200:
             kind = BlackBoxError if answer.status_code in _REFUSED else ValueError
@@ -121,24 +120,6 @@ class Endpoint:
 
 def _short(text: str) -> str:
     return " ".join(text.split())[:200] or "nothing"
-
-
-def retry_after(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date.
-
-    Example:
-      >>> retry_after("3"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after("soon")
-      (3.0, 0.0, None)
-    """
-    if header is None:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    try:
-        date = email.utils.parsedate_to_datetime(header)
-    except (TypeError, ValueError):
-        return None
-    return max(date.timestamp() - time.time(), 0.0)
 
 
 def http_endpoint(
@@ -163,9 +144,9 @@ def http_endpoint(
 
     Returns:
       ``(*inputs) -> answers``: one array, several (named input0, input1, …), or one
-      dictionary by name. Where the endpoint says 429 or 503, a box waits for as long as its
-      Retry-After says, and asks again. A refusal that is of the address or the authority (401,
-      403, 404, a redirection) raises ``BlackBoxError`` at once.
+      dictionary by name. Where the endpoint says 429 or 503, a box waits with all its calls for
+      as long as its Retry-After says, and asks again. A refusal that is of the address or the
+      authority (401, 403, 404, a redirection) raises ``BlackBoxError`` at once.
 
     Raises:
       ImportError: httpx is not installed (the ``http`` extra).

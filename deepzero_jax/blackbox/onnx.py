@@ -37,15 +37,20 @@ class OnnxModel:
         for declared in self._inputs:
             if declared.type not in _DTYPES:
                 raise ValueError(f"{path}: input {declared.name!r} is a {declared.type}")
-        names = [declared.name for declared in self._session.get_outputs()]
-        self._output = names[0] if output is None else output
-        if self._output not in names:
-            raise ValueError(f"{path} has no output {output!r}, {nearest(str(output), names)}")
+        outputs = {declared.name: declared.shape for declared in self._session.get_outputs()}
+        self._output = next(iter(outputs)) if output is None else output
+        if self._output not in outputs:
+            raise ValueError(
+                f"{path} has no output {output!r}, {nearest(str(output), list(outputs))}"
+            )
         first = {declared.shape[0] for declared in self._inputs if declared.shape}
-        fixed = sorted(size for size in first if isinstance(size, int))
+        fixed = sorted(size for size in first if _is_fixed(size))
         if len(fixed) > 1:
             raise ValueError(f"{path}: inputs are fixed to batches of {fixed} samples at once")
-        self._batch = fixed[0] if fixed else None
+        lead = outputs[self._output][:1]
+        # As many answers whatever the batch: none is a sample's, but of one that is alone.
+        alone = not fixed and bool(lead) and _is_fixed(lead[0]) and lead != [1]
+        self._batch = fixed[0] if fixed else 1 if alone else None
 
     def __reduce__(self) -> tuple[PyTree, ...]:
         return OnnxModel, self._made_of
@@ -66,15 +71,44 @@ class OnnxModel:
 
     def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The chosen output for samples [n, …], given in the model's order or as one dictionary."""
-        feed = {d.name: _taken(d, array) for d, array in self._matched(inputs)}
-        if self._batch is None:
+        matched = self._matched(inputs)
+        feed = {d.name: _taken(d, array) for d, array in matched}
+        unsaid = [d.name for d, _ in matched if not d.shape and feed[d.name].ndim]
+        # A number a sample, for an input that has no axis of samples.
+        numbers = [name for name in unsaid if feed[name].ndim == 1]
+        # What has no shape in the file may be a number there, and be broadcast along any axis.
+        if self._batch is None and not numbers and not (unsaid and len(matched) > 1):
             return self._run(feed)
-        count = len(next(iter(feed.values())))
-        parts = []
-        for start in range(0, count, self._batch):
-            rows = np.minimum(np.arange(start, start + self._batch), count - 1)
-            parts.append(self._run({name: array[rows] for name, array in feed.items()}))
-        return np.concatenate(parts)[:count]
+        count = next(len(array) for array in feed.values() if array.ndim)
+        batch = self._batch or 1
+        size = 1 if numbers else batch
+        answers = []
+        for start in range(0, count, size):
+            rows = np.arange(start, min(start + size, count))
+            filled = np.append(rows, np.full(batch - len(rows), rows[-1]))
+            taken = {name: array[filled] if array.ndim else array for name, array in feed.items()}
+            taken |= {name: np.asarray(feed[name][start]) for name in numbers}
+            answers.append((self._run(taken), len(rows)))
+        return self._joined(answers, batch)
+
+    def _joined(self, answers: list[tuple[np.ndarray, int]], batch: int) -> np.ndarray:
+        """The answers [n, …] of runs of a batch, of each as many as it has samples of its own."""
+        parts = [part for part, _ in answers]
+        if batch == 1 and any(part.shape[:1] != (1,) for part in parts):
+            parts = [part[None] for part in parts]  # they are without the axis of the one sample
+        elif wrong := [part for part in parts if part.shape[:1] != (batch,)]:
+            raise BlackBoxError(
+                f"the model's output {self._output!r} has shape {list(wrong[0].shape)} for a batch "
+                f"of {batch}, and so no answer for each sample: give output=, or export it "
+                "with a batch of 1"
+            )
+        if len(shapes := {part.shape for part in parts}) > 1:
+            one, other = sorted(shapes)[:2]
+            raise BlackBoxError(
+                f"the model's output {self._output!r} has another shape for other samples, "
+                f"{list(one[1:])} and {list(other[1:])}"
+            )
+        return np.concatenate([part[:k] for part, (_, k) in zip(parts, answers, strict=True)])
 
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         return np.asarray(self._session.run([self._output], feed)[0])
@@ -91,6 +125,10 @@ class OnnxModel:
         if set(given) != set(names):
             raise BlackBoxError(f"the model takes {names}, got {sorted(given)}")
         return [(declared, given[declared.name]) for declared in self._inputs]
+
+
+def _is_fixed(size: object) -> bool:
+    return isinstance(size, int) and size > 0
 
 
 def _taken(declared: Any, array: PyTree) -> np.ndarray:
@@ -111,7 +149,7 @@ def _taken(declared: Any, array: PyTree) -> np.ndarray:
         )
     given, dtype = np.asarray(array), np.dtype(_DTYPES[declared.type])
     with np.errstate(all="ignore"):
-        taken = np.ascontiguousarray(given, dtype)
+        taken = np.asarray(given, dtype, order="C")
     if dtype.kind not in "f" and np.any(taken != given):
         beyond = given[taken != given].reshape(-1)[0]
         raise BlackBoxError(
@@ -127,9 +165,11 @@ def onnx_model(
 
     Args:
       path: of a model whose first axes are the batch. One that is fixed to a batch is run so
-        many samples at a time, the last of them repeated where they do not fill it. Inputs are
-        cast to the types that it declares, but a ``black_box`` of it refuses such as would be
-        rounded (``ValueError``); others than it takes raise ``BlackBoxError``.
+        many samples at a time, the last of them repeated where they do not fill it; the answers
+        of a batch of 1 may lack the axis of samples. Samples of an input that is a number (a
+        temperature) are run one by one. Inputs are cast to the types that it declares, but a
+        ``black_box`` of it refuses such as would be rounded (``ValueError``); others than it
+        takes raise ``BlackBoxError``, as does an output without an answer for each sample.
       output: the name of the output that answers; None: the first.
       num_threads: of a call.
 

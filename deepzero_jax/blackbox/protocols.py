@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from deepzero_jax.blackbox.answers import from_json
 from deepzero_jax.blackbox.errors import BlackBoxError
 
 Protocol = Literal["plain", "kserve_v2", "instances"]
@@ -55,7 +56,7 @@ def _of(content: Any, name: str) -> Any:
 def _outputs(content: Any, output: str | None) -> np.ndarray:
     found = _of(content, "outputs")
     is_named = output is not None or isinstance(found, dict)
-    return np.asarray(_chosen(found, output) if is_named else found)
+    return from_json(_chosen(found, output) if is_named else found)
 
 
 def _chosen(found: Any, output: str | None) -> Any:
@@ -86,7 +87,9 @@ def _rows_of(content: Any, name: str) -> list[Any]:
 def _predictions(content: Any, output: str | None) -> np.ndarray:
     found = _rows_of(content, "predictions")
     is_named = output is not None or any(isinstance(row, dict) for row in found)
-    return np.asarray([_chosen(row, output) for row in found] if is_named else found)
+    if is_named:  # a row may be null
+        found = [row if row is None else _chosen(row, output) for row in found]
+    return from_json(found)
 
 
 def _datatype(dtype: np.dtype) -> str:
@@ -112,15 +115,29 @@ def _tensors(inputs: Named) -> dict[str, Any]:
 
 
 def _tensor(content: Any, output: str | None) -> np.ndarray:
-    tensors = _rows_of(content, "outputs")
-    names = [tensor["name"] for tensor in tensors]
-    if output is not None and output not in names:
-        raise BlackBoxError(f"it has no output {output!r}; its outputs are {names}")
-    tensor = tensors[0 if output is None else names.index(output)]
-    if tensor["datatype"] not in _NUMPY:
-        raise BlackBoxError(f"it answers in {tensor['datatype']}, which is not read here")
-    data = np.asarray(tensor["data"], _NUMPY[tensor["datatype"]])
-    return data.reshape(tensor["shape"])
+    tensors = {tensor["name"]: tensor for tensor in _rows_of(content, "outputs")}
+    name = next(iter(tensors)) if output is None and len(tensors) == 1 else output
+    found = _chosen(tensors, name)
+    data = _declared(from_json(found["data"]), found["datatype"], found["name"])
+    return data.reshape(found["shape"])
+
+
+def _declared(data: np.ndarray, datatype: str, name: str) -> np.ndarray:
+    """Numbers in the type that they are declared in, which must hold them."""
+    if datatype not in _NUMPY:
+        raise BlackBoxError(f"it answers in {datatype}, which is not read here")
+    if data.dtype.kind not in "fiub":
+        return data
+    dtype, given = np.dtype(_NUMPY[datatype]), data[np.isfinite(data)]
+    with np.errstate(all="ignore"):
+        taken = given.astype(dtype)
+    beyond = given[~np.isfinite(taken) if dtype.kind == "f" else taken != given]
+    if beyond.size:
+        raise BlackBoxError(
+            f"its output {name!r} is declared {datatype}, which does not hold {beyond[0]}"
+        )
+    is_whole = len(given) == data.size or dtype.kind == "f"
+    return data.astype(dtype) if is_whole else data  # whole numbers have no NaN
 
 
 PROTOCOLS: dict[str, Wording] = {

@@ -1,18 +1,17 @@
 """A program that answers over its pipes as a black box."""
 
-import contextlib
 import io
 import json
-import os
-import subprocess
-import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Sequence
-from typing import IO, Any, Literal, cast
+from typing import IO, Literal
 
 import numpy as np
 
+from deepzero_jax.blackbox.answers import from_json
 from deepzero_jax.blackbox.errors import BlackBoxError
+from deepzero_jax.blackbox.pipes import HadEndedError, Program
 from deepzero_jax.types import PyTree
 
 Format = Literal["json", "npy"]
@@ -27,10 +26,11 @@ class Simulator:
         if format not in _FORMATS:
             raise ValueError(f"format must be one of {sorted(_FORMATS)}, got {format!r}")
         self._command, self._format = list(command), format
-        self._program: subprocess.Popen[bytes] | None = None
-        # A file, as a pipe that nobody reads would block a program that says much.
-        self._errors: IO[bytes] | None = None
+        # One program for each call that is on its way at the same time.
+        self._idle: list[Program] = []
+        self._asked: dict[int, Program] = {}
         self._lock = threading.Lock()
+        weakref.finalize(self, _end, self._idle, self._asked)
 
     def __reduce__(self) -> tuple[PyTree, ...]:
         return Simulator, (self._command, self._format)
@@ -40,109 +40,84 @@ class Simulator:
         if len(inputs) != 1 or not hasattr(inputs[0], "tolist"):
             kind = type(inputs[0]).__name__ if len(inputs) == 1 else f"{len(inputs)} inputs"
             raise BlackBoxError(f"a program on pipes is sent one array of samples, got {kind}")
-        samples = np.asarray(inputs[0])
-        write, read = _FORMATS[self._format]
-        with self._lock:
-            program, is_whole = self._running(), False
+        encode, read = _FORMATS[self._format]
+        content = encode(np.asarray(inputs[0]))
+        while True:
+            program, is_whole = self._take(), False
             try:
-                if _has_more(cast(IO[bytes], program.stdout)):
-                    raise ValueError(
-                        "it wrote more than one answer to a call, or before the first: answers "
-                        "would be taken for those of other samples"
-                    )
-                write(cast(IO[bytes], program.stdin), samples)
-                answers = read(cast(IO[bytes], program.stdout))
+                answers = program.ask(content, read)
                 if answers.dtype.kind not in "fiub":
                     raise ValueError(f"no numbers, {str(answers)[:80]}")
                 is_whole = True
+                return answers
+            except HadEndedError:  # as one does that answers once: another is started
+                continue
             except (OSError, EOFError, ValueError) as error:
-                raise RuntimeError(self._last_words(program, error)) from error
+                raise RuntimeError(program.last_words(error)) from error
             finally:
-                # A program that has lost its place in the stream is not asked again.
-                if not is_whole:
-                    self._end()
-            return cast(np.ndarray, answers)
+                self._give_back(program, is_whole)
 
-    def _running(self) -> "subprocess.Popen[bytes]":
-        if self._program is not None and self._program.poll() is not None:
-            self._end()
-        if self._program is None:
-            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the program
-            pipe = subprocess.PIPE
-            try:
-                self._program = subprocess.Popen(
-                    self._command, stdin=pipe, stdout=pipe, stderr=self._errors
-                )
-            except OSError as error:
-                self._end()
-                if isinstance(error, FileNotFoundError | PermissionError):
+    def _take(self) -> Program:
+        with self._lock:
+            program = None
+            while self._idle and program is None:
+                program = self._idle.pop()
+                if program.has_ended:
+                    program.close()
+                    program = None
+            if program is None:
+                try:
+                    program = Program(self._command)
+                except (FileNotFoundError, PermissionError) as error:
                     raise BlackBoxError(f"there is no program to start: {error}") from error
-                raise
-        return self._program
+            self._asked[threading.get_ident()] = program
+            return program
 
-    def _last_words(self, program: "subprocess.Popen[bytes]", error: BaseException) -> str:
-        try:
-            told = f"ended with status {program.wait(0.5)}"
-        except subprocess.TimeoutExpired:
-            told = f"answered otherwise than agreed ({error})"
-        words = b""
-        if self._errors is not None:
-            self._errors.seek(0)
-            words = self._errors.read()
-        last = words.decode(errors="replace").strip().splitlines()[-1:]
-        return f"{self._command[0]} {told}" + (f": {last[0][:200]}" if last else "")
+    def _give_back(self, program: Program, is_whole: bool) -> None:
+        """A program that has lost its place in the stream is not asked again."""
+        with self._lock:
+            kept = self._asked.pop(threading.get_ident(), None) is program and is_whole
+            if kept:
+                self._idle.append(program)
+        if not kept:
+            program.close()
 
-    def _end(self) -> None:
-        program, self._program = self._program, None
-        if program is not None:
-            program.kill()
-            program.wait()
-            for pipe in (program.stdin, program.stdout):
-                with contextlib.suppress(OSError):  # what was not yet written is lost
-                    cast(IO[bytes], pipe).close()
-        if self._errors is not None:
-            self._errors.close()
+    def give_up(self, thread: int) -> None:
+        """Ends the program of a call that a thread waits for, and so the call."""
+        with self._lock:
+            if thread in self._asked:
+                self._asked[thread].kill()
 
     def close(self) -> None:
-        """Ends the program; the next call starts it anew."""
+        """Ends the programs, also those of calls on their way; the next call starts one anew."""
         with self._lock:
-            self._end()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_errors"):
-            self._end()
+            _end(self._idle, self._asked)
 
 
-def _has_more(pipe: IO[bytes]) -> bool:
-    """Whether something lies there to be read, without waiting for it."""
-    number = pipe.fileno()
-    try:
-        os.set_blocking(number, False)
-    except (AttributeError, OSError):  # where pipes cannot be asked: Windows before Python 3.12
-        return False
-    try:
-        return bool(cast(Any, pipe).peek(1))
-    finally:
-        os.set_blocking(number, True)
+def _end(idle: list[Program], asked: dict[int, Program]) -> None:
+    for program in asked.values():
+        program.kill()
+    while idle:
+        idle.pop().close()
 
 
-def _write_json(pipe: IO[bytes], samples: np.ndarray) -> None:
-    pipe.write(json.dumps(samples.tolist()).encode() + b"\n")
-    pipe.flush()
+def _to_json(samples: np.ndarray) -> bytes:
+    return json.dumps(samples.tolist()).encode() + b"\n"
 
 
 def _read_json(pipe: IO[bytes]) -> np.ndarray:
-    line = pipe.readline()
+    line = b"\n"
+    while line.isspace():
+        line = pipe.readline()
     if not line.endswith(b"\n"):
         raise EOFError("no line")
-    return np.asarray(json.loads(line))
+    return from_json(json.loads(line))
 
 
-def _write_npy(pipe: IO[bytes], samples: np.ndarray) -> None:
+def _to_npy(samples: np.ndarray) -> bytes:
     whole = io.BytesIO()
     np.save(whole, samples, allow_pickle=False)
-    pipe.write(whole.getvalue())
-    pipe.flush()
+    return whole.getvalue()
 
 
 def _read_npy(pipe: IO[bytes]) -> np.ndarray:
@@ -164,9 +139,9 @@ _HEADERS: dict[tuple[int, int], Callable[..., PyTree]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_FORMATS: dict[str, tuple[Callable[[IO[bytes], np.ndarray], None], Callable[[IO[bytes]], Any]]] = {
-    "json": (_write_json, _read_json),
-    "npy": (_write_npy, _read_npy),
+_FORMATS: dict[str, tuple[Callable[[np.ndarray], bytes], Callable[[IO[bytes]], np.ndarray]]] = {
+    "json": (_to_json, _read_json),
+    "npy": (_to_npy, _read_npy),
 }
 
 
@@ -174,18 +149,21 @@ def subprocess_simulator(command: Sequence[str], format: Format = "json") -> Sim
     """A host function for ``black_box`` that asks a program over its standard input and output.
 
     The program is started at the first call and runs on. It reads samples [n, …] and writes
-    answers [n, …]: with ``"json"`` nested lists, one line each; with ``"npy"`` arrays in
-    NumPy's file format, one after the other (``np.save``; ``np.load`` takes a file that can be
-    sought in, so a program reads from its pipe as below).
+    answers [n, …], one for each call: with ``"json"`` nested lists, one line each; with
+    ``"npy"`` arrays in NumPy's file format, one after the other (``np.save``; ``np.load`` takes
+    a file that can be sought in, so a program reads from its pipe as below).
 
     Args:
       command: the program and its arguments.
       format: of samples and answers.
 
     Returns:
-      ``(samples) -> answers``. A program that dies is started again at the next call; its
-      last words on standard error are in the message. In a worker process each has its own.
-      Where there is no such program it raises ``BlackBoxError``.
+      ``(samples) -> answers``. Each thread or worker process that asks has a program of its
+      own. One that dies, or that ends after each answer, is started again at the next call;
+      its last words on standard error are in the message. One whose call is given up
+      (``timeout`` of the box) is ended, as all are by ``close()``, with this process, or where
+      this process is killed (not on Windows). Where there is no such program, or where it
+      writes more answers than it is asked for, a call raises ``BlackBoxError``.
 
     Raises:
       ValueError: an empty command, or an unknown format.

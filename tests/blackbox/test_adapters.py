@@ -19,6 +19,11 @@ from deepzero_jax.blackbox import (
 from tests.blackbox.test_box import squares
 
 
+def tensor(name, datatype="FP32", data=(1.0,), shape=(1, 1)):
+    """An output of the Open Inference Protocol."""
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
 @contextmanager
 def server(answer):
     """A server on loopback; ``answer(body) -> (status, headers, bytes or parts of them)``."""
@@ -120,14 +125,29 @@ def test_a_request_to_an_endpoint_that_hangs_takes_no_other_with_it():
         ("instances", [{"a": [1.0], "b": [2.0]}], {}, r"give output=, one of \['a', 'b'\]"),
         ("instances", [{"a": [1.0]}], {"output": "z"}, r"its outputs are \['a'\]"),
         ("instances", {"a": [1.0]}, {}, 'answers "predictions" otherwise than the protocol'),
+        ("kserve_v2", [tensor("a"), tensor("b")], {}, r"give output=, one of \['a', 'b'\]"),
+        ("kserve_v2", [tensor("a")], {"output": "z"}, r"no output 'z'; its outputs are \['a'\]"),
     ],
 )
 def test_which_output_of_an_endpoint_is_asked_for_once(protocol, outputs, options, words):
-    name = "outputs" if protocol == "plain" else "predictions"
+    name = "predictions" if protocol == "instances" else "outputs"
     with server(lambda body: as_json({name: outputs})) as url:
         box = dz.black_box(http_endpoint(url, protocol, **options), (1,))
         with pytest.raises(BlackBoxError, match=words):
             box(jnp.ones((1, 1)))
+        assert box.num_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("datatype", "number"), [("INT32", 1.7), ("BOOL", 0.3), ("UINT8", -1), ("FP16", 7e4)]
+)
+def test_numbers_that_an_endpoint_declares_otherwise_are_refused(datatype, number):
+    answers = {"outputs": [tensor("y", datatype, [1, number], [2, 1])]}
+    with server(lambda body: as_json(answers)) as url:
+        box = dz.black_box(http_endpoint(url, "kserve_v2"), (1,))
+        words = f"output 'y' is declared {datatype}, which does not hold {number}"
+        with pytest.raises(BlackBoxError, match=words):
+            box(jnp.ones((2, 1)))
         assert box.num_calls == 1
 
 

@@ -23,6 +23,26 @@ def onnx_of(folder, kind):
     return onnx_model(folder / "double.onnx")
 
 
+def saved(folder, nodes, inputs, output, **constants):
+    """A model of float32 that answers with y; shapes of its inputs by name, and of y."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    info = [helper.make_tensor_value_info(n, kind, s) for n, s in [*inputs.items(), ("y", output)]]
+    arrays = [onnx.numpy_helper.from_array(np.array(a), name) for name, a in constants.items()]
+    made = [helper.make_node(*node[:3], **dict(node[3:])) for node in nodes]
+    graph = helper.make_graph(made, "graph", info[:-1], info[-1:], arrays)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    return onnx_model(folder / "model.onnx")
+
+
+WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
+PRODUCT = ("MatMul", ["x", "w"], ["m"])
+SQUEEZED = ("Squeeze", ["m", "axes"], ["y"])
+SUM = ("ReduceSum", ["x"], ["y"], ("keepdims", 0))
+
+
 def onnx_file(folder, batch="n"):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -136,3 +156,65 @@ def test_whole_numbers_that_a_model_does_not_hold_are_refused(tmp_path):
         with pytest.raises(BlackBoxError, match=f"'x' takes int8, which does not hold {value}"):
             host(np.full((1, 1), value, np.int32))
     assert host(np.full((1, 1), 7, np.int32)).tolist() == [[14]]
+
+
+@pytest.mark.parametrize("batch", [1, "n"])
+def test_answers_without_an_axis_of_samples_are_those_of_each_sample(tmp_path, batch):
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    scales = np.array([[1.0], [10.0], [100.0]], np.float32)
+    boxes = saved(tmp_path, [("Mul", ["x", "s"], ["y"])], {"x": [batch, 4]}, [3, 4], s=scales)
+    expected = x[:, None] * scales
+    np.testing.assert_array_equal(dz.black_box(boxes, (3, 4))(x), expected)
+    box = dz.black_box(boxes, (4,))
+    with pytest.raises(BlackBoxError, match=r"must have shape \(2, 4\), got \(2, 3, 4\)"):
+        box(x)
+    if batch == "n":
+        return
+    constants = {"w": WEIGHTS, "axes": np.array([0])}
+    logits = saved(tmp_path, [PRODUCT, SQUEEZED], {"x": [1, 4]}, [3], **constants)
+    np.testing.assert_array_equal(dz.black_box(logits, (3,))(x), x @ WEIGHTS)
+    with pytest.raises(BlackBoxError, match=r"must have shape \(2,\), got \(2, 3\)"):
+        dz.black_box(logits, ())(x)
+    total = saved(tmp_path, [SUM], {"x": [1, 4]}, [])
+    assert dz.black_box(total, ())(x).tolist() == x.sum(1).tolist()
+
+
+def test_an_output_of_another_shape_for_other_samples_is_refused(tmp_path):
+    found = ("NonZero", ["x"], ["places"]), ("Cast", ["places"], ["y"], ("to", 1))
+    host = saved(tmp_path, found, {"x": [1, 4]}, ["axes", "num"])
+    with pytest.raises(BlackBoxError, match=r"'y' has another shape .* \[2, 1\] and \[2, 3\]"):
+        dz.black_box(host, (2, 1))(np.array([[0, 1, 0, 0], [1, 1, 1, 0]], np.float32))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_an_output_over_a_whole_batch_is_refused(tmp_path, count):
+    nodes = [("ReduceSum", ["x"], ["m"], ("keepdims", 0)), ("Unsqueeze", ["m", "axes"], ["y"])]
+    host = saved(tmp_path, nodes, {"x": [2, 4]}, [1], axes=np.array([0]))
+    box = dz.black_box(host, (), backoff=0.0)
+    with pytest.raises(BlackBoxError, match=r"output 'y' has shape \[1\] for a batch of 2"):
+        box(jnp.ones((count, 4)))
+    assert box.num_calls == 1
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_input_that_is_a_number_has_one_for_each_sample(tmp_path, batch, count):
+    nodes = [PRODUCT, ("Mul", ["m", "k"], ["y"])]
+    host = saved(tmp_path, nodes, {"x": [batch, 4], "k": []}, [batch, 3], w=WEIGHTS)
+    x, k = np.ones((3, 4), np.float32)[:count], np.float32([1, 10, 100])[:count]
+    expected = (x @ WEIGHTS) * k[:, None]
+    box = dz.black_box(host, (3,))
+    np.testing.assert_array_equal(box(x, k), expected)
+    np.testing.assert_array_equal(box({"k": k, "x": x}), expected)
+    rows = 2 if batch == 2 else 1  # of one set of inputs
+    single = dz.black_box(host, (rows, 3), batched=False)
+    np.testing.assert_array_equal(single(np.ones((rows, 4)), 10.0)[0], 10 * WEIGHTS.sum(0))
+
+
+def test_inputs_without_a_shape_take_any(tmp_path):
+    nodes = [PRODUCT, ("Add", ["m", "shift"], ["y"])]
+    x, shift = np.ones((3, 4), np.float32), np.arange(9, dtype=np.float32).reshape(3, 3)
+    host = saved(tmp_path, nodes, {"x": ["n", 4], "shift": None}, ["n", 3], w=WEIGHTS)
+    np.testing.assert_array_equal(dz.black_box(host, (3,))(x, shift), x @ WEIGHTS + shift)
+    alone = saved(tmp_path, [*nodes[:1], ("Identity", ["m"], ["y"])], {"x": None}, None, w=WEIGHTS)
+    np.testing.assert_array_equal(dz.black_box(alone, (3,))(x), x @ WEIGHTS)
