@@ -15,9 +15,15 @@ from deepzero_jax.coordinates import (
 )
 from deepzero_jax.estimators.base_pass import FlatLoss
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
-from deepzero_jax.estimators.directions import direction_key, draw_direction
+from deepzero_jax.estimators.directions import (
+    direction_key,
+    draw_direction,
+    rounding_seed,
+    typical_lengths,
+)
 from deepzero_jax.estimators.loss import Loss
-from deepzero_jax.estimators.smoothing import Step, along_the_step, check_resolution
+from deepzero_jax.estimators.rounding import in_the_mean, nearest
+from deepzero_jax.estimators.smoothing import Step, check_resolution
 from deepzero_jax.pages import see
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -76,18 +82,22 @@ def ask(
             raise ValueError(
                 f"{estimator.name} draws random directions: pass key=jax.random.key(…){see('key')}"
             )
-        steps = _steps(at, settings)
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
+        kept = at.leaves if mask is None else jax.tree.leaves(mask)
+        sizes = [int(np.size(one) if mask is None else np.sum(one)) for one in kept]
+        steps = _steps(at, settings, typical_lengths(settings["distribution"], sizes))
         return _direction_points(at, steps, settings, key, mask)
     raise TypeError(f"ask takes an estimator from cge() or rge(), got {estimator!r}")
 
 
-def _steps(at: FlatLoss, settings: Any) -> list[Step]:
+def _steps(at: FlatLoss, settings: Any, lengths: Sequence[Any] | None = None) -> list[Step]:
     steps = at.steps(settings["smoothing"])
     finer = "give NumPy arrays in float64, or set jax_enable_x64: float32 is JAX's type without it"
-    for step, path, dtype, leaf in zip(steps, at.paths, at.dtypes, at.leaves, strict=True):
+    lengths = [1.0] * len(steps) if lengths is None else lengths
+    whole = zip(steps, at.paths, at.dtypes, at.leaves, lengths, strict=True)
+    for step, path, dtype, leaf, length in whole:
         words = finer if dtype == np.float32 else ""
-        check_resolution([step], [path], [dtype], [leaf], words)
+        check_resolution([step], [path], [dtype], [leaf], words, [length])
     return steps
 
 
@@ -161,20 +171,19 @@ def _direction_points(
 ) -> tuple[Params, Tell]:
     num, central = settings["num_directions"], settings["central"]
     params = jax.tree.map(jnp.asarray, at.params)
-    draw = lambda j: draw_direction(direction_key(key, j), params, mask, settings["distribution"])
-    directions, factors = jax.vmap(draw)(jnp.arange(num))
+    draw = lambda k: draw_direction(k, params, mask, settings["distribution"])
+    keys = jax.vmap(lambda j: direction_key(key, j))(jnp.arange(num))
+    directions, factors = jax.vmap(draw)(keys)
     pairs = zip(jax.tree.leaves(directions), at.leaves, strict=True)
     us = [np.asarray(u, leaf.dtype) for u, leaf in pairs]
-    points, asked, went = [], [], []
-    for leaf, step, u in zip(at.leaves, steps, us, strict=True):
-        start, offset = np.asarray(leaf), np.asarray(step, leaf.dtype) * u
-        sides = [start[None], start + offset] + ([start - offset] if central else [])
-        points.append(np.concatenate(sides))
-        moved = points[-1][1:].astype(np.float64)
-        upper, lower = moved[:num], moved[num:] if central else np.asarray(leaf, np.float64)
-        asked.append((2 if central else 1) * float(step) * np.asarray(u, np.float64))
-        went.append(upper - lower)
-    share = along_the_step(asked, went, 1, on_host=True)
+    leaves = [np.asarray(leaf)[None] for leaf in at.leaves]
+    pairs = zip(leaves, steps, us, strict=True)
+    offsets = [np.asarray(step, leaf.dtype) * u for leaf, step, u in pairs]
+    seeds = np.asarray(jax.vmap(rounding_seed)(keys))
+    found = nearest(leaves, offsets, central, on_host=True)
+    found, share = in_the_mean(found, leaves, offsets, seeds, 1, on_host=True)
+    parts = zip(leaves, found.ahead, *([found.behind] if central else []), strict=True)
+    points = [np.concatenate(part) for part in parts]
 
     def tell(losses: Any) -> tuple[float, Params]:
         found = _checked(losses, 1 + num * (2 if central else 1))

@@ -24,6 +24,7 @@ from deepzero_jax.difference.program import (
 from deepzero_jax.difference.values import ZERO, Delta, dense
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.estimators.rounding import steps_rounded_by
 from deepzero_jax.estimators.smoothing import Smoothing, Step, leaf_steps
 from deepzero_jax.types import Params, PyTree
 
@@ -86,15 +87,16 @@ class BasePass(NamedTuple):
     Attributes:
       value: scalar loss.
       aux: auxiliary output.
-      delta: ``(deltas of the parameters' leaves) -> f(params + deltas) − f(params)``; where
-        differences are propagated, each is any ``difference.values.Delta``.
+      delta: ``(deltas of the parameters' leaves, seed) -> f(params + deltas) − f(params)``; where
+        differences are propagated, each delta is any ``difference.values.Delta``. The seed is
+        that of a random direction, see ``rounding.in_the_mean``, or None.
       host_use: what the loss asks of the host.
       course: what the differences are propagated through, if they are.
     """
 
     value: jax.Array
     aux: PyTree
-    delta: Callable[[Sequence[PyTree]], jax.Array]
+    delta: Callable[[Sequence[PyTree], jax.Array | None], jax.Array]
     host_use: HostUse = HostUse()
     course: "Course | None" = None
 
@@ -122,8 +124,9 @@ def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
     answers = _answers(to_loss)
     watched = to_loss._replace(outputs=(*to_loss.outputs, *answers))
 
-    def delta(deltas: Sequence[Delta]) -> jax.Array:
-        found, *moved = propagate(watched, values, deltas, delta_dtype)
+    def delta(deltas: Sequence[Delta], seed: jax.Array | None) -> jax.Array:
+        with steps_rounded_by(seed):
+            found, *moved = propagate(watched, values, deltas, delta_dtype)
         pairs = [(d, values[n]) for d, n in zip(moved, answers, strict=True) if d is not ZERO]
         lost = [jnp.any(jnp.isnan(dense(d, base)) & ~jnp.isnan(base)) for d, base in pairs]
         return _unless(lost, dense(found, value))

@@ -25,6 +25,12 @@ def direction_key(key: Key, index: jax.Array | int) -> Key:
     return jax.random.fold_in(threefry(key), index)
 
 
+def rounding_seed(key: Key) -> jax.Array:
+    """What rounds the steps along the direction of a key, uint32: see ``in_the_mean``."""
+    # The keys of leaves are split off the same one.
+    return jax.random.bits(jax.random.fold_in(key, np.uint32(2**32 - 1)), dtype=jnp.uint32)
+
+
 def draw_direction(
     key: Key, params: Params, mask: PyTree | None, distribution: Distribution
 ) -> tuple[Params, jax.Array | float]:
@@ -55,6 +61,24 @@ def draw_direction(
         drawn = _unit(drawn)
     taken = [u.astype(leaf.dtype) for u, leaf in zip(drawn, leaves, strict=True)]
     return treedef.unflatten(taken), factor
+
+
+def typical_lengths(
+    distribution: Distribution, sizes: Sequence[jax.Array | int]
+) -> list[jax.Array | float]:
+    """Root mean square of the numbers of a direction, leaf by leaf.
+
+    Args:
+      distribution: see ``rge``.
+      sizes: of the leaves, in active coordinates.
+    """
+    if distribution == "tensor_sphere":
+        return [_or_one(size) ** -0.5 for size in sizes]
+    return [_or_one(sum(sizes)) ** -0.5 if distribution == "sphere" else 1.0] * len(sizes)
+
+
+def _or_one(size: jax.Array | int) -> jax.Array | int:
+    return max(size, 1) if isinstance(size, int) else jnp.maximum(size, 1)
 
 
 def _unit(vectors: Sequence[jax.Array]) -> list[jax.Array]:

@@ -4,10 +4,10 @@ A difference sends the base, what moves it, and the answers at the base. A box w
 answers is asked in float64, so that nothing is rounded before it is subtracted (where JAX has
 no float64, its answers come in two float32 parts). Any other is asked in the type of its
 inputs, which rounds the step: the difference of each sample is brought back from the step
-that was taken to the one asked for.
+that was taken to the one asked for, or a random direction is rounded so that none is needed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -25,7 +25,13 @@ from deepzero_jax.difference.application import Application, evaluate_and_subtra
 from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Moved, is_float
-from deepzero_jax.estimators.smoothing import along_the_step
+from deepzero_jax.estimators.rounding import (
+    Rounded,
+    in_the_mean,
+    nearest,
+    seed_of_steps,
+)
+from deepzero_jax.types import Array
 
 
 @dataclass(frozen=True)
@@ -68,33 +74,34 @@ class _HostDifference(_OfMoved):
     """What the callback of a perturbed query calls.
 
     Where answers come in two parts, differences do.
+
+    Attributes:
+      is_random: whether the seed of a random direction comes behind all else.
     """
+
+    is_random: bool = False
 
     def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
         """As of the call."""
         return self.call.num_copies(operands, answer)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        inputs, moves, bases = self.parts(arrays, len(self.call.ndims))
-        asked: list[np.ndarray] = []
-        went: list[np.ndarray] = []
+        seed = arrays[-1] if self.is_random else None
+        given = arrays[:-1] if self.is_random else arrays
+        inputs, moves, bases = self.parts(given, len(self.call.ndims))
+        rounding: dict[int, np.ndarray] = {}
         for number, move in zip(self.moving, moves, strict=True):
             base = inputs[number]
             if not is_float(base):
                 inputs[number] = move
-                continue
-            if self.call.box.outputs.is_double:
+            elif self.call.box.outputs.is_double:
                 inputs[number] = widened(base) + move
-                continue
-            inputs[number] = base + move.astype(base.dtype)
-            # What is infinite is as it was: nobody asks it to move.
-            stays = np.isinf(base)
-            asked.append(_in_reals(np.where(stays, 0, move)))
-            went.append(_in_reals(less(inputs[number], base, stays)))
+            else:
+                rounding[number] = move
+        leading = arrays[0].ndim - self.call.ndims[0]
+        share = self._move(inputs, rounding, seed, leading) if rounding else np.ones(())
         answers = self.call.in_full(*inputs)
         bases = from_two_parts(bases) if self.call.splits else bases
-        leading = arrays[0].ndim - self.call.ndims[0]
-        share = self._share(asked, went, leading) if asked else np.ones(())
         differences = [
             _difference(new, base, share, self.call.splits) if is_float(new) else new
             for new, base in zip(answers, bases, strict=True)
@@ -102,17 +109,40 @@ class _HostDifference(_OfMoved):
         rounded = list(map(_rounded, differences, self.dtypes))
         return rounded + list(map(cut_off, differences, rounded)) if self.call.splits else rounded
 
-    def _share(self, asked: list[np.ndarray], went: list[np.ndarray], leading: int) -> np.ndarray:
-        """What brings the difference of each sample back to the step asked for.
+    def _move(
+        self,
+        inputs: list[np.ndarray],
+        moves: Mapping[int, np.ndarray],
+        seed: np.ndarray | None,
+        leading: int,
+    ) -> np.ndarray:
+        """Moves inputs in their own type.
 
-        Where rounding left nothing of it, the difference is 0 and counts as such.
+        Returns:
+          What brings the difference of each sample back to the step asked for; where rounding
+          left nothing of it, the difference is 0 and counts as such.
         """
         front = leading + (self.call.count is not None)
+        bases = [_in_reals(inputs[number]) for number in moves]
+        steps = [_in_reals(move) for move in moves.values()]
+        found = nearest(bases, steps, on_host=True)
         if not is_told(self.box, "stuck"):
             # The first axis that vmap put in front counts coordinates, or directions.
             by_query = lambda of: of.reshape((of.shape[0] if leading else 1, -1)).sum(axis=1)
-            self._tell(by_query(_swallowed(asked, went, front)), by_query(_any(asked, front)))
-        return counted_share(asked, went, front)
+            stuck, moving = _swallowed(found, front), _any(found.asked, front)
+            self._tell(by_query(stuck), by_query(moving))
+        if seed is not None:  # the same for all samples, however devices share them
+            seed = seed.reshape((*seed.shape, *[1] * (front - seed.ndim)))
+        found, share = in_the_mean(found, bases, steps, seed, front, on_host=True)
+        for number, moved in zip(moves, found.ahead, strict=True):
+            inputs[number] = _as_before(np.asarray(moved), inputs[number].dtype)
+        return counted(share, found.went, front)
+
+    @property
+    def _stuck(self) -> str:
+        """What becomes of a number that its step does not move."""
+        by_chance = "it moves by chance, which adds to the spread of all slopes"
+        return by_chance if self.is_random else "it counts as not moved"
 
     def _tell(self, stuck: np.ndarray, moving: np.ndarray) -> None:
         """Warns once where most steps of a query are swallowed: samples, by query."""
@@ -125,7 +155,7 @@ class _HostDifference(_OfMoved):
             "stuck",
             "the steps of an estimate do not move the inputs of a black box, in float32 "
             f"({stuck[worst]:,} of the {moving[worst]:,} samples of a query, in one number at "
-            "least): it counts as not moved; give a larger smoothing, scale the inputs, or declare "
+            f"least): {self._stuck}; give a larger smoothing, scale the inputs, or declare "
             'float64 answers (dtype="float64"), which are asked for in float64',
         )
 
@@ -172,19 +202,20 @@ def _rounded(difference: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return difference.astype(dtype)
 
 
-def less(moved: np.ndarray, base: np.ndarray, stays: np.ndarray) -> np.ndarray:
-    """How far numbers went, 0 where they stay, being infinite."""
-    return np.subtract(moved, base, out=np.zeros_like(moved), where=~stays)
+def _in_reals(array: np.ndarray) -> np.ndarray:
+    """Complex numbers as two real ones each, on an axis behind."""
+    return np.stack([np.real(array), np.imag(array)], -1) if np.iscomplexobj(array) else array
 
 
-def _in_reals(steps: np.ndarray) -> np.ndarray:
-    """Complex steps as two real numbers each, on an axis behind."""
-    return np.stack([np.real(steps), np.imag(steps)], -1) if np.iscomplexobj(steps) else steps
+def _as_before(reals: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Undoes ``_in_reals``."""
+    is_complex = np.issubdtype(dtype, np.complexfloating)
+    return np.ascontiguousarray(reals).view(dtype)[..., 0] if is_complex else reals
 
 
-def counted_share(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:
-    """``along_the_step`` on the host, 0 where rounding left nothing of a step."""
-    share = np.asarray(along_the_step(asked, went, front, on_host=True))
+def counted(share: Array, went: Sequence[Array], front: int) -> np.ndarray:
+    """A factor of ``in_the_mean``, 0 where rounding left nothing of a step."""
+    share = np.asarray(share)
     # Where it is NaN a step was swallowed, unless the inputs are no numbers.
     stuck = np.isnan(share)
     if stuck.any():
@@ -192,19 +223,19 @@ def counted_share(asked: list[np.ndarray], went: list[np.ndarray], front: int) -
     return np.where(stuck, 0.0, share)
 
 
-def _swallowed(asked: list[np.ndarray], went: list[np.ndarray], front: int) -> np.ndarray:
+def _swallowed(steps: Rounded, front: int) -> np.ndarray:
     """Whether a number stayed that was to move half as far as any, for each of the steps."""
-    sizes = [np.abs(a) for a in asked]
+    sizes = [np.abs(a) for a in steps.asked]
     over = lambda array: tuple(range(front, array.ndim))
     most = reduce(np.maximum, [np.max(size, axis=over(size), initial=0) for size in sizes])
     found = []
-    for size, step in zip(sizes, went, strict=True):
+    for size, step in zip(sizes, steps.went, strict=True):
         half = most.reshape((*most.shape, *[1] * (size.ndim - front))) / 2
         found.append((size > 0) & (size >= half) & (step == 0))
     return _any(found, front)
 
 
-def _any(arrays: list[np.ndarray], front: int) -> np.ndarray:
+def _any(arrays: Sequence[Array], front: int) -> np.ndarray:
     """Whether a number is not 0, for each of the steps that the axes in front count."""
     found = [np.any(a, axis=tuple(range(front, a.ndim))) for a in arrays]
     return reduce(np.logical_or, found)
@@ -242,8 +273,10 @@ def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[De
         delta.value if isinstance(delta, Moved) else dense(delta, at.bases[i])
         for i, delta in ((i, deltas[i]) for i in moving)
     ]
+    seed = seed_of_steps()
+    is_random = isinstance(call, HostCall) and not call.box.outputs.is_double and seed is not None
     if is_query:
-        asks = _HostDifference(call, moving, dtypes)
+        asks = _HostDifference(call, moving, dtypes, is_random)
     else:
         asks = _MovedCall(call, moving, dtypes, at.params["callback"], len(at.bases))
     found = call_host(
@@ -252,5 +285,6 @@ def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[De
         *at.bases,
         *moves,
         *at.outputs,
+        *([seed] if is_random else []),
     )
     return [f if is_float(f) else Moved(f) for f in found]

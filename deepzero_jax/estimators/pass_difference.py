@@ -29,7 +29,7 @@ def propagated_passes(
             deltas: list[Delta] = [ZERO] * len(at.leaves)
             moved = jnp.asarray(step, leaf.dtype)
             deltas[position] = Point(moved, unravel(index, leaf.shape)) if leaf.shape else moved
-            return base.delta(deltas)
+            return base.delta(deltas, None)
 
         def slope(index: jax.Array) -> jax.Array:
             if central:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
-from deepzero_jax.difference.precision import wide, wide_dtype
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
     BasePass,
@@ -30,10 +30,17 @@ from deepzero_jax.estimators.chunks import (
     varying_like_chunks,
 )
 from deepzero_jax.estimators.contract import DirectionEstimator
-from deepzero_jax.estimators.directions import Distribution, direction_key, draw_direction
+from deepzero_jax.estimators.directions import (
+    Distribution,
+    direction_key,
+    draw_direction,
+    rounding_seed,
+    typical_lengths,
+)
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.probing import Probe, chosen_step
-from deepzero_jax.estimators.smoothing import Smoothing, Step, along_the_step, check_resolution
+from deepzero_jax.estimators.rounding import in_the_mean, is_swallowed, nearest
+from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
 
 DirectionReuse = Literal["difference", "none"]
@@ -53,7 +60,8 @@ def rge(
 
     Centrally (antithetic), the quotient is $(f(θ + μ u_j) - f(θ - μ u_j)) / 2μ$. Direction j
     is regenerated from ``fold_in(key, j)`` (of a threefry key) wherever it is needed, so no more
-    than one chunk of directions exists at a time.
+    than one chunk of directions exists at a time. Where two evaluations are subtracted, numbers
+    are moved to a neighbour in their type at random, so that rounding adds no bias, but spread.
 
     Args:
       smoothing: μ, the length of the step along u, in units of the parameters: a number, a
@@ -145,17 +153,22 @@ class _Randomized:
         at = FlatLoss.at(loss, params)
         steps = at.steps(self.smoothing)
         is_propagated = self.reuse == "difference"
-        base = propagated(at, self.delta_dtype) if is_propagated else _subtracted(at, steps)
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
+        kept = [None] * len(steps) if mask is None else at.treedef.flatten_up_to(mask)
+        pairs = zip(at.leaves, kept, strict=True)
+        sizes = [leaf.size if keep is None else jnp.sum(keep) for leaf, keep in pairs]
+        lengths = typical_lengths(self.distribution, sizes)
+        base = (
+            propagated(at, self.delta_dtype) if is_propagated else _subtracted(at, steps, lengths)
+        )
 
         def term(index: jax.Array) -> tuple[Params, jax.Array]:
             """Of this part's direction ``index``, zero from q on; and 1 if it is dropped."""
             index = index * num_parts + part
-            direction, factor = draw_direction(
-                direction_key(key, index), params, mask, self.distribution
-            )
-            us = jax.tree.leaves(direction)
-            slopes, lost = self._slopes(base, us, steps, index < self.num_directions)
+            own_key = direction_key(key, index)
+            direction, factor = draw_direction(own_key, params, mask, self.distribution)
+            us, seed = jax.tree.leaves(direction), rounding_seed(own_key)
+            slopes, lost = self._slopes(base, us, steps, seed, index < self.num_directions)
             parts = [
                 (factor * s * u).astype(wide_dtype(u.dtype))
                 for s, u in zip(slopes, us, strict=True)
@@ -173,6 +186,9 @@ class _Randomized:
         base.host_use.tell(lost)
         divided = lambda g, leaf: (g / self.num_directions).astype(jnp.result_type(leaf))
         grads = jax.tree.map(divided, total, params)
+        if not is_propagated:
+            whole = zip(jax.tree.leaves(grads), at.leaves, steps, lengths, kept, strict=True)
+            grads = at.treedef.unflatten([_if_it_moves(*parts) for parts in whole])
         return (base.value, base.aux), grads
 
     def _slopes(
@@ -180,16 +196,17 @@ class _Randomized:
         base: BasePass,
         direction: Sequence[jax.Array],
         steps: Sequence[Step],
+        seed: jax.Array,
         counts: jax.Array,
     ) -> tuple[list[jax.Array], jax.Array]:
         """Slope along a direction, in units of the step of each leaf, and whether it is dropped.
 
         Zero unless it counts.
         """
-        delta = base.delta([step * u for step, u in zip(steps, direction, strict=True)])
+        delta = base.delta([step * u for step, u in zip(steps, direction, strict=True)], seed)
         factor = 1
         if self.central:
-            delta -= base.delta([-step * u for step, u in zip(steps, direction, strict=True)])
+            delta -= base.delta([-step * u for step, u in zip(steps, direction, strict=True)], seed)
             factor = 2
         lost = base.host_use.lost(delta, base.value) & counts
         delta = base.host_use.kept(delta, base.value)
@@ -200,18 +217,30 @@ class _Randomized:
         return slopes, lost
 
 
-def _subtracted(at: FlatLoss, steps: Sequence[Step]) -> BasePass:
+def _subtracted(
+    at: FlatLoss, steps: Sequence[Step], lengths: Sequence[jax.Array | float]
+) -> BasePass:
     """The loss at the base, and differences as two evaluations subtracted."""
-    check_resolution(steps, at.paths, at.dtypes, at.leaves)
+    check_resolution(steps, at.paths, at.dtypes, at.leaves, lengths=lengths)
     (value, aux), elsewhere, host_use = evaluated(at)
 
-    def delta(deltas: Sequence[jax.Array]) -> jax.Array:
-        moved = [leaf + d for leaf, d in zip(at.leaves, deltas, strict=True)]
-        went = [wide(new - leaf) for new, leaf in zip(moved, at.leaves, strict=True)]
-        share = along_the_step(list(map(wide, deltas)), went)
-        return (elsewhere(at.treedef.unflatten(moved)) - value) * share
+    def delta(deltas: Sequence[jax.Array], seed: jax.Array | None) -> jax.Array:
+        moved, share = in_the_mean(nearest(at.leaves, deltas), at.leaves, deltas, seed)
+        return (elsewhere(at.treedef.unflatten(moved.ahead)) - value) * share
 
     return BasePass(value, aux, delta, host_use)
+
+
+def _if_it_moves(
+    slopes: jax.Array,
+    leaf: jax.Array,
+    step: Step,
+    length: jax.Array | float,
+    kept: jax.Array | None,
+) -> jax.Array:
+    """Slopes, NaN where a step of this length does not move a number, as that of ``cge`` is."""
+    stuck = is_swallowed(leaf, jnp.asarray(step * length, leaf.dtype))
+    return jnp.where(stuck if kept is None else stuck & kept, jnp.nan, slopes)
 
 
 def _sum_terms(

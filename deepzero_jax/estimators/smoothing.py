@@ -3,13 +3,13 @@
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from deepzero_jax.estimators.rounding import is_swallowed
 from deepzero_jax.registry import nearest
 from deepzero_jax.types import Array
 
@@ -17,8 +17,6 @@ from deepzero_jax.types import Array
 Step = float | jax.Array
 # One step for all leaves, or ``{leaf path: step}``.
 Smoothing = Step | Mapping[str, Step]
-# Sums of squares above this are those that float32 holds to full precision.
-_SQUARES = 1e-20
 
 
 def check_smoothing(smoothing: object) -> None:
@@ -121,64 +119,6 @@ def _taken(step: Step, dtype: np.dtype, name: str) -> Step:
     return float(np.asarray(step, dtype))
 
 
-def along_the_step(
-    asked: Sequence[Array], went: Sequence[Array], front: int = 0, on_host: bool = False
-) -> Array:
-    """What turns a difference along the way that was gone into one along the step asked for.
-
-    Adding a step to a number rounds, so that moved inputs lie elsewhere. This factor predicts
-    the one difference from the other best, in the mean over slopes of all directions, and
-    exactly where one number moves.
-
-    Args:
-      asked: the steps, arrays of the leaves that move.
-      went: moved less unmoved values, like ``asked``.
-      front: axes in front that count steps; each step runs over the others.
-      on_host: by NumPy.
-
-    Returns:
-      One factor for each step, of the axes in front; NaN where rounding left nothing of it.
-    """
-    xp: Any = np if on_host else jnp
-    along, length, moves = (_sums_on_host if on_host else _sums)(asked, went, front)
-    share = along / xp.where(length > 0, length, 1)
-    return xp.where((length > 0) | (moves == 0), xp.where(length > 0, share, 1), xp.nan)
-
-
-def _sums(asked: Sequence[Array], went: Sequence[Array], front: int) -> Sequence[Array]:
-    """Asked · went, went · went and max |asked| of each step, up to a factor of each."""
-    over = lambda array: tuple(range(front, array.ndim))
-    longest = jnp.zeros(())
-    for a in asked:
-        longest = jnp.maximum(longest, jnp.max(jnp.abs(a), axis=over(a), initial=0))
-    # Squares of short steps would be below what float32 holds.
-    unit = jnp.where(longest > 0, longest, 1)
-    scaled = lambda a: a / unit.reshape((*unit.shape, *[1] * (a.ndim - front)))
-    pairs = [(scaled(a), scaled(w)) for a, w in zip(asked, went, strict=True)]
-    along = sum(jnp.sum(a * w, over(a)) for a, w in pairs)
-    return jnp.asarray(along), jnp.asarray(sum(jnp.sum(w * w, over(w)) for _, w in pairs)), longest
-
-
-def _sums_on_host(asked: Sequence[Array], went: Sequence[Array], front: int) -> Sequence[Array]:
-    """Asked · went, went · went and asked · asked of each step, without copies of the steps."""
-
-    def dots(xs: Sequence[Array], ys: Sequence[Array], dtype: Any) -> np.ndarray:
-        flat = lambda a: np.asarray(a).reshape((*a.shape[:front], -1))
-        return sum(
-            (
-                np.einsum("...i,...i->...", flat(x), flat(y), dtype=dtype, casting="unsafe")
-                for x, y in zip(xs, ys, strict=True)
-            ),
-            np.zeros(()),
-        )
-
-    along, length = dots(asked, went, None), dots(went, went, None)
-    if np.min(length, initial=np.inf) > _SQUARES:
-        return along, length, length
-    pairs = (asked, went), (went, went), (asked, asked)
-    return [dots(*pair, np.float64) for pair in pairs]
-
-
 # What there is beside a longer step.
 PROPAGATE = 'take reuse="difference", which subtracts nothing'
 
@@ -189,6 +129,7 @@ def check_resolution(
     dtypes: Sequence[np.dtype],
     leaves: Sequence[Array] | None = None,
     otherwise: str = PROPAGATE,
+    lengths: Sequence[jax.Array | float] | None = None,
 ) -> None:
     """Raises ValueError where a parameter would not move by its step: one around 1, or its own.
 
@@ -201,7 +142,9 @@ def check_resolution(
       dtypes: of the leaves.
       leaves: their values, of which those that are known are looked at.
       otherwise: what else there is to do, if anything.
+      lengths: of what steps are multiplied by, in a random direction, see ``typical_lengths``.
     """
+    lengths = [1.0] * len(steps) if lengths is None else lengths
     for step, path, dtype in zip(steps, paths, dtypes, strict=True):
         resolution = float(jnp.finfo(dtype).eps)
         if isinstance(step, float) and step < resolution:
@@ -211,16 +154,16 @@ def check_resolution(
                 f"difference. Choose smoothing of at least {resolution:.3g}"
                 + (f", or {otherwise}" if otherwise else "")
             )
-    for step, path, leaf in zip(steps, paths, leaves or (), strict=False):
-        if isinstance(step, Tracer) or isinstance(leaf, Tracer) or not leaf.size:
+    for step, path, leaf, length in zip(steps, paths, leaves or (), lengths, strict=False):
+        if any(isinstance(one, Tracer) for one in (step, leaf, length)) or not leaf.size:
             continue
         values = np.asarray(leaf).reshape(-1)
-        stuck = values[values + np.asarray(step, values.dtype) == values]
+        stuck = values[is_swallowed(values, np.asarray(float(step) * float(length), values.dtype))]
         if stuck.size:
             largest = stuck[np.argmax(np.abs(stuck))]
             raise ValueError(
                 f"smoothing {float(step):.3g} does not move params[{path!r}] where it is "
                 f"{float(largest):.3g}, in {values.dtype}: choose smoothing of at least "
-                f"{float(jnp.finfo(values.dtype).eps) * abs(float(largest)):.1g}, "
+                f"{float(jnp.finfo(values.dtype).eps) * abs(float(largest) / float(length)):.1g}, "
                 + (f"scale the parameter, or {otherwise}" if otherwise else "or scale it")
             )

@@ -238,10 +238,18 @@ class _Trainer:
             raise NonFiniteError(
                 f"step {done} gave a loss or parameters that are not finite (loss "
                 f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
-                f"{self.folder}. Lower the learning rate or the smoothing in a new run"
+                f"{self.folder}. {self._remedy()} in a new run"
             )
         recorder.step(done, found, seconds, asked)
         return moved
+
+    def _remedy(self) -> str:
+        """Against a loss or parameters that are not finite."""
+        settings = getattr(self.compiled.step.estimator, "settings", {})
+        # Where losses at moved parameters are subtracted, one that does not move has no slope.
+        subtracts = settings.get("reuse") in ("none", "split")
+        swallowed = ", or raise it where parameters are too large to move by it,"
+        return "Lower the learning rate or the smoothing" + (swallowed if subtracts else "")
 
     @contextmanager
     def _asking(self, what: str, state: TrainState) -> Iterator[None]:

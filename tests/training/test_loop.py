@@ -161,6 +161,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     assert not (tmp_path / "run/summary.json").exists()
 
 
+def test_a_parameter_that_its_step_does_not_move_asks_for_a_longer_one(tmp_path):
+    far = lambda state: state._replace(params=jax.tree.map(lambda leaf: leaf + 1e6, state.params))
+    with pytest.raises(NonFiniteError, match="or raise it where parameters are too large to move"):
+        tiny_run(tmp_path / "run", dz.cge(smoothing=1e-3, reuse="none"), begin=far)
+
+
 def test_masks_are_kept_for_the_interval_and_then_redrawn():
     params = {"w": jnp.zeros((10, 10)), "b": jnp.zeros(3)}
     sampler = layer_ratio_sampler(params, {"w": 0.9}, interval=3)

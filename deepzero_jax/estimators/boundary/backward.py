@@ -197,7 +197,11 @@ class Backward:
             known = self._known(layout, surrogate, leaves, cotangents, constants)
             known = known.astype(layout.wide)
         per_number = jnp.asarray(layout.per_number(steps)).astype(layout.wide)
-        return moves.combine(slopes, drawn, per_number, known, lost)
+        found = moves.combine(slopes, drawn, per_number, known, lost)
+        if self.host is None and self.of.settings["reuse"] == "none":
+            stuck = moves.swallowed([leaves[i] for i in layout.moving], per_number)
+            found = found._replace(gradient=jnp.where(stuck, jnp.nan, found.gradient))
+        return found
 
     def _slopes(self, moves: Moves, start: Start) -> tuple[jax.Array, jax.Array | bool]:
         """The slopes, and which of them a box gave no answer for."""

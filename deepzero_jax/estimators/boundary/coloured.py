@@ -10,7 +10,7 @@ from deepzero_jax.blackbox import BlackBoxError
 from deepzero_jax.estimators.boundary.copies import Base, Moved
 from deepzero_jax.estimators.boundary.moves import Moves
 from deepzero_jax.estimators.boundary.structure import colours, owners
-from deepzero_jax.types import Array
+from deepzero_jax.types import Array, PyTree
 
 # A wrong pattern is off by about as much as there is; curvature and rounding by far less.
 _WRONG = 0.1
@@ -42,7 +42,7 @@ class Colours(Moves):
         """See ``Moves``."""
         return int(self._colours.max(initial=-1)) + 1
 
-    def _coefficients(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+    def _coefficients(self, drawn: PyTree, calls: Array, xp: Any) -> Array:
         del drawn
         return calls[:, None] == xp.asarray(self._colours)
 

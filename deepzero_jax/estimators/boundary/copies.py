@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deepzero_jax.types import PyTree
+
 
 class Copies(NamedTuple):
     """Copies of a backward pass, one axis in front of all arrays for each ``vmap``.
@@ -81,14 +83,14 @@ class Base:
       steps: float64 [c, m].
       answers: float64 [c, u, p].
       cotangents: float64 [c, w, u, p].
-      drawn: of the moves, [c, u, …].
+      drawn: of the moves, arrays [c, u, …] or None.
     """
 
     leaves: Sequence[np.ndarray]
     steps: np.ndarray
     answers: np.ndarray
     cotangents: np.ndarray
-    drawn: np.ndarray | None
+    drawn: PyTree
 
     def lost(self, difference: np.ndarray) -> np.ndarray:
         """Where a moved sample that weighs had no answer, and the base has: [c, u, k, p]."""
@@ -119,8 +121,10 @@ class Moved(NamedTuple):
       asked: how far numbers were to move: [c, u, k, m].
       span: how far they did, in the type of the inputs: [c, u, k, m].
       difference: of the answers: [c, u, k, p].
+      share: what brings differences back to what was asked for: [c, u, k].
     """
 
     asked: np.ndarray
     span: np.ndarray
     difference: np.ndarray
+    share: np.ndarray

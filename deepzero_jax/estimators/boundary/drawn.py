@@ -9,9 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.estimators.boundary.moves import Combined, Moves
-from deepzero_jax.estimators.directions import Distribution, draw_direction
+from deepzero_jax.estimators.directions import (
+    Distribution,
+    draw_direction,
+    rounding_seed,
+    typical_lengths,
+)
 from deepzero_jax.pages import see
-from deepzero_jax.types import Array, Key
+from deepzero_jax.types import Array, Key, PyTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,7 @@ class Drawn(Moves):
         one = lambda k: jax.random.permutation(k, self.num_coordinates)[: self.count]
         return jax.vmap(one)(keys).astype(jnp.int32)
 
-    def directions(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+    def directions(self, drawn: PyTree, calls: Array, xp: Any) -> Array:
         """See ``Moves``."""
         chosen = xp.asarray(drawn)[..., calls][..., None] == xp.arange(self.num_coordinates)
         return self._along_basis(chosen, xp)
@@ -49,7 +54,7 @@ class Drawn(Moves):
     def combine(
         self,
         slopes: jax.Array,
-        drawn: jax.Array | None,
+        drawn: PyTree,
         steps: jax.Array,
         surrogate: jax.Array | None,
         lost: jax.Array | bool = False,
@@ -97,11 +102,8 @@ class Directions(Moves):
     @cached_property
     def furthest(self) -> np.ndarray:
         """See ``Moves``; by the standard deviation of what is drawn."""
-        if self.distribution == "tensor_sphere":
-            lengths = self._own_sizes**-0.5
-        else:
-            length = self.num_coordinates**-0.5 if self.distribution == "sphere" else 1.0
-            lengths = np.full(self.num_coordinates, length)
+        lengths = map(float, typical_lengths(self.distribution, self._sizes))
+        lengths = np.repeat(list(lengths), self._sizes)
         if self.basis is None:
             return lengths
         return self._furthest_of_rows(lengths[:, None] * self.basis)
@@ -116,29 +118,33 @@ class Directions(Moves):
         """See ``Moves``."""
         return "none"
 
-    def draw(self, key: Key | None) -> jax.Array:
-        """Directions: float [u, k, d]."""
+    def draw(self, key: Key | None) -> tuple[jax.Array, jax.Array]:
+        """Directions, float [u, k, d], and seeds [u, k]."""
         assert_key(key)
         keys = jax.random.split(key, (self.layout.num_units, self.count))  # pyright: ignore[reportArgumentType]
         dtype = self.layout.wide
         zeros = [jnp.zeros(size, dtype) for size in self._sizes]
         one = lambda k: jnp.concatenate(draw_direction(k, zeros, None, self.distribution)[0])
-        return jax.vmap(jax.vmap(one))(keys)
+        return jax.vmap(jax.vmap(one))(keys), jax.vmap(jax.vmap(rounding_seed))(keys)
 
-    def directions(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+    def seeds(self, drawn: PyTree, calls: Array, xp: Any) -> Array:
         """See ``Moves``."""
-        return self._along_basis(xp.asarray(drawn)[..., calls, :], xp)
+        return xp.asarray(drawn[1])[..., calls]
+
+    def directions(self, drawn: PyTree, calls: Array, xp: Any) -> Array:
+        """See ``Moves``."""
+        return self._along_basis(xp.asarray(drawn[0])[..., calls, :], xp)
 
     def combine(
         self,
         slopes: jax.Array,
-        drawn: jax.Array | None,
+        drawn: PyTree,
         steps: jax.Array,
         surrogate: jax.Array | None,
         lost: jax.Array | bool = False,
     ) -> Combined:
         """See ``Moves``."""
-        directions = jnp.asarray(drawn)
+        directions = jnp.asarray(drawn[0])
         if self.basis is not None:
             steps = steps[:1]
         if surrogate is not None:

@@ -21,8 +21,10 @@ from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Moves
 from deepzero_jax.estimators.boundary.students import Record, secants
 from deepzero_jax.estimators.doubts import tell_flat
-from deepzero_jax.estimators.host_difference import counted_share, differed, less
+from deepzero_jax.estimators.host_difference import counted, differed
 from deepzero_jax.estimators.host_use import tell_dropped
+from deepzero_jax.estimators.rounding import Rounded, in_the_mean, nearest
+from deepzero_jax.types import Array
 
 # Bytes that moved inputs and their answers may take on the host at a time.
 _MEMORY = 2**27
@@ -96,7 +98,8 @@ class HostSlopes:
         found, dropped, is_flat = [], [], self.moves.is_whole and bool(at.cotangents.any())
         for calls in self._chunks(copies.num_asked):
             directions = np.asarray(self.moves.directions(at.drawn, calls, np))
-            moved = self._moved(at, directions, self.central)
+            seeds = self.moves.seeds(at.drawn, calls, np)
+            moved = self._moved(at, directions, self.central, seeds)
             if self.record is not None:
                 base, rows = (at.leaves, at.answers), (moved.span, moved.difference)
                 rows = secants(self.call, self.layout, self.floating, base, rows)
@@ -160,7 +163,7 @@ class HostSlopes:
         kept = answers * (len(self.call.results()) // len(answers))
         ndims = [len(shape) for shape in self.layout.shapes] + [0] * len(self.layout.moving)
         ndims += kept + [answers[i] for i in self.floating]
-        # What was drawn, if anything: coordinates [u, k], or directions [u, k, d].
+        # What was drawn, if anything: coordinates [u, k], or directions [u, k, d] and seeds [u, k].
         drawn = arrays[len(ndims) :]
         return ndims + [2 if jnp.issubdtype(one.dtype, jnp.integer) else 3 for one in drawn]
 
@@ -183,32 +186,38 @@ class HostSlopes:
         for start in range(0, self.moves.num_calls, size):
             yield np.arange(start, min(start + size, self.moves.num_calls))
 
-    def _moved(self, at: Base, directions: np.ndarray, central: bool) -> Moved:
+    def _moved(
+        self, at: Base, directions: np.ndarray, central: bool, seeds: Array | None = None
+    ) -> Moved:
         """Answers and inputs after moves less those at the base, or at the moves back."""
         offsets = directions * at.steps[:, None, None]
         # Units are samples of a call: [c, u, k, m] → [c, k, u, m].
         shape = (len(at.leaves[0]), self.layout.num_units, *offsets.shape[-2:])
         offsets = np.swapaxes(np.broadcast_to(offsets, shape), 1, 2)
-        base = self._base_vectors(at)
-        ahead, above = self._placed(at, offsets)
-        behind, below = self._placed(at, -offsets) if central else (None, base)
-        asked, span = (2 if central else 1) * offsets, less(above, below, np.isinf(above))
-        self._check_steps(at, base, asked, span)
-        upper = self._answers(ahead)
-        lower = at.answers[:, None] if behind is None else self._answers(behind)
+        starts, parts = self._vectors(at), self._parts(offsets)
+        found = nearest(starts, parts, central, on_host=True)
+        self._check_steps(at, starts, found)
+        share: Array = np.ones((*offsets.shape[:3],))
+        if self.moves.divisor != "moved":  # where one number moves, its way divides
+            seeds = None if seeds is None else np.swapaxes(seeds, 1, 2)
+            found, share = in_the_mean(found, starts, parts, seeds, 3, on_host=True)
+            share = counted(share, found.went, 3)
+        upper = self._answers(self._placed(at, found.ahead))
+        behind = found.behind
+        lower = at.answers[:, None] if behind is None else self._answers(self._placed(at, behind))
         difference = differed(upper, lower, self.call.splits and behind is None)
-        return Moved(*(np.swapaxes(array, 1, 2) for array in (asked, span, difference)))
+        whole = _joined(found.asked), _joined(found.went), difference, share
+        return Moved(*(np.swapaxes(array, 1, 2) for array in whole))
 
-    def _check_steps(self, at: Base, base: np.ndarray, asked: np.ndarray, span: np.ndarray) -> None:
-        """Raises BlackBoxError where rounding leaves nothing of a step: all are [c, k, u, m]."""
+    def _check_steps(self, at: Base, starts: Sequence[np.ndarray], found: Rounded) -> None:
+        """Raises BlackBoxError where rounding leaves nothing of a step."""
         if self.moves.furthest is not None:  # the same whatever is drawn
-            asked = (self.moves.furthest * at.steps)[:, None, None]
-            asked = np.broadcast_to(asked, (*base.shape[:1], 1, *base.shape[2:]))
-            furthest = self._placed(at, asked)[1]
-            span = less(furthest, base, np.isinf(furthest))
-        stuck = (span == 0) & (asked != 0) & ~np.isinf(base)
+            offsets = (self.moves.furthest * at.steps)[:, None, None]
+            found = nearest(starts, self._parts(offsets), on_host=True)
+        stuck = (_joined(found.went) == 0) & (_joined(found.asked) != 0)
         if stuck.any():
             c, _, u, m = np.argwhere(stuck)[0]
+            base = _joined(starts)
             dtype = np.result_type(*(at.leaves[i].dtype for i in self.layout.moving))
             raise BlackBoxError(
                 f"smoothing {at.steps[c, m]:.3g} does not move an input of {base[c, 0, u, m]:.3g} "
@@ -216,18 +225,23 @@ class HostSlopes:
                 'answers (dtype="float64"), which are asked for in float64'
             )
 
-    def _base_vectors(self, at: Base) -> np.ndarray:
-        moving = [at.leaves[i][:, None] for i in self.layout.moving]
-        return np.asarray(self.layout.join(moving, np), np.float64)
+    def _vectors(self, at: Base) -> list[np.ndarray]:
+        """The numbers of each leaf that move, [c, 1, u, m], in its own type."""
+        front = (len(at.leaves[0]), 1, self.layout.num_units)
+        pairs = zip(self.layout.moving, self.layout.sizes, strict=True)
+        return [at.leaves[i].reshape((*front, size)) for i, size in pairs]
 
-    def _placed(self, at: Base, offsets: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Inputs after offsets [c, k, u, m], and where the numbers went, as the offsets."""
+    def _parts(self, offsets: np.ndarray) -> list[np.ndarray]:
+        """Of each leaf, as ``_vectors``."""
+        return np.split(offsets, np.cumsum(self.layout.sizes)[:-1], axis=-1)
+
+    def _placed(self, at: Base, vectors: Sequence[Array]) -> list[np.ndarray]:
+        """Inputs with the numbers that move at other places [c, k, u, m]."""
         moved = [leaf[:, None] for leaf in at.leaves]
-        parts = self.layout.split(offsets)
-        for position, part in zip(self.layout.moving, parts, strict=True):
-            moved[position] = moved[position] + part.astype(moved[position].dtype)
-        went = self.layout.join([moved[i] for i in self.layout.moving], np)
-        return moved, np.asarray(went, np.float64)
+        for position, vector in zip(self.layout.moving, vectors, strict=True):
+            shape = (*vector.shape[:2], *self.layout.shapes[position])
+            moved[position] = np.asarray(vector).reshape(shape)
+        return moved
 
     def _answers(self, inputs: list[np.ndarray]) -> np.ndarray:
         """To inputs [c, k, …]: [c, k, u, p]."""
@@ -240,8 +254,11 @@ class HostSlopes:
         """What products of differences are multiplied by, see ``Moves.divisor``: [c, u, k]."""
         if self.moves.divisor == "moved":
             return inverse(moved.span.sum(axis=-1))  # of one number: the others did not move
-        # Of a draw so near to 0 rounding may have left nothing.
-        share = counted_share([moved.asked], [moved.span], 3)
         sides = 2.0 if self.central else 1.0
         step = at.steps[:, :1, None] if self.moves.divisor == "step" else 1.0
-        return share / (sides * step)
+        return moved.share / (sides * step)
+
+
+def _joined(vectors: Sequence[Array]) -> np.ndarray:
+    """Numbers of leaves [..., m] as those of a unit."""
+    return np.concatenate([np.asarray(vector, np.float64) for vector in vectors], axis=-1)

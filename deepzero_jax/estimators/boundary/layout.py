@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from deepzero_jax.difference.precision import wide_dtype
-from deepzero_jax.types import Array
+from deepzero_jax.types import Array, PyTree
 
 
 class Start(NamedTuple):
@@ -25,14 +25,14 @@ class Start(NamedTuple):
       steps: of the moving leaves.
       kept: by the forward pass: the answers of a box, or the values of a traced function.
       cotangents: of the floating-point outputs.
-      drawn: of ``Moves``, or None.
+      drawn: of ``Moves``, arrays or None.
     """
 
     leaves: Sequence[jax.Array]
     steps: Sequence[jax.Array]
     kept: Any
     cotangents: Sequence[jax.Array]
-    drawn: jax.Array | None
+    drawn: PyTree
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Shapes: u units, k calls, m numbers of a unit, d coordinates (m, or the rows of 
 any axes in front, which ``vmap`` adds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,8 @@ import numpy as np
 
 from deepzero_jax.estimators.boundary.fixed import identity
 from deepzero_jax.estimators.boundary.layout import Layout
-from deepzero_jax.types import Array, Key
+from deepzero_jax.estimators.rounding import is_swallowed
+from deepzero_jax.types import Array, Key, PyTree
 
 
 class Combined(NamedTuple):
@@ -83,20 +85,40 @@ class Moves:
         """Whether something moves, and every coordinate with it."""
         return self.num_calls > 0
 
+    def swallowed(self, leaves: Sequence[jax.Array], steps: jax.Array) -> jax.Array | bool:
+        """Which numbers [u, m] rounding leaves as they are, however far the calls move them.
+
+        Args:
+          leaves: that move.
+          steps: [m].
+        """
+        if self.furthest is None:  # where one number moves, its slope is 0 / 0 then
+            return False
+        parts = self.layout.split(jnp.asarray(self.furthest * steps)[None])
+        found = [
+            (part != 0) & is_swallowed(leaf, part.astype(leaf.dtype)) & ~jnp.isinf(leaf)
+            for leaf, part in zip(leaves, parts, strict=True)
+        ]
+        return jnp.asarray(self.layout.join(found))
+
     def _furthest_of_rows(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows)
         counts = np.abs(rows) >= 0.1 * np.abs(rows).max(axis=1, initial=0, keepdims=True)
         return np.max(np.abs(rows) * counts, axis=0, initial=0)
 
-    def draw(self, key: Key | None) -> jax.Array | None:
-        """What is random, [u, …]."""
+    def draw(self, key: Key | None) -> PyTree:
+        """What is random, arrays [u, …] or None."""
         del key
 
-    def directions(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+    def seeds(self, drawn: PyTree, calls: Array, xp: Any) -> Array | None:
+        """What rounds the steps of calls [k'] along random directions: uint32 [..., u, k']."""
+        del drawn, calls, xp
+
+    def directions(self, drawn: PyTree, calls: Array, xp: Any) -> Array:
         """Where calls [k'] move each unit, in units of the step: [..., u or 1, k', m]."""
         return self._along_basis(self._coefficients(drawn, calls, xp)[None], xp)
 
-    def _coefficients(self, drawn: Array | None, calls: Array, xp: Any) -> Array:
+    def _coefficients(self, drawn: PyTree, calls: Array, xp: Any) -> Array:
         del drawn
         return calls[:, None] == xp.arange(self.num_coordinates)
 
@@ -107,7 +129,7 @@ class Moves:
     def combine(
         self,
         slopes: jax.Array,
-        drawn: jax.Array | None,
+        drawn: PyTree,
         steps: jax.Array,
         surrogate: jax.Array | None,
         lost: jax.Array | bool = False,

@@ -17,8 +17,8 @@ from deepzero_jax.estimators.boundary.coloured import Colours
 from deepzero_jax.estimators.boundary.layout import Layout, Start
 from deepzero_jax.estimators.boundary.moves import Moves
 from deepzero_jax.estimators.chunks import BatchSize, alone, chunk_size
-from deepzero_jax.estimators.smoothing import along_the_step
-from deepzero_jax.types import PyTree
+from deepzero_jax.estimators.rounding import in_the_mean, nearest
+from deepzero_jax.types import Array, PyTree
 
 
 class Traced(NamedTuple):
@@ -84,9 +84,10 @@ class Propagated(NamedTuple):
             moved = self.moves.directions(drawn, call[None], jnp)[..., 0, :] * step
             moved = jnp.broadcast_to(moved, (self.layout.num_units, self.layout.size))
             moved = moved.astype(self.layout.wide)
-            difference = self._difference(leaves, values, moved)
+            seeds = self.moves.seeds(drawn, call, jnp)
+            difference = self._difference(leaves, values, moved, seeds)
             if self.central:
-                difference -= self._difference(leaves, values, -moved)
+                difference -= self._difference(leaves, values, -moved, seeds)
             return self._contract(difference * weights, call)
 
         calls = jnp.arange(self.moves.num_calls, dtype=jnp.int32)
@@ -107,23 +108,25 @@ class Propagated(NamedTuple):
         return min(chunk_size(self.batch_size, one, jnp.int32(0)), self.moves.num_calls)
 
     def _difference(
-        self, leaves: Sequence[jax.Array], values: Values, moved: jax.Array
+        self,
+        leaves: Sequence[jax.Array],
+        values: Values,
+        moved: jax.Array,
+        seeds: Array | None,
     ) -> jax.Array:
         """Outputs at moved inputs less those at the base: [u, p]."""
         parts = self.layout.split(moved)
         program = self.traced.program
         bases = [jnp.asarray(read(values, item)) for item in program.outputs]
         if self.subtracts:
-            others = list(leaves)
-            for position, part in zip(self.layout.moving, parts, strict=True):
-                others[position] = others[position] + part.astype(others[position].dtype)
+            by_unit = lambda array: array.reshape((self.layout.num_units, -1))
+            starts = [by_unit(leaves[i]) for i in self.layout.moving]
+            steps, others = list(map(by_unit, parts)), list(leaves)
+            gone, share = in_the_mean(nearest(starts, steps), starts, steps, seeds, 1)
+            for position, end in zip(self.layout.moving, gone.ahead, strict=True):
+                others[position] = jnp.reshape(end, leaves[position].shape)
             found = evaluate(program, others)
             new = [jnp.asarray(read(found, item)) for item in program.outputs]
-            went = self.layout.join([wide(others[i]) - wide(leaves[i]) for i in self.layout.moving])
-            # What is infinite is as it was: nobody asks it to move.
-            stays = jnp.isinf(self.layout.join([leaves[i] for i in self.layout.moving]))
-            asked, went = (jnp.where(stays, 0, steps) for steps in (moved, went))
-            share = jnp.asarray(along_the_step([asked], [went], 1))
             difference = self._flat([wide(new[i]) - wide(bases[i]) for i in self.floating])
             return difference * share[:, None]
         deltas: list[Delta] = [ZERO] * len(leaves)
