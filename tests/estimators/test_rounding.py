@@ -114,8 +114,9 @@ def expected(distribution, corrects=False):
 def estimator_of(distribution="normal", ulps=1.3, central=False, **settings):
     # The length of a leaf on a sphere of its own is shared by its numbers.
     longer = {"tensor_sphere": 2, "sphere": SIZE**0.5}.get(distribution, 1)
-    settings = {"num_directions": DIRECTIONS, "smoothing": longer * ulps * ULP, **settings}
-    return dz.rge(distribution=distribution, central=central, **settings)
+    smoothing = longer * ulps * ULP
+    defaults = {"num_directions": DIRECTIONS, "smoothing": smoothing, "batch_size": 500}
+    return dz.rge(distribution=distribution, central=central, **(defaults | settings))
 
 
 def runs(number=RUNS):
