@@ -84,7 +84,8 @@ class Endpoint:
         threads = Threads(1, thread_safe=True)
         with contextlib.closing(threads.run(exchange, once, self._timeout)) as outcomes:
             outcome = next(outcomes)[1]
-        if isinstance(outcome, NoAnswerInTimeError):
+        # Whichever of the two limits is looked at first.
+        if isinstance(outcome, NoAnswerInTimeError) or _is_timeout(outcome):
             client.close()  # which ends the thread
             raise NoAnswerInTimeError(
                 f"no whole answer from {self._url} within {self._timeout:g} s"
@@ -116,6 +117,12 @@ class Endpoint:
             return json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{self._url} answered no JSON: {_short(text)}") from error
+
+
+def _is_timeout(outcome: object) -> bool:
+    import httpx
+
+    return isinstance(outcome, httpx.TimeoutException)
 
 
 def _short(text: str) -> str:

@@ -101,6 +101,19 @@ def test_an_endpoint_that_dribbles_does_not_outlive_its_timeout():
         assert time.monotonic() - start < 1.3
 
 
+def test_a_byte_that_does_not_come_in_time_is_no_whole_answer_in_time(monkeypatch):
+    import httpx
+
+    def late(client, body):
+        raise httpx.ReadTimeout("timed out")
+
+    host = http_endpoint("http://127.0.0.1:9", timeout=5)
+    monkeypatch.setattr(type(host), "_exchange", lambda *args: late(*args[1:]))
+    box = dz.black_box(host, (1,), retries=0, on_failure="nan")
+    assert np.isnan(np.asarray(box(jnp.ones((1, 1))))).all()
+    assert box.num_abandoned == 1
+
+
 def test_a_request_to_an_endpoint_that_hangs_takes_no_other_with_it():
     def answer(body):
         time.sleep(3 if body["inputs"][0][0] == 0 else 0.3)

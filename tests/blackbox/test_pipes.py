@@ -14,6 +14,7 @@ import deepzero_jax as dz
 from deepzero_jax.blackbox import BlackBoxError, subprocess_simulator
 from deepzero_jax.blackbox.pipes import Program
 from tests.conftest import ROOT
+from tests.marks import few
 
 
 def shell(words):
@@ -35,7 +36,8 @@ def is_running(number):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"thread_safe": True}, {"workers": 2}, {"workers": ThreadPoolExecutor(2)}]
+    "options",
+    few([{"workers": 2}, {}, {"thread_safe": True}, {"workers": ThreadPoolExecutor(2)}]),
 )
 def test_a_program_that_hangs_is_ended_and_takes_no_other_sample_with_it(options):
     host = shell(HANGS_AT_NINE)
