@@ -14,10 +14,12 @@ from deepzero_jax.blackbox.answers import Outputs
 from deepzero_jax.blackbox.asking import Asking
 from deepzero_jax.blackbox.call import HostCall, answered, as_input, query, widened, widened_dtype
 from deepzero_jax.blackbox.counters import Counters
-from deepzero_jax.blackbox.engines import Engine, GiveUp, InPlace, Mapped, Threads
+from deepzero_jax.blackbox.engines import Engine, GiveUp, InPlace
 from deepzero_jax.blackbox.errors import pass_on_interrupt
 from deepzero_jax.blackbox.executors import Executed
+from deepzero_jax.blackbox.mapped import Mapped
 from deepzero_jax.blackbox.options import OnFailure, Options, Workers, check_count
+from deepzero_jax.blackbox.threads import Threads
 from deepzero_jax.types import PyTree
 
 # Samples as NumPy trees [n, …] -> answers [n, …] (without n where ``batched=False``).

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_jax.blackbox.engines import Calls, NoAnswerInTimeError, Threads
+from deepzero_jax.blackbox.engines import Calls, NoAnswerInTimeError
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError
 from deepzero_jax.blackbox.options import check_count, check_seconds
 from deepzero_jax.blackbox.protocols import PROTOCOLS, Protocol
+from deepzero_jax.blackbox.threads import Threads
 from deepzero_jax.types import PyTree
 
 _BUSY = (429, 503)

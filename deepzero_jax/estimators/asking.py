@@ -181,7 +181,7 @@ def _direction_points(
     offsets = [np.asarray(step, leaf.dtype) * u for leaf, step, u in pairs]
     seeds = np.asarray(jax.vmap(rounding_seed)(keys))
     found = nearest(leaves, offsets, central, on_host=True)
-    found, share = in_the_mean(found, leaves, offsets, seeds, 1, on_host=True)
+    found, share = in_the_mean(found, seeds, 1, on_host=True)
     parts = zip(leaves, found.ahead, *([found.behind] if central else []), strict=True)
     points = [np.concatenate(part) for part in parts]
 

@@ -133,7 +133,7 @@ class _HostDifference(_OfMoved):
             self._tell(by_query(stuck), by_query(moving))
         if seed is not None:  # the same for all samples, however devices share them
             seed = seed.reshape((*seed.shape, *[1] * (front - seed.ndim)))
-        found, share = in_the_mean(found, bases, steps, seed, front, on_host=True)
+        found, share = in_the_mean(found, seed, front, on_host=True)
         for number, moved in zip(moves, found.ahead, strict=True):
             inputs[number] = _as_before(np.asarray(moved), inputs[number].dtype)
         return counted(share, found.went, front)

@@ -225,7 +225,7 @@ def _subtracted(
     (value, aux), elsewhere, host_use = evaluated(at)
 
     def delta(deltas: Sequence[jax.Array], seed: jax.Array | None) -> jax.Array:
-        moved, share = in_the_mean(nearest(at.leaves, deltas), at.leaves, deltas, seed)
+        moved, share = in_the_mean(nearest(at.leaves, deltas), seed)
         return (elsewhere(at.treedef.unflatten(moved.ahead)) - value) * share
 
     return BasePass(value, aux, delta, host_use)

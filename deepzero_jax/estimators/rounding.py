@@ -46,12 +46,16 @@ class Rounded(NamedTuple):
     """Moved arrays, and how far they went.
 
     Attributes:
+      bases: arrays before the step.
+      steps: like them, of their type or a wider one.
       ahead: arrays after a step.
       behind: after the step back, if both sides are evaluated.
       asked: how far numbers were to go between the two points that are subtracted.
       went: how far they did.
     """
 
+    bases: Sequence[Array]
+    steps: Sequence[Array]
     ahead: Sequence[Array]
     behind: Sequence[Array] | None
     asked: Sequence[Array]
@@ -105,16 +109,11 @@ def _between(
         start = xp.where(stays, 0, below)
         asked.append(xp.where(stays, 0, _wide(step) if behind is None else 2 * _wide(step)))
         went.append(_wide(xp.where(stays, 0, above)) - _wide(start))
-    return Rounded(ahead, behind, asked, went)
+    return Rounded(bases, steps, ahead, behind, asked, went)
 
 
 def in_the_mean(
-    found: Rounded,
-    bases: Sequence[Array],
-    steps: Sequence[Array],
-    seed: Array | None,
-    front: int = 0,
-    on_host: bool = False,
+    found: Rounded, seed: Array | None, front: int = 0, on_host: bool = False
 ) -> tuple[Rounded, Array]:
     """Steps as they are gone, and the factor of their differences.
 
@@ -124,8 +123,6 @@ def in_the_mean(
 
     Args:
       found: steps rounded to ``nearest``.
-      bases: as of ``nearest``.
-      steps: as of ``nearest``.
       seed: uint32 of each step, an axis for each in front; None where no direction was drawn.
       front: axes in front that count steps.
       on_host: by NumPy.
@@ -145,14 +142,14 @@ def in_the_mean(
     drawn = _uniform(seed, [a.shape[front:] for a in found.asked], xp)
 
     def side(near: Sequence[Array], sign: int) -> list[Array]:
-        quadruples = zip(bases, steps, near, drawn, strict=True)
+        quadruples = zip(found.bases, found.steps, near, drawn, strict=True)
         return [
             xp.where(_behind_axes(same, n), n, _either(base, sign * step, n, u, xp))
             for base, step, n, u in quadruples
         ]
 
     behind = None if found.behind is None else side(found.behind, -1)
-    gone = _between(bases, steps, side(found.ahead, 1), behind, on_host)
+    gone = _between(found.bases, found.steps, side(found.ahead, 1), behind, on_host)
     return gone, xp.where(same, share, 1)
 
 

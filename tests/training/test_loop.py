@@ -19,8 +19,6 @@ from deepzero_jax.training import (
     NonFiniteError,
     RunFolderError,
     format_seconds,
-    learning_rate_schedule,
-    make_optimizer,
     read_metrics,
     tree_digest,
 )
@@ -178,41 +176,6 @@ def test_masks_are_kept_for_the_interval_and_then_redrawn():
     assert drawn[0] != drawn[3] != drawn[6]
     assert draw(jnp.int32(5))["b"].tolist() == [0, 1, 2]
     assert dense_sampler(params).sample((), jnp.int32(0)).coordinates["w"].shape == (100,)
-
-
-def test_schedule_warms_up_and_decays_per_step():
-    schedule = learning_rate_schedule("cosine", 0.1, 100, 10)
-    rates = [float(schedule(step)) for step in range(100)]
-    assert np.allclose(rates[:10], 0.1 * np.arange(1, 11) / 10, rtol=1e-5)
-    assert rates[10] == pytest.approx(0.1)
-    assert np.all(np.diff(rates[10:]) < 0)
-    assert rates[55] == pytest.approx(0.05, rel=0.01)
-    assert rates[-1] < 1e-4
-
-
-def test_sgd_is_that_of_pytorch():
-    tx = make_optimizer("sgd", lambda step: 0.1, momentum=0.9, weight_decay=0.01)
-    params = jnp.array([1.0])
-    state, buffer, expected = tx.init(params), 0.0, 1.0
-    for grad in (0.5, -0.2, 0.3):
-        updates, state = tx.update(jnp.array([grad]), state, params, mask=jnp.array([True]))
-        params = params + updates
-        buffer = 0.9 * buffer + grad + 0.01 * expected
-        expected -= 0.1 * buffer
-    assert float(params[0]) == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["optax:adam", "optax:sgd", "optax:lion"])
-def test_an_optimiser_of_optax_learns_at_the_rates_of_the_schedule(name):
-    def moved(rate):
-        rule = make_optimizer(name, lambda step: rate * (step + 1), momentum=0.0, weight_decay=0.0)
-        params, grads = jnp.zeros(2), jnp.array([1.0, -1.0])
-        state = rule.init(params)
-        _, state = rule.update(grads, state, params, mask=None)
-        return rule.update(grads, state, params, mask=None)[0]
-
-    assert np.allclose(moved(0.1), [-0.2, 0.2], rtol=1e-4)
-    assert np.allclose(moved(0.3), [-0.6, 0.6], rtol=1e-4)
 
 
 def test_checkpoints_keep_every_dtype_and_bit(tmp_path):

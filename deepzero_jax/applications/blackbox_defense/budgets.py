@@ -36,7 +36,7 @@ def num_steps(
     training, way = config.training, present(METHODS, name)
     if not way.queries:
         return training.first_order_steps
-    per_step, probed = method.estimator.num_queries(0), probed * (training.smoothing == "auto")
+    per_step = method.estimator.num_queries(0)
     if way.at_fraction:
         params, _ = method.task.init(jax.random.key(0))
         moved = sum(kept_per_leaf(params, pruned(config, params)).values())

@@ -79,11 +79,12 @@ def check_sizes(config: DefenseConfig, dataset: Dataset) -> None:
     shapes = lambda pretraining: jax.eval_shape(pretraining(defense, key).init, key)
     together = lambda found: {"params": found[0], **found[1]}
     start = Start(*(together(shapes(p)) for p in (denoiser_pretraining, autoencoder_pretraining)))
+    probed = MOST_QUERIES if chosen.smoothing == "auto" else 0
     for name in chosen.methods:
         if METHODS[name] is not None:
             estimator = estimators_of(name, config)(1.0)
             method = present(METHODS, name).make(defense, start, estimator)
-            num_steps(name, config, method, estimator, MOST_QUERIES)
+            num_steps(name, config, method, estimator, probed)
 
 
 def train_defenses(

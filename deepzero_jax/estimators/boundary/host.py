@@ -200,7 +200,7 @@ class HostSlopes:
         share: Array = np.ones((*offsets.shape[:3],))
         if self.moves.divisor != "moved":  # where one number moves, its way divides
             seeds = None if seeds is None else np.swapaxes(seeds, 1, 2)
-            found, share = in_the_mean(found, starts, parts, seeds, 3, on_host=True)
+            found, share = in_the_mean(found, seeds, 3, on_host=True)
             share = counted(share, found.went, 3)
         upper = self._answers(self._placed(at, found.ahead))
         behind = found.behind

@@ -122,7 +122,7 @@ class Propagated(NamedTuple):
             by_unit = lambda array: array.reshape((self.layout.num_units, -1))
             starts = [by_unit(leaves[i]) for i in self.layout.moving]
             steps, others = list(map(by_unit, parts)), list(leaves)
-            gone, share = in_the_mean(nearest(starts, steps), starts, steps, seeds, 1)
+            gone, share = in_the_mean(nearest(starts, steps), seeds, 1)
             for position, end in zip(self.layout.moving, gone.ahead, strict=True):
                 others[position] = jnp.reshape(end, leaves[position].shape)
             found = evaluate(program, others)
