@@ -29,42 +29,34 @@ from deepzero_jax.blackbox.errors import (
     in_words,
 )
 from deepzero_jax.blackbox.options import Options
+from deepzero_jax.blackbox.pieces import Piece, with_probes
 from deepzero_jax.types import PyTree
 
-# A piece that fails is cut into so many: few calls find the samples that fail.
-_PARTS = 16
 # So many failures in a row, with no answer before them, may be an outage: the round ends. Where
 # failures are answered by NaN it is one after at least so many rounds.
 _OUTAGE, _OUTAGE_ROUNDS = 4, 4
 # Seconds that an endpoint may ask to be left alone.
 _LONGEST_PAUSE = 600.0
 
+
+class Pause:
+    """Until when a host function has asked to be left alone, by whichever call of its box."""
+
+    def __init__(self) -> None:
+        self._end = 0.0
+
+    def extend(self, seconds: float) -> None:
+        """Lets it last at least so long from now."""
+        self._end = max(self._end, time.monotonic() + seconds)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds, below 0 when it is over."""
+        return self._end - time.monotonic()
+
+
 # Flat arrays [n, …] -> the arguments of the host function for some of their rows.
 Arguments = Callable[[np.ndarray], tuple[PyTree, ...]]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Samples of one call of the host function.
-
-    Attributes:
-      rows: int [k], which samples.
-      failures: how often they have failed by themselves.
-    """
-
-    rows: np.ndarray
-    failures: int = 0
-
-    def parts(self) -> list["Piece"]:
-        """The piece cut into smaller ones."""
-        return [
-            Piece(rows, self.failures)
-            for rows in np.array_split(self.rows, min(len(self.rows), _PARTS))
-        ]
-
-    def failed(self) -> "Piece":
-        """The piece once it has failed again."""
-        return Piece(self.rows, self.failures + 1)
 
 
 @dataclass
@@ -93,6 +85,7 @@ class Asking:
       options: of the box.
       counters: of the box.
       engine: what runs its calls.
+      pause: of the box: nothing is sent before its end.
     """
 
     def __init__(
@@ -102,12 +95,12 @@ class Asking:
         options: Options,
         counters: Counters,
         engine: Engine,
+        pause: Pause,
     ) -> None:
         self._host_fn, self._outputs, self._options = Kept(host_fn), outputs, options
         self._counters, self._engine = counters, engine
         self._reason, self._number, self._size = "", 0, 0
-        self._resume = 0.0  # nothing is sent before
-        self._has_answers = False
+        self._pause, self._has_answers = pause, False
 
     def answers(self, arguments: Arguments, count: int) -> list[np.ndarray]:
         """The answers to ``count`` samples: a leaf [count, *shape] for each output.
@@ -121,16 +114,15 @@ class Asking:
         todo = self._first_pieces(count)
         dry = in_a_row = 0
         while todo:
-            if in_a_row:
-                backoff = self._options.backoff * 2.0 ** min(in_a_row - 1, 16)
-                time.sleep(max(backoff, self._resume - time.monotonic()))
+            backoff = self._options.backoff * 2.0 ** min(in_a_row - 1, 16) if in_a_row else 0.0
+            time.sleep(max(backoff, self._pause.remaining))
             left = self._round(todo, arguments, answers)
             in_a_row = 1 if left.refused and left.answered else in_a_row + 1
             todo, lost = left.again, left.lost
             self._has_answers |= left.answered
             dry = 0 if left.answered else dry + 1
             if dry and self._options.on_failure == "nan" and not left.refused:
-                todo = _with_probes(todo)
+                todo = with_probes(todo, _OUTAGE)
             if dry >= self._enough_rounds(left.refused):
                 todo, lost = [], lost + todo
             self._give_up(lost, answers, in_a_row)
@@ -243,7 +235,7 @@ class Asking:
                 f"call {number:,} of the black box is to be tried again after {seconds:,.0f} "
                 f"s, more than {_LONGEST_PAUSE:g}: {self._reason}"
             )
-        self._resume = max(self._resume, time.monotonic() + seconds)
+        self._pause.extend(seconds)
 
     def _note(self, reason: str, number: int, size: int) -> None:
         self._reason, self._number, self._size = reason, number, size
@@ -262,24 +254,6 @@ class Asking:
             f"call {self._number:,} of the black box, with {_samples(self._size)}, failed"
             f"{often}: {self._reason}"
         )
-
-
-def _with_probes(todo: Sequence[Piece]) -> list[Piece]:
-    """With single samples from all over in front.
-
-    A call of many samples fails with any of them, and those that fail may stand together: only
-    single ones tell an outage from samples that have no answer.
-    """
-    fresh = [place for place, piece in enumerate(todo) if not piece.failures]
-    # Of this order every beginning lies all over.
-    fresh.sort(key=lambda place: (place * (5**0.5 - 1) / 2) % 1)
-    probes, rest = [], list(todo)
-    for place in fresh[:_OUTAGE]:
-        rows = todo[place].rows
-        middle = len(rows) // 2
-        probes.append(Piece(rows[middle : middle + 1]))
-        rest[place] = Piece(np.delete(rows, middle))
-    return probes + [piece for piece in rest if len(piece.rows)]
 
 
 def _samples(count: int) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.blackbox.answers import Outputs
-from deepzero_jax.blackbox.asking import Asking
+from deepzero_jax.blackbox.asking import Asking, Pause
 from deepzero_jax.blackbox.call import HostCall, answered, as_input, query, widened, widened_dtype
 from deepzero_jax.blackbox.counters import Counters
 from deepzero_jax.blackbox.engines import Engine, GiveUp, InPlace
@@ -39,7 +39,7 @@ class BlackBox:
         self, host_fn: HostFunction, outputs: Outputs, options: Options, budget: int | None
     ) -> None:
         self._host_fn, self.outputs, self.options = host_fn, outputs, options
-        self._counters = Counters(budget)
+        self._counters, self._pause = Counters(budget), Pause()
         self._engine = _engine(options, getattr(host_fn, "give_up", None))
         in_this_process = isinstance(self._engine, InPlace | Threads)
         alone = in_this_process and not (options.thread_safe or False)
@@ -159,7 +159,9 @@ class BlackBox:
             own = lambda leaf: leaf[rows[0]].copy() if single else leaf[rows]
             return treedef.unflatten(list(map(own, samples)))
 
-        asking = Asking(self._host_fn, self.outputs, self.options, self._counters, self._engine)
+        asking = Asking(
+            self._host_fn, self.outputs, self.options, self._counters, self._engine, self._pause
+        )
         alone: AbstractContextManager[Any] = self._lock or nullcontext()
         try:
             with alone:
@@ -225,7 +227,8 @@ def black_box(
         the call; a ``BlackBoxError``, which says that no call can succeed, ends the asking.
         One that has ``check_dtypes(*inputs)`` is shown the types and shapes of the inputs
         before it is asked, and may refuse them by ``ValueError``; one that has
-        ``give_up(thread)`` ends the call that a thread (``threading.get_ident()``) is in.
+        ``give_up(thread)`` ends the call that a thread (``threading.get_ident()``) is in; its
+        ``thread_safe`` holds where the option of that name is None.
       output: the answer to one sample: a shape, a ``jax.ShapeDtypeStruct``, or a tree of them.
       dtype: of answers declared by their shape. ``"float64"``: the host's own, where JAX has
         none; a propagated difference is moved and subtracted on the host.
@@ -244,7 +247,7 @@ def black_box(
       on_failure: of a sample without an answer: ``"raise"``, or ``"nan"``: its answers are
         NaN, and the slope of its coordinate or direction counts as 0, see ``slopes_dropped``.
       thread_safe: whether ``host_fn`` may run twice at once in this process, also beside a
-        call that was given up. None: if ``workers`` are threads.
+        call that was given up. None: as ``host_fn`` says, or if ``workers`` are threads.
 
     Returns:
       A ``BlackBox``: ``box(*inputs) -> answers`` under jit, vmap and scan; ``jax.grad`` raises.
@@ -261,6 +264,8 @@ def black_box(
       >>> jax.jit(jax.vmap(box))(jnp.ones((4, 2, 3))).shape, box.num_samples, box.num_calls
       ((4, 2, 1), 8, 1)
     """
+    if thread_safe is None:
+        thread_safe = getattr(host_fn, "thread_safe", None)
     options = Options(
         workers, max_batch, timeout, retries, backoff, on_failure, thread_safe, batched
     )

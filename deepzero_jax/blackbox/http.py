@@ -5,6 +5,7 @@ import json
 import queue
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -21,7 +22,13 @@ _REFUSED = (301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 410, 415)
 
 
 class Endpoint:
-    """A host function that posts samples; see ``http_endpoint``. It can be sent to processes."""
+    """A host function that posts samples; see ``http_endpoint``. It can be sent to processes.
+
+    Attributes:
+      thread_safe: calls on their way share nothing.
+    """
+
+    thread_safe = True
 
     def __init__(
         self,
@@ -34,6 +41,7 @@ class Endpoint:
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
+        _check_url(url)
         check_seconds("timeout", timeout, positive=True)
         check_count("max_bytes", max_bytes, 1)
         self._made_of = (url, protocol, output, timeout, headers, max_bytes)
@@ -69,6 +77,8 @@ class Endpoint:
             named = {"": np.asarray(inputs[0])}
         else:
             named = {f"input{i}": np.asarray(array) for i, array in enumerate(inputs)}
+        for name, array in named.items():
+            _check_finite(name, array)
         content = self._post(self._wording.request(named))
         try:
             return self._wording.answer(content, self._output)
@@ -87,7 +97,7 @@ class Endpoint:
             outcome = next(outcomes)[1]
         # Whichever of the two limits is looked at first.
         if isinstance(outcome, NoAnswerInTimeError) or _is_timeout(outcome):
-            client.close()  # which ends the thread
+            client.close()  # its thread ends with the next byte, or at httpx's own limit
             raise NoAnswerInTimeError(
                 f"no whole answer from {self._url} within {self._timeout:g} s"
             )
@@ -115,9 +125,23 @@ class Endpoint:
             kind = BlackBoxError if answer.status_code in _REFUSED else ValueError
             raise kind(f"{self._url} answered {answer.status_code}: {_short(text)}")
         try:
-            return json.loads(text)
+            return json.loads(text.removeprefix("\ufeff"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{self._url} answered no JSON: {_short(text)}") from error
+
+
+def _check_url(url: str) -> None:
+    """Raises ValueError unless a URL says how and where."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f'url must begin with "http://HOST" or "https://HOST", got {url!r}')
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    """Raises ValueError for numbers that JSON has no word for: other samples can be asked."""
+    if array.dtype.kind not in "biu" and not np.isfinite(array).all():
+        which = f"the input {name!r}" if name else "the input"
+        raise ValueError(f"{which} holds NaN or an infinity, which JSON cannot say")
 
 
 def _is_timeout(outcome: object) -> bool:
@@ -158,6 +182,6 @@ def http_endpoint(
 
     Raises:
       ImportError: httpx is not installed (the ``http`` extra).
-      ValueError: an unknown protocol, or an option out of range.
+      ValueError: an unknown protocol, or an option out of range; no ``http://`` in ``url``.
     """
     return Endpoint(url, protocol, output, timeout, headers, max_bytes)

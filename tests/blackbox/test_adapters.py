@@ -98,7 +98,7 @@ def test_an_endpoint_that_dribbles_does_not_outlive_its_timeout():
         start = time.monotonic()
         with pytest.raises(BlackBoxError, match=r"no whole answer from .* within 1 s"):
             box(jnp.ones((1, 1)))
-        assert time.monotonic() - start < 1.3
+        assert time.monotonic() - start < 4  # of 6
 
 
 def test_a_byte_that_does_not_come_in_time_is_no_whole_answer_in_time(monkeypatch):
@@ -200,6 +200,49 @@ def test_an_endpoint_that_is_busy_is_asked_again_when_it_said():
             box(jnp.ones((1, 1)))
 
 
+@pytest.mark.parametrize("protocol", ["plain", "instances", "kserve_v2"])
+@pytest.mark.parametrize("number", [jnp.nan, -jnp.inf])
+def test_numbers_that_json_cannot_say_are_not_sent_to_an_endpoint(protocol, number):
+    sent = []
+
+    def answer(body):
+        sent.append(body)
+        outputs = [tensor("y")] if protocol == "kserve_v2" else [[1.0]]
+        return as_json({"predictions" if protocol == "instances" else "outputs": outputs})
+
+    with server(answer) as url:
+        box = dz.black_box(http_endpoint(url, protocol), (1,), backoff=0.0, on_failure="nan")
+        assert jnp.isnan(box(jnp.array([[1.0], [number]])))[:, 0].tolist() == [False, True]
+        assert len(sent) == 1
+        box = dz.black_box(http_endpoint(url, protocol), (1,), retries=0)
+        with pytest.raises(BlackBoxError, match="input holds NaN or an infinity, which JSON cann"):
+            box(jnp.array([[1.0], [number]]))
+        assert len(sent) == 1
+
+
+def test_an_endpoint_may_begin_with_a_mark_of_its_encoding():
+    content = json.dumps({"outputs": [[2.0]]}).encode("utf-8-sig")
+    with server(lambda body: (200, {}, content)) as url:
+        box = dz.black_box(http_endpoint(url), (1,), retries=0)
+        assert box(jnp.ones((1, 1))).tolist() == [[2.0]]
+
+
+def test_a_box_may_wait_for_less_than_its_endpoint():
+    stop, asked = threading.Event(), []
+
+    def answer(body):
+        asked.append(1)
+        if len(asked) == 1:
+            stop.wait(20)
+        return as_json({"outputs": body["inputs"]})
+
+    with server(answer) as url:
+        box = dz.black_box(http_endpoint(url, timeout=20), (1,), timeout=0.5, backoff=0.0)
+        assert box(jnp.ones((1, 1))).tolist() == [[1.0]]
+        assert (box.num_samples, box.num_abandoned) == (2, 1)
+        stop.set()
+
+
 def test_an_endpoint_that_answers_too_much_or_wrong_is_named():
     answers = {
         "x" * 50: r"longer than max_bytes=40",
@@ -220,6 +263,9 @@ def test_an_endpoint_that_answers_too_much_or_wrong_is_named():
 def test_bad_options_of_an_endpoint_are_refused():
     with pytest.raises(ValueError, match="protocol must be one of"):
         http_endpoint("http://localhost/", protocol="grpc")
+    for url in ("localhost:8080/score", "ftp://localhost/", "http://", "score"):
+        with pytest.raises(ValueError, match='url must begin with "http://HOST" or "https://HOST"'):
+            http_endpoint(url)
     with pytest.raises(ValueError, match="timeout must be"):
         http_endpoint("http://localhost/", timeout=float("nan"))
 

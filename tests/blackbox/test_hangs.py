@@ -14,7 +14,7 @@ from tests.blackbox.test_box import squares
 from tests.conftest import ROOT
 
 
-def slow_once(seconds=1.0):
+def slow_once(seconds):
     calls, inside, most = [], [], []
 
     def host(samples):
@@ -32,11 +32,11 @@ def slow_once(seconds=1.0):
 
 
 def test_a_call_that_hangs_is_given_up():
-    host, _ = slow_once()
+    host, _ = slow_once(10.0)
     box = dz.black_box(host, (1,), timeout=0.2, retries=1, backoff=0.0, thread_safe=True)
     start = time.monotonic()
     assert box(jnp.ones((1, 3))).tolist() == [[3.0]]
-    assert time.monotonic() - start < 0.9
+    assert time.monotonic() - start < 5
     assert (box.num_calls, box.num_abandoned, box.num_failed) == (2, 1, 1)
 
 
@@ -92,7 +92,7 @@ def test_a_process_with_a_hanging_box_exits_after_its_error(workers):
         text=True,
         timeout=50,
     )
-    assert time.time() - float(found.stdout.split("|")[1]) < 2
+    assert time.time() - float(found.stdout.split("|")[1]) < 20  # of the 60 that it hangs
     assert "no answer within 0.3 s" in found.stdout
     assert found.returncode == 1
 

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,29 @@ def test_a_host_that_refuses_for_ever_ends_the_asking(retries, workers):
                 box(jnp.ones((64, 3)))
         # With the last answers, and then in as many rounds as there are attempts.
         assert box.num_calls <= 6 + (workers or 1) * (retries + 2)
+
+
+def test_what_one_call_of_a_box_is_told_holds_its_others_back():
+    seen = []
+
+    def host(samples):
+        seen.append((float(samples[0, 0]), time.monotonic()))
+        if len(seen) == 1:
+            raise RetryLaterError("slow down", 0.6)
+        return samples
+
+    box = dz.black_box(host, (1,), backoff=0.0, thread_safe=True)
+    # As callbacks of two devices ask.
+    ask = lambda number: box.answer(jax.tree.structure((0,)), [np.full((1, 1), number)], 1)
+    first = threading.Thread(target=ask, args=(0.0,))
+    first.start()
+    while not box.num_samples:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    ask(1.0)
+    first.join()
+    assert sorted(number for number, _ in seen) == [0, 0, 1]
+    assert min(at for _, at in seen[1:]) - seen[0][1] >= 0.6
 
 
 def test_a_sample_that_is_always_refused_takes_no_other_with_it():
