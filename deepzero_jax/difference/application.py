@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.difference.precision import is_low, wide, wide_equation
+from deepzero_jax.difference.precision import BITS, is_low, wide, wide_equation
 from deepzero_jax.difference.program import Equation, apply
 from deepzero_jax.difference.values import Delta, Moved, is_float, moved_value
 
@@ -74,10 +74,23 @@ def has_stand_in(at: Application) -> bool:
 
 def evaluate_and_subtract(at: Application, deltas: Sequence[Delta]) -> list[Delta]:
     """The rule of last resort: right for every primitive, but it cancels."""
-    at = widened(at)
+    is_rounded = any(map(is_low, [*at.values, *at.results]))
+    if at.eqn.primitive.name not in BITS:
+        at = widened(at)
     moved = [moved_value(delta, base) for delta, base in zip(deltas, at.bases, strict=True)]
     results = apply(at.eqn, moved)
+    outputs = _unrounded(at) if is_rounded else at.outputs
     return [
         new - old if is_float(old) else Moved(new)
-        for new, old in zip(results, at.outputs, strict=True)
+        for new, old in zip(results, outputs, strict=True)
+    ]
+
+
+def _unrounded(at: Application) -> list[jax.Array]:
+    """The results at the base as new ones are computed: of a ``widened`` one in float32."""
+    values = [jnp.asarray(v, b.dtype) for v, b in zip(at.values, at.bases, strict=True)]
+    found = apply(at.eqn, values)
+    return [
+        jnp.where(jnp.isfinite(new) & jnp.isfinite(result), new, output) if is_float(new) else new
+        for new, result, output in zip(found, at.results, at.outputs, strict=True)
     ]

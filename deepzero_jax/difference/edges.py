@@ -19,8 +19,8 @@ from deepzero_jax.difference.values import Channel, Delta, Moved, Point, Zero, i
 # See the head of ``rules``.
 Edges = Literal["none", "absorbed", "made"]
 # Without a rule, but finite wherever their operands are.
-_FINITE = {"sort", "cumprod", "cummax", "cummin", "reduce_prod", "sign", "round", "rem"}
-_FINITE |= {"scatter-mul", "scatter-min", "scatter-max", "nextafter", "top_k", "asinh", "cbrt"}
+_FINITE = {"cumprod", "cummax", "cummin", "reduce_prod", "sign", "round", "rem"}
+_FINITE |= {"scatter-mul", "scatter-min", "scatter-max", "nextafter", "asinh", "cbrt"}
 
 
 def with_stand_ins(at: Application, edges: Edges, signs: Signs | None) -> Application:

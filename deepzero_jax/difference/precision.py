@@ -14,8 +14,10 @@ from deepzero_jax.difference.program import Equation, evaluate, flatten_jaxpr, r
 from deepzero_jax.jaxprs import CALLBACKS
 
 _LOW = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
+# They read the bits of their operands.
+BITS = {"bitcast_convert_type"}
 # They hand their operands to code that expects the types it was written for.
-_FOREIGN = {*CALLBACKS, "ffi_call", "custom_partitioning", "call_exported"}
+_FOREIGN = {*CALLBACKS, *BITS, "ffi_call", "custom_partitioning", "call_exported"}
 
 
 def is_low(value: jax.typing.ArrayLike) -> bool:

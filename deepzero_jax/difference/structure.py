@@ -20,9 +20,11 @@ from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import (
     Channel,
     Delta,
+    Moved,
     Zero,
     common_channel,
     dense,
+    is_float,
     moved_value,
     take,
 )
@@ -156,6 +158,29 @@ def scatter(at: Application, deltas: list[Delta]) -> list[Delta]:
 @rule("fft", takes="channel", moving=(0,))
 def fft(at: Application, delta: Channel) -> None:
     """Linear; a channel becomes dense."""
+
+
+@rule("sort", moved=True, decides=True)
+def sort(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """In the order of the moved values; every delta goes with its number."""
+    operands = [moved_value(d, b) for d, b in zip(deltas, at.bases, strict=True)]
+    floats = [number for number, base in enumerate(at.bases) if is_float(base)]
+    beside = [at.bases[i] for i in floats] + [dense(deltas[i], at.bases[i]) for i in floats]
+    found = at.eqn.primitive.bind(*operands, *beside, **at.params)
+    first, second = len(operands), len(operands) + len(floats)
+    results: list[Delta] = list(map(Moved, found[:first]))
+    for i, base, step in zip(floats, found[first:second], found[second:], strict=True):
+        results[i] = minus(base, at.outputs[i]) + step
+    return results
+
+
+@rule("top_k", decides=True)
+def top_k(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """The largest of the moved values, each with its delta."""
+    (base,), (delta,) = at.bases, deltas
+    _, places = at.eqn.primitive.bind(moved_value(delta, base), **at.params)
+    there = lambda array: jnp.take_along_axis(array, places, at.params.get("axis", base.ndim - 1))
+    return [minus(there(base), at.outputs[0]) + there(dense(delta, base)), Moved(places)]
 
 
 @rule("stack")

@@ -21,10 +21,11 @@ from deepzero_jax.blackbox.call import cut_off, held, widened
 from deepzero_jax.blackbox.told import is_told, tell_once
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
-from deepzero_jax.difference.application import Application, evaluate_and_subtract
+from deepzero_jax.difference.application import Application
 from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Moved, is_float
+from deepzero_jax.estimators.callback_difference import difference_of_callback
 from deepzero_jax.estimators.rounding import (
     Rounded,
     in_the_mean,
@@ -261,12 +262,12 @@ def _difference(new: np.ndarray, base: np.ndarray, share: np.ndarray, splits: bo
     return difference * share.reshape((*share.shape, *[1] * (difference.ndim - share.ndim)))
 
 
-@rule("pure_callback", moved=True, decides=True)
+@rule("pure_callback", "io_callback", moved=True, decides=True)
 def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[Delta]:
     call = host_call(at.params)
     box, is_query = getattr(call, "box", None), isinstance(call, HostCall)
     if not (is_query or (isinstance(box, BlackBox) and box.outputs.is_double)):
-        return evaluate_and_subtract(at, deltas)
+        return difference_of_callback(at, deltas)
     moving = tuple(i for i, delta in enumerate(deltas) if delta is not ZERO)
     dtypes = tuple(wide_dtype(o.dtype) for o in at.outputs)
     moves = [

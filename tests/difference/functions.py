@@ -65,15 +65,15 @@ COARSE = _names("""
     jnp.cbrt|jnp.arcsin|jnp.arccos|jnp.arcsinh|jnp.arccosh|jnp.arctanh|jnp.i0|jnp.round
     special.erfinv|special.gammaln|special.digamma|special.i0e|special.i1e|special.i1
     betaln|gammainc|gammaincc|zeta|arctan2(x, 2)|arctan2(1, x)|mod 1.5|angle|ldexp|poisson.logpmf
-    sqrt of complex|prod|cumprod|cumlogsumexp|median|quantile|sort|argsort|solve|inverse|det
+    sqrt of complex|prod|cumprod|cumlogsumexp|solve|inverse|det
     slogdet|cholesky|triangular solve|qr|svd|eigh|reduce|while that moves|cond that moves
     switch that moves|multiply at|apply at|max at|min at|segment_max|interp|callback
     scan counts what moves
-    cg|custom_linear_solve|dirichlet|vmap of sort|top_k|multinomial|cummax|cummin|min-pool
+    cg|custom_linear_solve|dirichlet|multinomial|cummax|cummin|min-pool
     gather where it points|dynamic index moves|cond in a scan|expm|vmap of cond
     vmap of cond over rows|while|complex angle|complex log|complex log1p|complex sqrt|complex rsqrt
     complex sinh|complex cosh|complex tan|complex tanh|complex arctan|complex arcsinh
-    complex sigmoid|complex z^1.5|complex sign|complex max|complex sort|complex polar
+    complex sigmoid|complex z^1.5|complex sign|complex max|complex polar
     complex prod|complex where
 """)
 # The function itself subtracts nearly equal numbers, whose digits no difference can bring back.

@@ -94,7 +94,9 @@ def test_under_jit_as_well(name):
 
 COARSE = {
     "exp": jnp.exp,
-    "no rule": jnp.sort,
+    "no rule": jnp.cbrt,
+    "sort": jnp.sort,
+    "top_k": lambda w: lax.top_k(w, 2)[0],
     "product": lambda w: w * w,
     "dot": lambda w: w @ w,
     "loop": lambda w: lax.fori_loop(0, 3, lambda i, c: c * w, w),
@@ -103,6 +105,8 @@ COARSE = {
     ],
     "branch": lambda w: lax.cond(True, jnp.sin, jnp.cos, w),
     "scatter": lambda w: w.at[0].mul(w[1]),
+    "scatter by a function": lambda w: w.at[0].apply(jnp.sin),
+    "sign": lambda w: jnp.where(jnp.signbit(w - 2), w, 3 * w),
 }
 
 

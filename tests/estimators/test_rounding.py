@@ -41,6 +41,17 @@ def in_a_loss(estimator, keys):
     return jax.vmap(lambda key: vg(as_jax(), key=key)[1])(keys)
 
 
+def called(fun, argument):
+    """The answer, one number, of a callback that is no black box."""
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.pure_callback(fun, shape, argument, vmap_method="expand_dims")
+
+
+def in_a_callback(estimator, keys):
+    vg = dz.value_and_grad(lambda p: called(lambda q: np.float32(change(q)), p), estimator)
+    return jax.jit(jax.vmap(lambda key: vg(as_jax(), key=key)[1]))(keys)
+
+
 def at_a_boundary(estimator, keys):
     f = dz.differentiable(box(), estimator)
     rows = jax.tree.map(lambda leaf: jnp.tile(leaf, (len(keys), 1)), as_jax())
@@ -84,6 +95,7 @@ def subtracted_at_a_boundary(estimator, keys):
 
 WAYS = {
     "loss": in_a_loss,
+    "callback": in_a_callback,
     "boundary": at_a_boundary,
     "surrogate": correcting,
     "ask": by_asking,
@@ -162,6 +174,23 @@ def test_so_is_that_of_parameters_of_16_bits(dtype, distribution):
     found = jax.jit(jax.vmap(lambda key: vg(at, key=key)[1]))(runs(64)).astype(jnp.float32)
     far = off({"small": found[:, :3], "large": found[:, 3:]}, {"small": g[:3], "large": g[3:]})
     assert max(map(abs, far.values())) < 4, far
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_the_step_that_a_callback_was_given_divides(caplog, central):
+    estimator = dz.cge(smoothing=1.3 * ULP, central=central)
+    loss = lambda p: called(lambda q: np.float32(change(q)), p)
+    found = jax.jit(dz.value_and_grad(loss, estimator))(as_jax())[1]
+    for name, exact in SLOPES.items():
+        np.testing.assert_allclose(found[name], exact, rtol=1e-5)
+    assert not caplog.messages
+
+
+def test_a_callback_that_no_step_moves_is_told(caplog):
+    loss = lambda p: called(lambda q: q.sum(-1) - np.float32(1e5), p)
+    found = dz.value_and_grad(loss, dz.cge(smoothing=1e-3))(jnp.array([1e5, 1.0]))[1]
+    assert found[0] == 0
+    assert "do not move what a callback is given, in its type (1 of 2 calls)" in caplog.text
 
 
 def test_a_sample_of_one_number_has_the_slope_that_it_has():
