@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from tests.marks import few
 
 
 def offset(x):
@@ -101,7 +102,7 @@ ESTIMATORS = {
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("w", [1.0, 1000.0])  # at 1,000 a step of 1e-4 is rounded to 1.22e-4
+@pytest.mark.parametrize("w", few([1000.0, 1.0]))  # at 1,000 a step of 1e-4 is rounded to 1.22e-4
 def test_the_step_that_float32_took_divides(name, w):
     estimator, key = ESTIMATORS[name], jax.random.key(0)
     box = dz.black_box(lambda x: x[:, 0], ())

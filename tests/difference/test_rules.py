@@ -10,6 +10,7 @@ from jax import lax
 import deepzero_jax as dz
 from deepzero_jax.difference import RULES, ZERO, Channel, Point, dense, evaluate, propagate, trace
 from deepzero_jax.difference.values import channel_of_point
+from tests.marks import few
 
 ELEMENTWISE = {
     "neg": (jnp.negative, -2, 2),
@@ -179,7 +180,7 @@ def test_functions_of_arrays_are_exact(name, size):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("axis", few([1, 2, 0], 2))
 @pytest.mark.parametrize("name", {**FUNCTIONS, **ELEMENTWISE})
 def test_channels_and_points_mean_what_their_dense_form_means(name, axis):
     fun = FUNCTIONS.get(name) or ELEMENTWISE[name][0]

@@ -58,7 +58,7 @@ def test_error_falls_with_the_order_of_the_difference(name, reuse, monkeypatch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", few(NETWORKS))
 def test_agreement_with_autodiff_on_the_networks_as_they_are(name):
     fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
     every = max(1, len(jax.tree.leaves(params)) // 4)
