@@ -4,7 +4,9 @@
 (``log`` at 0), and no difference leads from the one to the other. A delta then counts from a
 finite stand-in: base + delta is always read as stand-in + delta, and where the base value is
 finite the stand-in is that value. Only values that move have one, and only downstream of a
-primitive that can make an infinity; that is decided while tracing, see ``Rule.edges``.
+primitive that can make an infinity; that is decided while tracing, see ``Rule.edges``. Outside
+of a ``Channel`` nothing moves, so an infinity there stays one: from the stand-in that is no zero,
+which matters to whatever reads more than the channel, see ``Channel.stays``.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from jax import lax
 from deepzero_jax.difference.application import Application
 from deepzero_jax.difference.program import apply
 from deepzero_jax.difference.rules import rule
-from deepzero_jax.difference.values import Delta, Moved, dense
+from deepzero_jax.difference.values import Delta, Moved, dense, minus
 
 
 def or_zero(delta: jax.Array | None) -> jax.Array | float:
@@ -81,11 +81,6 @@ def integer_pow(x, d, y, /, **params):
         total = total + new**k * x[0] ** (size - 1 - k)
     power = d[0] * total
     return power if exponent >= 0 else -power * y / new**size
-
-
-def minus(value, y):
-    """How far an operand is from the result, zero where both are the same infinity."""
-    return jnp.where(value == y, 0, value - y)
 
 
 @rule("max", takes="elements", real=True)

@@ -169,6 +169,7 @@ class Passing:
                 self.moving[number] = zero_at_infinities(delta, other) if unbounded else delta
                 if other is not self._values[number]:
                     self.stand_ins[number] = other
+                    self.moving[number] = _staying(self.moving[number], self._values[number])
         for item in eqn.inputs:
             if isinstance(item, int) and self._last_use[item] == place:
                 self.moving.pop(item, None)
@@ -194,6 +195,11 @@ def _wide(delta: Delta) -> Delta:
     if isinstance(delta, Channel):
         return replace(delta, array=wide(delta.array))
     return delta if isinstance(delta, Zero | Moved) else wide(delta)
+
+
+def _staying(delta: Delta, value: jax.Array) -> Delta:
+    """A delta of a value for which something stands in."""
+    return replace(delta, stays=value) if isinstance(delta, Channel) else delta
 
 
 def _from_base(value: jax.Array, stand_in: jax.Array, delta: Delta) -> Delta:

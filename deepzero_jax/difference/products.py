@@ -24,6 +24,7 @@ from deepzero_jax.difference.values import (
     Zero,
     channel_of_point,
     dense,
+    in_full,
     take,
 )
 
@@ -57,6 +58,7 @@ def _bilinear(at: Application, deltas: list[Delta], one_sided: Side) -> list[Del
         return [one_sided(at, 1, d_rhs, lhs)]
     if isinstance(d_rhs, Zero):
         return [one_sided(at, 0, d_lhs, rhs)]
+    d_lhs, d_rhs = in_full(d_lhs, lhs), in_full(d_rhs, rhs)
     if isinstance(d_rhs, Point):
         lhs = lhs + dense(d_lhs, lhs)
     else:
@@ -84,6 +86,8 @@ def _dot_side(at: Application, side: int, delta: Delta, other: jax.Array) -> Del
             moved = (row * delta.value).astype(at.outputs[0].dtype)
             return Channel(moved, axis, delta.indices[free[0]])
         delta = channel_of_point(delta, own.shape, (free or list(range(own.ndim)))[-1])
+    if isinstance(delta, Channel) and delta.axis in contract[side]:
+        delta = in_full(delta, own)
     if not isinstance(delta, Channel):
         pair = (other, dense(delta, own)) if side == 1 else (dense(delta, own), other)
         return _multiply(at, *pair)
@@ -124,7 +128,7 @@ def _convolution_side(at: Application, side: int, delta: Delta, other: jax.Array
             return Channel(lax.squeeze(result, (spec.out_spec[1],)), spec.out_spec[1], delta.index)
         return _multiply(at, other, dense(delta, own))
     if isinstance(delta, Channel) and delta.axis == spec.lhs_spec[1]:
-        if plain:
+        if plain and delta.stays is None:
             if _sums_shifts(at):
                 return _sum_of_shifts(at, delta, other)
             kernel = _one(other, spec.rhs_spec[1], delta.index)

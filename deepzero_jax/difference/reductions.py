@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
-from deepzero_jax.difference.elementwise import minus
 from deepzero_jax.difference.platforms import staged_sum
 from deepzero_jax.difference.rules import rule
-from deepzero_jax.difference.values import Channel, Delta, dense, take
+from deepzero_jax.difference.values import Channel, Delta, dense, in_full, minus, take
 
 
 @rule("reduce_sum")
@@ -21,6 +20,8 @@ def reduce_sum(at: Application, deltas: list[Delta]) -> list[Delta]:
     """Linear; over the channel's own axis only the channel remains."""
     delta = deltas[0]
     axes = at.params["axes"]
+    if isinstance(delta, Channel) and delta.axis in axes:
+        delta = in_full(delta, at.bases[0])
     if not isinstance(delta, Channel):
         return [staged_sum(dense(delta, at.bases[0]), axes)]
     rest = [a if a < delta.axis else a - 1 for a in axes if a != delta.axis]

@@ -121,7 +121,10 @@ class Signs:
     def _maximum_axes(
         self, item: Operand, of: Operand, exact: bool = False
     ) -> tuple[int, ...] | None:
-        """Over which axes a value is ``of``'s own maximum, spread out again; None if it is not."""
+        """Over which axes a value is ``of``'s own maximum, spread out again; None if it is not.
+
+        Unless ``exact``, one that may be larger, as with a floor, is one too.
+        """
         spreads = []
         while not isinstance(item, Constant):
             eqn = self._made.get(item)
@@ -133,8 +136,9 @@ class Signs:
                 fits = operands[0] == of and all(_puts_back(s, axes) for s in spreads)
                 return axes if fits else None
             if name == "max":
+                floors = [o for o in operands if isinstance(o, Constant)]
                 operands = tuple(o for o in operands if not isinstance(o, Constant))
-                if len(operands) != 1:
+                if len(operands) != 1 or (exact and not all(map(_is_lowest, floors))):
                     return None
             elif name == "select_n":
                 # logsumexp takes a constant where the maximum is infinite.
@@ -173,6 +177,11 @@ def _puts_back(params: dict[str, Any], axes: tuple[int, ...]) -> bool:
     rank, where = len(params["shape"]), tuple(params["broadcast_dimensions"])
     kept = tuple(axis for axis in range(rank) if axis not in axes)
     return where in (kept, tuple(range(rank)))
+
+
+def _is_lowest(item: Operand) -> bool:
+    number = _number(item)
+    return number is not None and bool(np.all(number == -np.inf))
 
 
 def _number(item: Operand) -> np.ndarray | None:

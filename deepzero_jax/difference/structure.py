@@ -14,7 +14,6 @@ from deepzero_jax.difference.application import (
     widened,
 )
 from deepzero_jax.difference.edges import with_stand_ins
-from deepzero_jax.difference.elementwise import minus
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import (
@@ -25,6 +24,7 @@ from deepzero_jax.difference.values import (
     common_channel,
     dense,
     is_float,
+    minus,
     moved_value,
     take,
 )

@@ -3,6 +3,8 @@
 In every formula x is a base value, d its delta, y the base output.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from deepzero_jax.difference.elementwise import or_zero
 from deepzero_jax.difference.platforms import PLAIN, forms
 from deepzero_jax.difference.rules import rule
 
+# Numbers here are Python's: NumPy's have a type, and with ``jax_enable_x64`` it would rule.
+_LOG_2 = math.log(2)
 # Up to here in the exponent a difference of exponentials is a series, from here on a subtraction.
 _SERIES = 0.35
 
@@ -40,7 +44,7 @@ def exp(x, d, y, /, **params):
 @rule("exp2", takes="elements", edges="made")
 def exp2(x, d, y, /, **params):
     """Δ2ᵃ as Δe^(a log 2)."""
-    return _grown(y, jnp.exp2(x[0] + d[0]), d[0] * np.log(2.0))
+    return _grown(y, jnp.exp2(x[0] + d[0]), d[0] * _LOG_2)
 
 
 @rule("expm1", takes="elements", edges="made")
@@ -58,7 +62,7 @@ def log(x, d, y, /, **params):
 @rule("log2", takes="elements", real=True, edges="made")
 def log2(x, d, y, /, **params):
     """Δ log₂ a = log1p(Δa / a) / log 2."""
-    return jnp.log1p(d[0] / x[0]) / np.log(2.0)
+    return jnp.log1p(d[0] / x[0]) / _LOG_2
 
 
 @rule("polynomial", takes="elements")
@@ -159,8 +163,8 @@ def cos(x, d, y, /, **params):
 
 # Nodes and weights of Gauss-Legendre quadrature on [0, 1].
 _NODES, _WEIGHTS = (
-    (np.polynomial.legendre.leggauss(6)[0] + 1) / 2,
-    np.polynomial.legendre.leggauss(6)[1] / 2,
+    ((np.polynomial.legendre.leggauss(6)[0] + 1) / 2).tolist(),
+    (np.polynomial.legendre.leggauss(6)[1] / 2).tolist(),
 )
 
 
@@ -171,10 +175,10 @@ def _erf_difference(x: jax.Array, d: jax.Array) -> jax.Array:
         slope = slope + weight * jnp.exp(-jnp.square(x + node * d))
     new = x + d
     # On one side of zero erf runs into ±1, erfc does not.
-    side = jnp.where((x > 0) & (new > 0), 1.0, jnp.where((x < 0) & (new < 0), -1.0, 0.0))
+    side = jnp.where(x * jnp.sign(new) > 0, jnp.sign(x), 0)
     tails = side * (lax.erfc(side * x) - lax.erfc(side * new))
     direct = jnp.where(side == 0, lax.erf(new) - lax.erf(x), tails)
-    return jnp.where(jnp.abs(d) < 0.5, d * slope * (2 / np.sqrt(np.pi)), direct)
+    return jnp.where(jnp.abs(d) < 0.5, d * slope * (2 / math.sqrt(math.pi)), direct)
 
 
 @rule("erf", takes="elements", real=True, edges="absorbed")

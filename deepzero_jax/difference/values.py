@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.difference.precision import wide, wide_dtype
 
 
 class Zero:
@@ -39,11 +39,14 @@ class Channel:
       axis: which axis, not negative.
       index: int32 scalar. Two channels are known to be the same one only if their
         indices are the same object.
+      stays: the base value, if something stands in for it, see ``application``: outside of the
+        channel the value stays infinite, which seen from the stand-in is no zero.
     """
 
     array: jax.Array
     axis: int
     index: jax.Array
+    stays: jax.Array | None = None
 
 
 class Point(NamedTuple):
@@ -91,6 +94,11 @@ def take(value: jax.Array, axis: int, index: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(value, index, 0, keepdims=False, allow_negative_indices=False)
 
 
+def minus(value: jax.Array, y: jax.Array) -> jax.Array:
+    """How far a value is from another, zero where both are the same infinity."""
+    return jnp.where(value == y, 0, value - y)
+
+
 def channel_of_point(point: Point, shape: tuple[int, ...], axis: int) -> Channel:
     """The same delta as a channel along ``axis``."""
     rest = [size for a, size in enumerate(shape) if a != axis]
@@ -121,7 +129,9 @@ def dense(delta: Delta, base: jax.Array) -> jax.Array:
             return jnp.broadcast_to(expanded, base.shape)
         # A comparison, not an update in place: it can be fused into what reads it.
         here = lax.broadcasted_iota(jnp.int32, base.shape, delta.axis) == delta.index
-        return jnp.where(here, expanded, jnp.zeros((), expanded.dtype))
+        if delta.stays is None:
+            return jnp.where(here, expanded, jnp.zeros((), expanded.dtype))
+        return jnp.where(here, expanded, minus(wide(delta.stays), base).astype(expanded.dtype))
     if isinstance(delta, Moved):
         raise TypeError("a boolean or integer value has no difference")
     return delta
@@ -148,6 +158,15 @@ def as_channel(delta: Delta, base: jax.Array) -> Delta:
     if isinstance(delta, Point) and delta.indices:
         return channel_of_point(delta, base.shape, base.ndim - 1)
     return delta
+
+
+def in_full(delta: Delta, base: jax.Array) -> Delta:
+    """A channel beside infinities as an array; other deltas as they are.
+
+    For what reads no more than the channel, and does not leave a channel.
+    """
+    beside = isinstance(delta, Channel) and delta.stays is not None
+    return dense(delta, base) if beside else delta
 
 
 def common_channel(

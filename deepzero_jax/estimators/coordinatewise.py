@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import FlatLoss, check_choice, check_delta_dtype
 from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size
@@ -117,7 +118,10 @@ class _Coordinatewise:
         value = passes.head[0]
         of_leaf: dict[int, jax.Array] = {}
         for loop in loops:
-            of_leaf.update(zip(loop.positions, loop.slopes(value.dtype), strict=True))
+            # A loss of 16 bits has slopes that its type does not hold.
+            of_its_leaves = [at.dtypes[position] for position in loop.positions]
+            dtype = jnp.result_type(wide_dtype(value.dtype), *of_its_leaves)
+            of_leaf.update(zip(loop.positions, loop.slopes(dtype), strict=True))
         found = [of_leaf[position] for position in range(len(at.leaves))]
         passes.host_use.tell_lost(found, value)
         found = [passes.host_use.kept(slopes, value) for slopes in found]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from deepzero_jax.difference.precision import wide
 from deepzero_jax.estimators.base_pass import Course, FlatLoss
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import ValueAndAux
@@ -76,12 +77,12 @@ def _quotient(
     def moved(index: jax.Array, step: Step) -> tuple[jax.Array, jax.Array]:
         start = leaf.reshape(-1)[index]
         stop = start + jnp.asarray(step, leaf.dtype)
-        return moved_loss(index, stop), (stop - start).astype(base.dtype)
+        return wide(moved_loss(index, stop)), wide(stop) - wide(start)
 
     def slope(index: jax.Array) -> jax.Array:
         upper, step_up = moved(index, smoothing)
         if not central:
-            return (upper - base) / step_up
+            return (upper - wide(base)) / step_up
         lower, step_down = moved(index, -smoothing)
         return (upper - lower) / (step_up - step_down)
 

@@ -17,7 +17,8 @@ class GradientQuality(NamedTuple):
     """Comparison of an estimate with a reference; pairs of float scalars.
 
     Attributes:
-      cosine: of the angle between the two, in [-1, 1]; 0 if either is zero.
+      cosine: of the angle between the two, in [-1, 1]; 0 if either is zero, NaN if either is not
+        finite.
       relative_error: ``|estimate - reference| / |reference|``.
     """
 
@@ -80,7 +81,7 @@ def _compared(
     scaled = [[leaf / unit for leaf in side] for side, unit in zip(sides, units, strict=True)]
     product = sum(jnp.sum(first * second) for first, second in zip(*scaled, strict=True))
     both = _norm(scaled[0]) * _norm(scaled[1])
-    cosine = jnp.where(both > 0, product / jnp.where(both > 0, both, 1), 0.0)
+    cosine = jnp.where(both == 0, 0.0, product / jnp.where(both == 0, 1, both))
     unit = _or_one(jnp.maximum(*tops))
     error = _norm([first / unit - second / unit for first, second in pairs])
     return GradientQuality(cosine, error / (_norm(scaled[1]) * (units[1] / unit)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
-from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
     BasePass,
@@ -226,7 +226,7 @@ def _subtracted(
 
     def delta(deltas: Sequence[jax.Array], seed: jax.Array | None) -> jax.Array:
         moved, share = in_the_mean(nearest(at.leaves, deltas), seed)
-        return (elsewhere(at.treedef.unflatten(moved.ahead)) - value) * share
+        return (wide(elsewhere(at.treedef.unflatten(moved.ahead))) - wide(value)) * share
 
     return BasePass(value, aux, delta, host_use)
 

@@ -132,3 +132,40 @@ def test_an_infinity_that_is_an_argument_under_jit_moves_nothing(name, low, x64)
     finite = jax.grad(loss)(weights, bias)
     assert slopes[1] == 0
     np.testing.assert_allclose(slopes, finite, atol=1e-5)
+
+
+MAXIMA = {
+    "initial": lambda x: jnp.max(x, initial=0),
+    "of a floor": lambda x: jnp.maximum(-150.0, jnp.max(x)),
+    "of floors": lambda x: jnp.maximum(jnp.max(x, keepdims=True), jnp.array([-jnp.inf, 0.0])),
+}
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("step", [1e-2, 170.0])
+@pytest.mark.parametrize("name", MAXIMA)
+def test_a_sum_below_a_floor_may_be_zero(name, step, central):
+    """No term of it is one, so its logarithm may be infinite."""
+
+    def loss(w):
+        total = jnp.log(jnp.sum(jnp.exp(w - MAXIMA[name](w))))
+        return jax.nn.sigmoid(total) + jnp.sum(w)
+
+    w = jnp.array([-250.0, -300.0])
+    own, subtracted = (
+        dz.value_and_grad(loss, dz.cge(smoothing=step, central=central, reuse=reuse))(w)[1]
+        for reuse in ("difference", "none")
+    )
+    np.testing.assert_allclose(own, subtracted, rtol=1e-2)
+
+
+def test_a_maximum_with_the_lowest_of_all_is_the_maximum():
+    """As ``jnp.max(..., initial=-jnp.inf)`` has it: no infinity is looked for."""
+
+    def looks(largest):
+        fun = lambda w: jnp.log(jnp.sum(jnp.exp(w - largest(w))))
+        difference = lambda w: dz.difference(fun, (w,), (w,))
+        return str(jax.make_jaxpr(difference)(jnp.ones(2))).count("is_finite")
+
+    assert looks(lambda w: jnp.max(w, initial=-jnp.inf)) == looks(jnp.max)
+    assert looks(lambda w: jnp.max(w, initial=0)) > looks(jnp.max)

@@ -31,6 +31,13 @@ def test_only_the_coordinates_count_and_padding_does_not():
     assert dz.gradient_quality(jnp.zeros(3), exact).cosine == 0.0
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_has_no_angle(number):
+    broken, exact = jnp.array([number, 1.0]), jnp.ones(2)
+    for pair in ((broken, exact), (exact, broken), (broken, 0 * exact)):
+        assert np.isnan(dz.gradient_quality(*pair).cosine)
+
+
 def test_unlike_trees_are_refused():
     with pytest.raises(ValueError, match="same structure"):
         dz.gradient_quality({"a": jnp.zeros(2)}, {"b": jnp.zeros(2)})

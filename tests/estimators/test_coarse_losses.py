@@ -1,0 +1,66 @@
+"""Losses of 16 bits: slopes are of the parameters' type, which holds what theirs does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepzero_jax as dz
+from tests.problems import relative_error
+
+W = np.array([1.5, 2.5, -1.0])
+# Of slopes beyond the range of float16, below it, and beside one that it holds.
+SCALES = {"large": (1e6, 3e5, -2e6), "small": (1e-7, 3e-9, 2.0)}
+ESTIMATORS = {
+    "cge": dz.cge(),
+    "central": dz.cge(central=True),
+    "many": dz.cge(batch_size=2),
+    "rge": dz.rge(num_directions=64, distribution="rademacher"),
+}
+
+
+def loss_of(scale, dtype):
+    """Near zero, where it is finite in float16 though its slopes are not."""
+    level = sum(np.sin(W) * scale)
+    return lambda p: (
+        jnp.sum(jnp.sin(jnp.concatenate(p)) * np.array(scale, "f4")) - level.astype("f4")
+    ).astype(dtype)
+
+
+def slopes(fun, estimator, w):
+    return jax.jit(dz.value_and_grad(fun, estimator))((w[:1], w[1:]), key=jax.random.key(0))[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_slopes_are_not_of_the_type_of_the_loss(scale, name, dtype):
+    fun, estimator = (loss_of(SCALES[scale], kind) for kind in (dtype, "float32")), ESTIMATORS[name]
+    found, exact = (slopes(f, estimator, jnp.asarray(W, jnp.float32)) for f in fun)
+    for part, expected in zip(found, exact, strict=True):
+        assert part.dtype == jnp.float32
+        np.testing.assert_allclose(part, expected, rtol=1e-5)
+
+
+def test_slopes_of_float64_parameters_are_of_float64(x64):
+    fun, exact = (loss_of((1.0, 2.0, 3.0), dtype) for dtype in ("bfloat16", "float64"))
+    found = slopes(fun, dz.cge(smoothing=1e-7), jnp.asarray(W))
+    assert relative_error(found, jax.grad(exact)((W[:1], W[1:]))) < 1e-6
+
+
+@pytest.mark.parametrize("estimator", [dz.cge, dz.rge])
+@pytest.mark.parametrize("central", [False, True])
+def test_a_quotient_of_coarse_losses_does_not_overflow(estimator, central):
+    """What is subtracted is rounded to 16 bits; the step that divides it and the slope are not."""
+    options = {"num_directions": 512, "distribution": "rademacher"} if estimator is dz.rge else {}
+    found = jax.jit(
+        dz.value_and_grad(
+            lambda w: jnp.sum((w - 1) * jnp.array([1e7, -2e7])).astype(jnp.float16),
+            estimator(smoothing=2.0**-20, reuse="none", central=central, **options),
+        )
+    )(jnp.ones(2), key=jax.random.key(0))[1]
+    np.testing.assert_allclose(found, [1e7, -2e7], rtol=0.1)
+    tiny = dz.value_and_grad(
+        lambda w: jnp.sum(w * 3).astype(jnp.float16), dz.cge(smoothing=2e-7, reuse="none")
+    )
+    np.testing.assert_allclose(tiny(jnp.zeros(2))[1], 3, rtol=0.2)
