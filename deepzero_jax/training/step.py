@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from deepzero_jax.coordinates import coordinate_mask, leaf_sizes, num_valid
+from deepzero_jax.coordinates import coordinate_mask, leaf_paths, leaf_sizes, num_valid
 from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, Spending
@@ -70,9 +70,10 @@ class TrainStep:
         """The state at step 0; consumes the key.
 
         Raises:
-          ValueError: a sampler of other parameters.
+          ValueError: a sampler of other parameters, or two leaves of one path.
         """
         self._check_sampler(params)
+        leaf_paths(model_state)  # by which checkpoints hold it
         run_key, sampler_key = jax.random.split(key)
         return TrainState(
             jnp.int32(0),
