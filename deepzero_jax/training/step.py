@@ -17,8 +17,7 @@ from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, Spending
 from deepzero_jax.sharding import everywhere, replicate, split_batch
 from deepzero_jax.training.boxes import Boxes
-from deepzero_jax.training.metrics import check_names
-from deepzero_jax.training.task import Task
+from deepzero_jax.training.task import Task, checked_aux
 from deepzero_jax.types import Key, Params, PyTree
 
 Metrics = dict[str, jax.Array]
@@ -86,7 +85,7 @@ class TrainStep:
 
     def batch(self, state: TrainState, data: PyTree) -> tuple[PyTree, ...]:
         """Arguments of the task's loss: ``(model_state, *batch)``."""
-        drawn = self.task.batch(data, _keys(state)[0], state.step)
+        drawn = self.task.checked_batch(data, _keys(state)[0], state.step)
         return (state.model_state, *(drawn if self.mesh is None else split_batch(drawn, self.mesh)))
 
     def select(self, state: TrainState) -> Selection:
@@ -101,12 +100,13 @@ class TrainStep:
         Can be jitted.
         """
         coordinates = selection.coordinates
-        (loss, (model_state, metrics)), grads = self._estimate(
+        (loss, found), grads = self._estimate(
             state.params,
             *self.batch(state, data),
             key=_keys(state)[1],
             coordinates=coordinates,
         )
+        model_state, metrics = checked_aux(found, state.model_state)
         sampler_state = self.sampler.update(state.sampler_state, selection, grads)
         if selection.scales is not None:
             scaled = lambda g, scale: (g * scale).astype(g.dtype)
@@ -124,13 +124,6 @@ class TrainStep:
             "finite": _all_finite((loss, params, model_state)),
             "num_coordinates": _num_coordinates(state.params, coordinates),
         }
-        check_names("metric", metrics)
-        for name, value in metrics.items():
-            if jnp.shape(value):
-                raise ValueError(
-                    f"a metric must be one number, and the task's {name!r} has shape "
-                    f"{jnp.shape(value)}: give its mean"
-                )
         return moved, {**own, **metrics}
 
     def _check_sampler(self, params: Params) -> None:

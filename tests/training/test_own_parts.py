@@ -22,7 +22,8 @@ def loss(params, model_state, x):
     return jnp.mean((jnp.sum(jnp.sin(x * params["w"] + params["b"]), -1) - 1) ** 2), ({}, {})
 
 
-def run(folder, optimizer=None, sampler=None, schedule=0.1, **parts):
+def prepared(optimizer=None, sampler=None, model_state=None, **parts):
+    """A step, and its state at step 0."""
     given = {
         "init": lambda key: (PARAMS, {}),
         "loss": loss,
@@ -36,8 +37,13 @@ def run(folder, optimizer=None, sampler=None, schedule=0.1, **parts):
     task = Task(**{**given, **parts})
     optimizer = optimizer or optax.sgd(0.1)
     step = TrainStep(task, dz.cge(), optimizer, sampler or dense_sampler(PARAMS))
-    state = step.init(jax.random.key(1), PARAMS, {})
-    return train(step, state, folder=folder, num_steps=2, schedule=schedule, log=lambda line: None)
+    return step, step.init(jax.random.key(1), PARAMS, model_state or {})
+
+
+def run(folder, optimizer=None, sampler=None, schedule=0.1, lengths=None, **parts):
+    step, state = prepared(optimizer, sampler, **parts)
+    lengths = {"num_steps": 2, **(lengths or {})}
+    return train(step, state, folder=folder, schedule=schedule, log=lambda line: None, **lengths)
 
 
 @pytest.mark.parametrize(
