@@ -17,6 +17,7 @@ from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, Spending
 from deepzero_jax.sharding import everywhere, replicate, split_batch
 from deepzero_jax.training.boxes import Boxes
+from deepzero_jax.training.optimizer import check_optimizer, update
 from deepzero_jax.training.task import Task, checked_aux
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -51,8 +52,9 @@ class TrainStep:
     Attributes:
       task: the problem.
       estimator: of gradients; ``sharded`` if it is to use the mesh's coordinates axis.
-      optimizer: an optax transformation, from ``make_optimizer`` for one; it is told the ``mask``
-        of the step's coordinates if it takes extra arguments.
+      optimizer: an optax transformation, from ``make_optimizer`` for one; if it takes extra
+        arguments it is told the ``mask`` of the step's coordinates, the loss as ``value`` and the
+        estimate as ``grad``. One that wants the loss itself (``value_fn``) is refused.
       sampler: of coordinates.
       mesh: devices; None for one.
 
@@ -70,15 +72,18 @@ class TrainStep:
 
         Raises:
           ValueError: a sampler of other parameters, or two leaves of one path.
+          TypeError: an optimiser that wants more than a step can tell it.
         """
         self._check_sampler(params)
         leaf_paths(model_state)  # by which checkpoints hold it
+        opt_state = self.optimizer.init(params)
+        check_optimizer(self.optimizer, params, opt_state)
         run_key, sampler_key = jax.random.split(key)
         return TrainState(
             jnp.int32(0),
             params,
             model_state,
-            self.optimizer.init(params),
+            opt_state,
             self.sampler.init(sampler_key),
             words_of(run_key),
         )
@@ -111,12 +116,9 @@ class TrainStep:
         if selection.scales is not None:
             scaled = lambda g, scale: (g * scale).astype(g.dtype)
             grads = jax.tree.map(scaled, grads, selection.scales)
-        updates, opt_state = optax.with_extra_args_support(self.optimizer).update(
-            grads,
-            state.opt_state,
-            state.params,
-            mask=coordinate_mask(state.params, coordinates),
-        )
+        mask = coordinate_mask(state.params, coordinates)
+        before = state.opt_state, state.params
+        updates, opt_state = update(self.optimizer, grads, *before, mask, loss)
         params = optax.apply_updates(state.params, updates)
         moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
         own = {
