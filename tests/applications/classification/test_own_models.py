@@ -91,3 +91,43 @@ def test_ratios_are_kept_before_anything_is_said_about_them(tmp_path):
     with pytest.raises(BrokenPipeError):
         find_ratios(experiment, tmp_path, log)
     assert list(load_ratios(tmp_path / "ratios.json").ratios) == ["0/idle", "1"]
+
+
+def outputs(of):
+    """A linear map whose outputs are changed."""
+
+    def make(num_classes):
+        init = lambda key, x: {"w": jnp.ones((8, num_classes))}
+        return Pair(init, lambda params, x: of(jnp.mean(x, axis=(1, 3)) @ params["w"]))
+
+    return make
+
+
+make_few = outputs(lambda logits: logits[:, :2])
+make_flat = outputs(lambda logits: logits[:, 0])
+make_nested = outputs(lambda logits: logits[None])
+make_transposed = outputs(lambda logits: logits.T)
+make_whole = outputs(lambda logits: logits.astype(jnp.int32))
+make_two = outputs(lambda logits: (logits, logits))
+make_more = outputs(lambda logits: jnp.tile(logits, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "got"),
+    [
+        ("make_few", r"float32\[12, 2\]"),
+        ("make_flat", r"float32\[12\]"),
+        ("make_nested", r"float32\[1, 12, 3\]"),
+        ("make_transposed", r"float32\[3, 12\]"),
+        ("make_whole", r"int32\[12, 3\]"),
+        ("make_two", "tuple"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused_at_once(model, got):
+    words = rf"^the model must give logits .*, here float32\[12, 3\] .*, got {got}: .* last layer"
+    with pytest.raises(ValueError, match=words):
+        build(of_model(model))
+
+
+def test_more_outputs_than_classes_are_no_fault():
+    build(of_model("make_more"))
