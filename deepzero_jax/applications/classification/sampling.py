@@ -31,6 +31,7 @@ from deepzero_jax.sampling import (
     dense_sampler,
     fixed_sampler,
 )
+from deepzero_jax.sampling.rates import price_of_a_step
 from deepzero_jax.training import (
     Boxes,
     CompiledStep,
@@ -273,6 +274,6 @@ def with_prices(state: TrainState, seconds: Mapping[str, float], budget: float) 
     """The state of a price-aware run with seconds for prices and budget."""
     prices = state.sampler_state._replace(
         costs=jax.numpy.asarray(list(seconds.values()), jax.numpy.float32),
-        budget=jax.numpy.float32(budget),
+        budget=price_of_a_step(budget),
     )
     return state._replace(sampler_state=prices)
