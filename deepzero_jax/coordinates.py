@@ -27,12 +27,22 @@ from deepzero_jax.types import Array, Key, Params, PyTree
 def leaf_paths(params: Params) -> list[str]:
     """Names the leaves of a pytree, in flattening order, as ``"layer/kernel"``.
 
+    Raises:
+      ValueError: two leaves of one path, of which a mapping by paths would lose one.
+
     Example:
       >>> leaf_paths({"dense": {"bias": 0.0, "kernel": 1.0}})
       ['dense/bias', 'dense/kernel']
     """
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    if len(set(paths)) < len(paths):
+        path = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(
+            f"two leaves have the path {path!r}: whatever is said of single leaves goes by their "
+            "paths, with a slash between names; rename one, or take the slash out of its name"
+        )
+    return paths
 
 
 def leaf_sizes(params: Params) -> dict[str, int]:

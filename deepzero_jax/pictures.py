@@ -11,6 +11,7 @@ def pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # names of leaves and runs may hold a $
     import matplotlib.pyplot as plt
 
     return plt

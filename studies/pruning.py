@@ -18,6 +18,7 @@ from deepzero_jax.applications.classification import build, compute_scores
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.fields import default_of
 from deepzero_jax.pruning import in_layer_order, layer_ratios, zo_grasp_scores
+from deepzero_jax.pruning.report import paths_as_made
 from deepzero_jax.training import Json
 from studies.runner import Cell, Measurement, configured, length_overrides, main
 
@@ -57,7 +58,7 @@ def _scored(name: str, directions: int, seed: int) -> tuple[np.ndarray, dict[str
     sizes = zip(leaf_paths(scores), leaves, strict=True)
     pruned = {path: ratios[path] for path, leaf in sizes if leaf.ndim > 1}
     flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
-    return flat, in_layer_order(pruned, experiment.params)
+    return flat, in_layer_order(pruned, paths_as_made(experiment.params))
 
 
 def kept_fractions(

@@ -28,6 +28,21 @@ def test_paths_name_leaves_in_order():
     assert leaf_paths((1.0, [2.0])) == ["0", "1/0"]
 
 
+def test_two_leaves_of_one_path_are_refused_whoever_goes_by_paths():
+    params = {"a/b": jnp.ones((2, 5)), "a": {"b": jnp.ones((2, 2))}}
+    loss = lambda params: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+    calls = [
+        lambda: dz.leaf_paths(params),
+        lambda: dz.layer_ratios(params, 0.5),
+        lambda: sample_coordinates(jax.random.key(0), params, {"a/b": 0.5}),
+        lambda: dz.coordinate_costs(loss, params),
+        lambda: dz.value_and_grad(loss, dz.cge(smoothing=1e-3))(params),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^two leaves have the path 'a/b': .* rename one"):
+            call()
+
+
 def test_sample_has_static_counts_and_distinct_sorted_indices():
     drawn = sample_coordinates(jax.random.key(0), PARAMS, {"a/kernel": 0.75})
     kernel = np.asarray(drawn["a"]["kernel"])

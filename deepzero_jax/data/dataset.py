@@ -10,6 +10,9 @@ import numpy as np
 
 from deepzero_jax.types import Array
 
+# Of float32; what is smaller is 0 where XLA computes.
+_SMALLEST, _LARGEST = (float(bound) for bound in (np.finfo("f4").tiny, np.finfo("f4").max))
+
 
 class Dataset(NamedTuple):
     """Images and labels for training and test; n images of h × w pixels, c channels.
@@ -56,6 +59,11 @@ def check_dataset(dataset: object, name: str) -> None:
                 f"data set {name!r}: {part}_images must be [n, h, w, c] and {part}_labels [n], "
                 f"got {np.shape(images)} and {np.shape(labels)}"
             )
+        if 0 in np.shape(images):
+            raise ValueError(
+                f"data set {name!r}: {part}_images have the shape {np.shape(images)}, and no "
+                "pixel; give [n, h, w, c] with h, w and c of at least 1"
+            )
         if np.asarray(images).dtype != np.uint8:
             raise ValueError(
                 f"data set {name!r}: {part}_images must be uint8, got {np.asarray(images).dtype}"
@@ -76,22 +84,29 @@ def check_dataset(dataset: object, name: str) -> None:
             f"data set {name!r}: images for training and for test must be alike, got {shapes[0]} "
             f"and {shapes[1]}"
         )
-    if not len(dataset.mean) == len(dataset.std) == np.shape(dataset.train_images)[3]:
-        raise ValueError(
-            f"data set {name!r}: mean and std must have an entry for each of the "
-            f"{np.shape(dataset.train_images)[3]} channels, got {len(dataset.mean)} and "
-            f"{len(dataset.std)}"
-        )
+    _check_scale(dataset, name)
+
+
+def _check_scale(dataset: Dataset, name: str) -> None:
+    """Raises ValueError unless mean and std hold a number that can be used for each channel."""
+    channels = np.shape(dataset.train_images)[3]
     for kind, values in (("mean", dataset.mean), ("std", dataset.std)):
-        if not all(_is_finite(v) and (kind == "mean" or v > 0) for v in values):
+        if np.shape(values) != (channels,):
+            wanted = f"({', '.join('…' * channels)}{',' * (channels == 1)})"
+            raise ValueError(
+                f"data set {name!r}: {kind} must have an entry for each of the {channels} "
+                f"channels, got {values!r}: give {wanted}"
+            )
+        if not all(_fits_float32(v) and (kind == "mean" or v >= _SMALLEST) for v in values):
             sign = "" if kind == "mean" else "positive "
             raise ValueError(
-                f"data set {name!r}: {kind} must be finite {sign}numbers, got {tuple(values)!r}"
+                f"data set {name!r}: {kind} must be finite {sign}numbers of float32, "
+                f"got {tuple(values)!r}"
             )
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+def _fits_float32(value: object) -> bool:
+    return isinstance(value, numbers.Real) and abs(float(value)) <= _LARGEST
 
 
 def check_batch_size(batch_size: int, dataset: Dataset) -> None:

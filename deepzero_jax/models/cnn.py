@@ -37,6 +37,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images [b, h, w, c] → logits [b, num_classes]; batch statistics if ``train``."""
+        _check_depth(self.depth, *images.shape[1:3])
         hidden = images
         for index in range(self.depth):
             name = f"block{index + 1}"
@@ -44,3 +45,12 @@ class CNN(nn.Module):
             hidden = nn.relu(batch_norm(train, f"{name}_norm")(hidden))
             hidden = max_pool(hidden)
         return classify(self.num_classes)(jax.numpy.mean(hidden, axis=(1, 2)))
+
+
+def _check_depth(depth: int, height: int, width: int) -> None:
+    most = min(height, width).bit_length() - 1
+    if depth > most:
+        raise ValueError(
+            f"a CNN of depth {depth} halves its images {depth} times, and {height} × {width} "
+            f"pixels can be halved {most} times at most: take a smaller depth, or larger images"
+        )

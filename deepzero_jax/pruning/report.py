@@ -51,11 +51,22 @@ def in_layer_order(ratios: PerLeaf, layers: Iterable[str]) -> dict[str, float]:
 
     Args:
       ratios: ``{leaf path: pruned fraction}``.
-      layers: first parts of the paths, in order; those that it leaves out come last.
+      layers: paths or first parts of them, in order; those that it leaves out come last.
     """
     order = {name: position for position, name in enumerate(layers)}
-    place = lambda item: order.get(item[0].split("/", 1)[0], len(order))
-    return dict(sorted(ratios.items(), key=place))
+    last = len(order)
+    place = lambda path: order.get(path, order.get(path.split("/", 1)[0], last))
+    return dict(sorted(ratios.items(), key=lambda item: place(item[0])))
+
+
+def paths_as_made(params: Params) -> list[str]:
+    """The leaf paths of parameters, their layers in the order in which a model made them.
+
+    JAX sorts the names of a mapping, which keeps that order; anything else comes in its own.
+    """
+    if not isinstance(params, Mapping):
+        return leaf_paths(params)
+    return [path for name, layer in params.items() for path in leaf_paths({name: layer})]
 
 
 # After the name of a leaf: its shape.
@@ -68,7 +79,7 @@ def save_mask(path: Path, mask: PyTree) -> None:
     for name, leaf in zip(leaf_paths(mask), jax.tree.leaves(mask), strict=True):
         arrays[name] = np.packbits(np.asarray(leaf))
         arrays[name + _SHAPE] = np.asarray(np.shape(leaf), np.int64)
-    write_arrays(path, **arrays)
+    write_arrays(path, arrays)
 
 
 def load_mask(path: Path, params: Params) -> PyTree:

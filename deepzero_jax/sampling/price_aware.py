@@ -10,7 +10,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths, leaf_sizes, num_valid
 from deepzero_jax.keys import key_of, words_of
-from deepzero_jax.sampling.rates import sampling_rates
+from deepzero_jax.sampling.rates import price_of_a_step, sampling_rates
 from deepzero_jax.sampling.selection import Sampler, Selection, Spending
 from deepzero_jax.types import Key, Params, PerLeaf, PyTree
 
@@ -118,7 +118,7 @@ class _PriceAware:
         return PriceAwareState(
             words_of(key),
             jnp.asarray([self.costs[path] for path in self.paths], jnp.float32),
-            jnp.float32(self.budget),
+            price_of_a_step(self.budget),
             jnp.asarray([start[path] for path in self.paths], jnp.float32),
             jnp.zeros(len(self.paths), jnp.int32),
         )

@@ -61,11 +61,18 @@ def sampling_rates(
     return dict(zip(paths, _best_rates(cost, moment, size, budget), strict=True))
 
 
+def price_of_a_step(budget: Array | float) -> jax.Array:
+    """A budget in float32; one that is too large for it is its largest number: all is taken."""
+    if isinstance(budget, int | float):
+        budget = min(budget, float(jnp.finfo(jnp.float32).max))
+    return jnp.asarray(budget, jnp.float32)
+
+
 def _best_rates(
     cost: jax.Array, moment: jax.Array, size: jax.Array, budget: Array | float
 ) -> jax.Array:
     # A scale common to all moments only changes κ; without it small ones would underflow.
-    budget = jnp.asarray(budget, cost.dtype)
+    budget = price_of_a_step(budget)
     largest = jnp.max(moment, initial=0.0)
     moment = jnp.where(largest > 0, moment / jnp.where(largest > 0, largest, 1), 1.0)
     free = cost <= 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.training.folder import Json, RunFolderError, free_name
 from deepzero_jax.types import Log, PyTree
 
@@ -66,20 +67,18 @@ def _like(tree: PyTree, stored: PyTree) -> PyTree:
 def _with_empty_leaves(stored: PyTree, leaves: Mapping[str, str]) -> PyTree:
     """A ``stored`` tree with the empty leaves that were saved, see ``_leaves``."""
 
-    def one(path: Any, found: Any) -> Any:
-        told = leaves[jax.tree_util.keystr(path, simple=True, separator="/")]
+    def one(path: str, found: Any) -> Any:
+        told = leaves[path]
         shape = json.loads(told[told.index("[") :])
         return found if np.prod(shape) else np.zeros(shape, found.dtype)
 
-    return jax.tree_util.tree_map_with_path(one, stored)
+    found, structure = jax.tree.flatten(stored)
+    return structure.unflatten(map(one, leaf_paths(stored), found))
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:
     """The leaves by their paths, in order; a path says nothing of the kinds of containers."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
 def _leaves(tree: PyTree) -> dict[str, str]:

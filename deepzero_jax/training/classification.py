@@ -10,6 +10,7 @@ import optax
 
 from deepzero_jax.bars import tell
 from deepzero_jax.blackbox import samples_asked
+from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.data import (
     Dataset,
     balanced_indices,
@@ -46,13 +47,21 @@ def classification_task(
         networks of ``deepzero_jax.models`` alone.
 
     Raises:
-      ValueError: a batch larger than the training set, or a model that cannot be cut.
+      ValueError: a batch larger than the training set, or a model that cannot be cut; from
+        ``init``, a model whose outputs are no logits of the data set's classes.
     """
     check_batch_size(batch_size, dataset)
     num_train = len(dataset.train_labels)
 
     def init(key: Key) -> tuple[Params, PyTree]:
-        return init_model(model, key, jnp.zeros((1, *dataset.train_images.shape[1:])))
+        shape = np.shape(dataset.train_images)[1:]
+        params, model_state = init_model(model, key, jnp.zeros((1, *shape)))
+        for tree in (params, model_state):
+            leaf_paths(tree)  # refuses two of one path, before anything is paid for them
+        images = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+        found = jax.eval_shape(partial(predict, model), params, model_state, images)
+        _check_logits(found, batch_size, dataset.num_classes)
+        return params, model_state
 
     def batch(data: PyTree, key: Key, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         order_key, augment_key = jax.random.split(key)
@@ -76,6 +85,21 @@ def classification_task(
         evaluate=evaluation.evaluate,
         steps_per_epoch=num_train // batch_size,
         evaluation_samples=evaluation.num_samples,
+    )
+
+
+def _check_logits(found: PyTree, num_images: int, num_classes: int) -> None:
+    """Raises ValueError unless a model gives logits [num_images, at least num_classes]."""
+    is_array = isinstance(found, jax.ShapeDtypeStruct)
+    if is_array and jnp.issubdtype(found.dtype, jnp.floating) and len(found.shape) == 2:
+        rows, outputs = found.shape
+        if rows == num_images and outputs >= num_classes:
+            return
+    got = f"{found.dtype}{list(found.shape)}" if is_array else type(found).__name__
+    raise ValueError(
+        "the model must give logits [images, classes], here "
+        f"float32[{num_images}, {num_classes}] for a batch of the data set, got {got}: "
+        "give its last layer an output for each class, and each image a row"
     )
 
 

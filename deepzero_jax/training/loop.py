@@ -19,6 +19,7 @@ from deepzero_jax.training.errors import (
     black_box_failure,
 )
 from deepzero_jax.training.folder import Json, RunFolderError, write_json
+from deepzero_jax.training.lengths import Lengths, check_pause
 from deepzero_jax.training.live import LiveJson
 from deepzero_jax.training.metrics import median_seconds
 from deepzero_jax.training.optimizer import Schedule
@@ -35,11 +36,8 @@ from deepzero_jax.types import Log
 class Settings(NamedTuple):
     """How long a run is and how often it looks up, as the arguments of ``train``."""
 
-    num_steps: int
-    evaluation_interval: int
+    lengths: Lengths
     checkpoint_seconds: float
-    initial_queries: int
-    initial_samples: Mapping[str, int]
     name: str
     probing: Probing | None
 
@@ -48,7 +46,7 @@ def train(
     step: TrainStep | CompiledStep,
     state: TrainState,
     *,
-    folder: Path,
+    folder: Path | str,
     num_steps: int,
     schedule: Schedule | float,
     evaluation_interval: int | None = None,
@@ -83,7 +81,8 @@ def train(
       The content of ``summary.json``.
 
     Raises:
-      ValueError: ``num_steps``, ``evaluation_interval`` or ``Task.steps_per_epoch`` below 1.
+      ValueError: ``num_steps``, ``evaluation_interval`` or ``Task.steps_per_epoch`` that is no
+        integer of at least 1, or another number that is none of its kind.
       RunFolderError: a folder whose run has done more steps than ``num_steps``.
       NonFiniteError: a loss or parameter that is not finite.
       StepFailedError: a black box that gives no answer.
@@ -91,22 +90,16 @@ def train(
 
     **Cost**: the queries of its steps and of its evaluations.
     """
-    for argument, value in (("num_steps", num_steps), ("evaluation_interval", evaluation_interval)):
-        if value is not None and value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value!r}")
     task = step.task if isinstance(step, TrainStep) else step.step.task
-    if task.steps_per_epoch < 1:
-        raise ValueError(
-            f"Task.steps_per_epoch must be at least 1, got {task.steps_per_epoch!r}: are the data "
-            "fewer than a batch?"
-        )
+    spent = initial_queries, initial_samples
+    lengths = Lengths.of(task.steps_per_epoch, num_steps, evaluation_interval, *spent)
+    check_pause(checkpoint_seconds)
+    folder = Path(folder)
     if isinstance(step, TrainStep):
         with bar(f"compiling the step of {name}", log):
             step = step.compile(state)
     state = step.step.place(state)
-    interval = evaluation_interval or task.steps_per_epoch
-    spent = initial_queries, initial_samples or {}
-    settings = Settings(num_steps, interval, checkpoint_seconds, *spent, name, probing)
+    settings = Settings(lengths, checkpoint_seconds, name, probing)
     checkpointer = Checkpointer(folder / "checkpoints", log)
     by_step = schedule if callable(schedule) else lambda step: schedule
     trainer = _Trainer(step, by_step, folder, settings, checkpointer, log)
@@ -139,9 +132,9 @@ class _Trainer:
         self.told_of_boxes = False
         self.asked = LiveJson(folder / "asked.json", lambda: self.progress.asked)
         self.progress = Progress(
-            settings.initial_queries,
+            settings.lengths.initial_queries,
             compiled.boxes,
-            settings.initial_samples,
+            settings.lengths.initial_samples,
             settings.probing,
         )
 
@@ -154,10 +147,7 @@ class _Trainer:
                 planned = plan(
                     self.compiled,
                     state,
-                    num_steps=settings.num_steps,
-                    initial_queries=settings.initial_queries,
-                    evaluation_interval=settings.evaluation_interval,
-                    initial_samples=settings.initial_samples,
+                    **settings.lengths._asdict(),
                     probing=settings.probing,
                 )
             self.log(str(planned))
@@ -166,15 +156,16 @@ class _Trainer:
                 self._save(state)
                 self.checkpointer.wait()
             return state
-        if (done := int(restored[0].step)) > settings.num_steps:
+        done, num_steps = int(restored[0].step), settings.lengths.num_steps
+        if done > num_steps:
             raise RunFolderError(
-                f"{self.folder} holds {done:,} steps, and num_steps is {settings.num_steps:,}: "
+                f"{self.folder} holds {done:,} steps, and num_steps is {num_steps:,}: "
                 f"give at least {done:,}, or another folder"
             )
         self.progress.load(restored[1])
         state = self.compiled.step.place(restored[0])
-        self.progress.load_asked(self.asked.path, int(state.step))
-        self.log(f"going on from step {int(state.step):,} of {settings.num_steps:,}")
+        self.progress.load_asked(self.asked.path, done)
+        self.log(f"going on from step {done:,} of {num_steps:,}")
         return state
 
     def run(self, state: TrainState) -> TrainState:
@@ -187,7 +178,7 @@ class _Trainer:
             self.folder,
             settings.name,
             int(state.step),
-            settings.num_steps,
+            settings.lengths.num_steps,
             self.log,
         )
         saved_at = time.perf_counter()
@@ -196,7 +187,7 @@ class _Trainer:
                 # A box that failed while it was asked for scores is asked again.
                 if self._evaluate_if_due(state, recorder):
                     self._save(state)
-                while int(state.step) < settings.num_steps:
+                while int(state.step) < settings.lengths.num_steps:
                     state = self._one_step(state, recorder, stop)
                     evaluated = self._evaluate_if_due(state, recorder)
                     waited = agree(time.perf_counter() - saved_at)
@@ -269,7 +260,7 @@ class _Trainer:
 
     def _evaluate_if_due(self, state: TrainState, recorder: Recorder) -> bool:
         done, settings = int(state.step), self.settings
-        due = done % settings.evaluation_interval == 0 or done == settings.num_steps
+        due = done % settings.lengths.evaluation_interval == 0 or done == settings.lengths.num_steps
         if not due or done <= self.progress.evaluated:
             return False
         counts, evaluation = self.progress.of_host(), self.progress.samples.of("evaluation")
@@ -293,5 +284,5 @@ class _Trainer:
         raise InterruptedRunError(
             signum,
             f"stopped on request after step {int(state.step):,} of "
-            f"{self.settings.num_steps:,}; the same command goes on from there",
+            f"{self.settings.lengths.num_steps:,}; the same command goes on from there",
         )

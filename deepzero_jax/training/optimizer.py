@@ -1,13 +1,18 @@
 """Optimisers and schedules from optax, with the mask in its place."""
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import optax
 
+from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.pruning import sparse_updates
 from deepzero_jax.registry import Registry, arguments, call_with
 from deepzero_jax.sampling import coherent_gradient
+from deepzero_jax.types import Params, PyTree
 
 Schedule = optax.Schedule
 Mask = Literal["gradient", "update", "weights"]
@@ -130,3 +135,46 @@ def _rule(
             f"got {type(rule).__name__}"
         )
     return rule
+
+
+def update(
+    optimizer: optax.GradientTransformation,
+    grads: PyTree,
+    opt_state: PyTree,
+    params: Params,
+    mask: PyTree,
+    loss: jax.Array,
+) -> tuple[PyTree, PyTree]:
+    """Updates and the next state of an optimiser, told ``mask=``, ``value=`` and ``grad=``.
+
+    Raises:
+      TypeError: a transformation that wants more.
+    """
+    told = {"mask": mask, "value": loss, "grad": grads}
+    try:
+        return optax.with_extra_args_support(optimizer).update(grads, opt_state, params, **told)
+    except TypeError as error:
+        missing = re.search(r"missing \d+ required keyword-only arguments?: (.*)", str(error))
+        if missing is None:
+            raise
+        if "'value_fn'" in missing[1]:
+            raise TypeError(
+                "the optimizer wants 'value_fn', the loss itself, to evaluate it inside an update: "
+                "queries that nobody counts; take one without a line search"
+            ) from error
+        raise TypeError(
+            f"the optimizer wants {missing[1]}, which a step cannot give: it gives "
+            "mask, value and grad"
+        ) from error
+
+
+def check_optimizer(
+    optimizer: optax.GradientTransformation, params: Params, opt_state: PyTree
+) -> None:
+    """Raises TypeError for an optimiser that wants more than a step has; nothing is computed."""
+
+    def once(params: Params, opt_state: PyTree) -> PyTree:
+        mask = coordinate_mask(params, None)
+        return update(optimizer, params, opt_state, params, mask, jnp.float32(0))
+
+    jax.eval_shape(once, params, opt_state)

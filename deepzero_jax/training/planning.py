@@ -12,6 +12,7 @@ from deepzero_jax.coordinates import coordinates_per_leaf, leaf_paths, num_coord
 from deepzero_jax.sampling import Spending
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.forecasting import Forecast
+from deepzero_jax.training.lengths import Lengths
 from deepzero_jax.training.probing import Probing, smoothing_in_words
 from deepzero_jax.training.step import CompiledStep, TrainState, TrainStep
 from deepzero_jax.training.timing import step_seconds
@@ -248,8 +249,14 @@ def plan(
       initial_samples: of black boxes, spent before the first step.
       probing: of the smoothing; its queries and samples come to those.
 
+    Raises:
+      ValueError: numbers that ``train`` refuses.
+
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
+    task = step.task if isinstance(step, TrainStep) else step.step.task
+    spent = initial_queries, initial_samples
+    lengths = Lengths.of(task.steps_per_epoch, num_steps, evaluation_interval, *spent)
     if isinstance(step, TrainStep):
         step = step.compile(state)
     state = step.step.place(state)
@@ -264,7 +271,7 @@ def plan(
             step.loss(state),
         )
     counts = coordinates_per_leaf(state.params, selection.coordinates)
-    about = About(num_steps, initial_queries, evaluation_interval, initial_samples, probing)
+    about = About(probing=probing, **lengths._asdict())
     found = _outline(step.step, state, step.data, counts, step.boxes, about)
     return found._replace(seconds_per_step=seconds, compile_seconds=step.seconds)
 

@@ -12,6 +12,7 @@ from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Sampler, dense_sampler
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.folder import read_json
+from deepzero_jax.training.lengths import whole
 from deepzero_jax.training.live import LiveJson
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -100,12 +101,15 @@ class Stages:
     ) -> Trained:
         """Trains a stage, or reads it back; arguments as of ``TrainStep`` and ``train``.
 
-        ``num_evaluations`` are spread evenly over its steps.
+        At most ``num_evaluations`` are spread evenly over its steps, one after the last.
 
         Raises:
-          ValueError: a finished stage whose checkpoint is gone.
+          ValueError: a number that is no integer of at least 1, or a finished stage whose
+            checkpoint is gone.
           InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
         """
+        num_steps = whole("num_steps", num_steps)
+        num_evaluations = whole("num_evaluations", num_evaluations)
         folder = self.workdir / name
         folder.mkdir(parents=True, exist_ok=True)
         init_key, run_key = jax.random.split(self.key(name))
@@ -123,7 +127,7 @@ class Stages:
                     folder=folder,
                     num_steps=num_steps,
                     schedule=schedule,
-                    evaluation_interval=max(1, num_steps // num_evaluations),
+                    evaluation_interval=-(-num_steps // num_evaluations),
                     checkpoint_seconds=self._checkpoint_seconds,
                     probing=probing,
                     name=name,

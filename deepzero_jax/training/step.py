@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from deepzero_jax.coordinates import coordinate_mask, leaf_sizes, num_valid
+from deepzero_jax.coordinates import coordinate_mask, leaf_paths, leaf_sizes, num_valid
 from deepzero_jax.estimators import Estimator, Loss, num_queries, value_and_grad
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling import Sampler, Selection, Spending
 from deepzero_jax.sharding import everywhere, replicate, split_batch
 from deepzero_jax.training.boxes import Boxes
-from deepzero_jax.training.metrics import check_names
-from deepzero_jax.training.task import Task
+from deepzero_jax.training.optimizer import check_optimizer, update
+from deepzero_jax.training.task import Task, checked_aux
 from deepzero_jax.types import Key, Params, PyTree
 
 Metrics = dict[str, jax.Array]
@@ -52,8 +52,9 @@ class TrainStep:
     Attributes:
       task: the problem.
       estimator: of gradients; ``sharded`` if it is to use the mesh's coordinates axis.
-      optimizer: an optax transformation, from ``make_optimizer`` for one; it is told the ``mask``
-        of the step's coordinates if it takes extra arguments.
+      optimizer: an optax transformation, from ``make_optimizer`` for one; if it takes extra
+        arguments it is told the ``mask`` of the step's coordinates, the loss as ``value`` and the
+        estimate as ``grad``. One that wants the loss itself (``value_fn``) is refused.
       sampler: of coordinates.
       mesh: devices; None for one.
 
@@ -70,22 +71,26 @@ class TrainStep:
         """The state at step 0; consumes the key.
 
         Raises:
-          ValueError: a sampler of other parameters.
+          ValueError: a sampler of other parameters, or two leaves of one path.
+          TypeError: an optimiser that wants more than a step can tell it.
         """
         self._check_sampler(params)
+        leaf_paths(model_state)  # by which checkpoints hold it
+        opt_state = self.optimizer.init(params)
+        check_optimizer(self.optimizer, params, opt_state)
         run_key, sampler_key = jax.random.split(key)
         return TrainState(
             jnp.int32(0),
             params,
             model_state,
-            self.optimizer.init(params),
+            opt_state,
             self.sampler.init(sampler_key),
             words_of(run_key),
         )
 
     def batch(self, state: TrainState, data: PyTree) -> tuple[PyTree, ...]:
         """Arguments of the task's loss: ``(model_state, *batch)``."""
-        drawn = self.task.batch(data, _keys(state)[0], state.step)
+        drawn = self.task.checked_batch(data, _keys(state)[0], state.step)
         return (state.model_state, *(drawn if self.mesh is None else split_batch(drawn, self.mesh)))
 
     def select(self, state: TrainState) -> Selection:
@@ -100,22 +105,20 @@ class TrainStep:
         Can be jitted.
         """
         coordinates = selection.coordinates
-        (loss, (model_state, metrics)), grads = self._estimate(
+        (loss, found), grads = self._estimate(
             state.params,
             *self.batch(state, data),
             key=_keys(state)[1],
             coordinates=coordinates,
         )
+        model_state, metrics = checked_aux(found, state.model_state)
         sampler_state = self.sampler.update(state.sampler_state, selection, grads)
         if selection.scales is not None:
             scaled = lambda g, scale: (g * scale).astype(g.dtype)
             grads = jax.tree.map(scaled, grads, selection.scales)
-        updates, opt_state = optax.with_extra_args_support(self.optimizer).update(
-            grads,
-            state.opt_state,
-            state.params,
-            mask=coordinate_mask(state.params, coordinates),
-        )
+        mask = coordinate_mask(state.params, coordinates)
+        before = state.opt_state, state.params
+        updates, opt_state = update(self.optimizer, grads, *before, mask, loss)
         params = optax.apply_updates(state.params, updates)
         moved = TrainState(state.step + 1, params, model_state, opt_state, sampler_state, state.key)
         own = {
@@ -123,13 +126,6 @@ class TrainStep:
             "finite": _all_finite((loss, params, model_state)),
             "num_coordinates": _num_coordinates(state.params, coordinates),
         }
-        check_names("metric", metrics)
-        for name, value in metrics.items():
-            if jnp.shape(value):
-                raise ValueError(
-                    f"a metric must be one number, and the task's {name!r} has shape "
-                    f"{jnp.shape(value)}: give its mean"
-                )
         return moved, {**own, **metrics}
 
     def _check_sampler(self, params: Params) -> None:

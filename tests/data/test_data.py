@@ -256,6 +256,12 @@ def test_damaged_prepared_data_are_named(tmp_path):
         ({"train_labels": np.zeros(4)}, "train_labels must be integers, got float64"),
         ({"test_labels": np.zeros(4, bool)}, "test_labels must be integers, got bool"),
         ({"num_classes": 2.5}, "num_classes must be an integer, got 2.5"),
+        ({"mean": 0.4}, r"mean .* an entry for each of the 3 channels, got 0.4: give \(…, …, …\)"),
+        ({"std": None}, "std .* an entry for each of the 3 channels, got None"),
+        ({"mean": (0.4,)}, r"mean .* an entry for each of the 3 channels, got \(0.4,\)"),
+        ({"std": (1.0, 1e-60, 1.0)}, "std must be finite positive numbers of float32"),
+        ({"mean": (1e60, 0.0, 0.0)}, "mean must be finite numbers of float32"),
+        ({"train_images": np.zeros((4, 0, 8, 3), np.uint8)}, "train_images .* no pixel"),
     ],
 )
 def test_a_data_set_that_does_not_hold_together_is_named(changes, words):

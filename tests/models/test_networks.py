@@ -103,3 +103,12 @@ def test_max_pool_is_flax_s_and_so_is_its_derivative(size):
     cotangent = jax.random.normal(keys[2], expected.shape)
     (grad,) = jax.vjp(max_pool, hidden)[1](cotangent)
     assert np.array_equal(grad, jax.vjp(by_windows, hidden)[1](cotangent)[0])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 15)])
+def test_a_cnn_too_deep_for_its_images_says_how_deep_it_may_be(size):
+    images = jnp.zeros((1, *size, 1))
+    words = f"^a CNN of depth 4 .* {size[0]} × {size[1]} pixels can be halved 3 times at most: "
+    with pytest.raises(ValueError, match=words):
+        CNN(depth=4).init(jax.random.key(0), images)
+    CNN(depth=3, width=2).init(jax.random.key(0), images)

@@ -216,7 +216,7 @@ def test_report(tmp_path):
     table = ratios_table(ratios, {"in/kernel": 8, "in/bias": 2, "out/kernel": 4})
     assert "in/kernel" in table
     assert table.splitlines()[-1].split() == ["all", "14", "6", "42.9"]
-    plot_ratios(ratios, "title", tmp_path / "ratios.png")
+    plot_ratios({**ratios, "$^/kernel$": 0.5}, "title", tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").stat().st_size > 5_000
 
 

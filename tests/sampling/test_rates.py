@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -216,3 +218,14 @@ def test_a_budget_may_be_a_whole_number_beyond_int32():
     sizes = {"a": 4 * 10**9, "b": 3 * 10**9}
     given = sizes, {"a": 1, "b": 1}, {"a": 3, "b": 4}
     assert dz.sampling_rates(*given, 10**10) == dz.sampling_rates(*given, 1e10)
+
+
+def test_a_budget_beyond_float32_takes_all_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rates = dz.sampling_rates({"a": 9, "b": 1}, {"a": 1, "b": 1}, {"a": 10, "b": 10}, 1e300)
+        params = {"a": jnp.zeros(10), "b": jnp.zeros(10)}
+        sampler = price_aware_sampler(params, {"a": 9.0, "b": 1.0}, 1e300)
+        state = sampler.init(jax.random.key(0))
+    assert [float(rate) for rate in rates.values()] == [1.0, 1.0]
+    assert np.isfinite(state.budget)

@@ -1,9 +1,11 @@
 from contextlib import suppress
 
 import jax.numpy as jnp
+import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.training import Stages, read_json, stages
+from deepzero_jax.training import Stages, read_json, read_metrics, stages
+from tests.training.test_own_parts import prepared
 
 
 def test_time_is_that_of_all_processes_whatever_ended_them(tmp_path, monkeypatch):
@@ -40,3 +42,17 @@ def test_what_is_asked_is_in_the_files_while_it_is_asked(tmp_path):
         box(jnp.ones(4))
     assert second.box_samples == {"labels": 9, "certification": 4}
     assert read_json(tmp_path / "samples.json") == second.box_samples
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "most", "evaluated"),
+    [(14, 12, range(2, 15, 2)), (23, 12, [*range(2, 23, 2), 23]), (3, 12, [1, 2, 3])],
+)
+def test_evaluations_are_at_most_as_many_as_asked_for(num_steps, most, evaluated, tmp_path):
+    task = prepared()[0].task
+    stages = Stages(0, {"only": 0}, tmp_path, log=lambda line: None)
+    stages.run("only", task, dz.first_order(), num_steps, 0.1, num_evaluations=most)
+    records = read_metrics(tmp_path / "only/metrics.jsonl")
+    assert [record["step"] for record in records if "test_loss" in record] == list(evaluated)
+    with pytest.raises(ValueError, match=r"^num_evaluations must be at least 1, got 0"):
+        stages.run("only", task, dz.first_order(), num_steps, 0.1, num_evaluations=0)

@@ -44,7 +44,7 @@ def ask_labels(box: BlackBox, model: Path, images: np.ndarray, stages: Stages) -
         for rows in np.array_split(todo, -(-todo.size // _PART)):
             logits = box((images[rows] / 255.0).astype(np.float32))
             labels[rows] = np.asarray(logits).argmax(-1)
-            write_arrays(path, labels=labels, box=digest)
+            write_arrays(path, {"labels": labels, "box": digest})
             tell(len(rows), todo.size, "images")
     return labels
 

@@ -33,6 +33,7 @@ from deepzero_jax.training import (
     learning_rate_schedule,
     make_optimizer,
 )
+from deepzero_jax.training.optimizer import check_optimizer
 from deepzero_jax.types import Key, Log, Params, PyTree
 
 MAX_STEPS = 2**31 - 1  # steps are int32
@@ -233,4 +234,5 @@ def optimizer_and_schedule(
         mask=config.pruning.mask,
         coherence=config.sampling.coherence,
     )
+    check_optimizer(optimizer, experiment.params, optimizer.init(experiment.params))
     return optimizer, schedule

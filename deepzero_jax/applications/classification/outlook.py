@@ -20,6 +20,7 @@ from deepzero_jax.applications.classification.experiment import (
 from deepzero_jax.applications.classification.ratios import ExpectedPruning
 from deepzero_jax.applications.classification.sampling import (
     Ratios,
+    check_measurable,
     check_seconds,
     expected_sampler,
     seconds_budget,
@@ -104,6 +105,7 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
 
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
+    check_measurable(experiment, workdir)
     probing = kept_probe(workdir) if experiment.config.estimator.smoothing == "auto" else None
     experiment = at_probe(experiment, probing) if probing else at_stand_in(experiment)
     sampler, params, given = expected_sampler(experiment, workdir)

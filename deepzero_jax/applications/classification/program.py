@@ -81,6 +81,7 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
     """
     # First, as what is refused here costs no query.
     optimizer, schedule = optimizer_and_schedule(experiment)
+    check_measurable(experiment, workdir)
     count_what_ratios_took(experiment, workdir)
     experiment = with_probed_smoothing(experiment, workdir, log)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
@@ -88,7 +89,6 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
     state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
     with bar("compiling the step", log):
         compiled = step.compile(state)
-    check_measurable(experiment, compiled, state)
     begin = partial(measure_prices, experiment, compiled, log=log)
     return Prepared(experiment, compiled, schedule, state, begin, queries, {"pruning": samples})
 

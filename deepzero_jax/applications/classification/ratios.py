@@ -27,6 +27,7 @@ from deepzero_jax.pruning import (
     save_mask,
 )
 from deepzero_jax.pruning.ratios import equal_fraction
+from deepzero_jax.pruning.report import paths_as_made
 from deepzero_jax.pruning.scores import check_scoring_smoothing
 from deepzero_jax.registry import arguments, call_with
 from deepzero_jax.sharding import agree, by_lead
@@ -210,18 +211,20 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
         shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
         # What a process sent that was killed in the middle of it was asked for these ratios too.
         beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
-        with beside.of("pruning", scoring.boxes), shown as progress:
-            scores = scoring.scores(progress.advance)
-        ratios = _ratios(scores, pruning, log)
-        found = LayerRatios(
-            # Flax makes layers in the order in which a network runs them.
-            in_layer_order(ratios, experiment.params),
-            scoring.num_queries,
-            _origin(experiment.config),
-            [box.counts() for box in scoring.boxes.samples],
-            beside.counts.get("pruning", 0),
-        )
-        _write(experiment, found, scores, workdir)
+        with shown as progress:
+            with beside.of("pruning", scoring.boxes):
+                scores = scoring.scores(progress.advance)
+            found = LayerRatios(
+                # Flax makes layers in the order in which a network runs them.
+                in_layer_order(_ratios(scores, pruning), paths_as_made(experiment.params)),
+                scoring.num_queries,
+                _origin(experiment.config),
+                [box.counts() for box in scoring.boxes.samples],
+                beside.counts.get("pruning", 0),
+            )
+            _write(experiment, found, scores, workdir)
+        # Only now, as a log whose reader is gone ends the program.
+        _tell_equal(scores, pruning, log)
         return found
 
     found = by_lead(find)
@@ -229,21 +232,28 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     return found
 
 
-def _ratios(scores: PyTree, pruning: Pruning, log: Log) -> dict[str, float]:
-    """The layer ratios of scores; says where most of these rank nothing."""
-    steps = [name for name in ("smoothing", "step") if _takes(pruning, name)]
-    settings = ", ".join(f"pruning.{name}={getattr(pruning, name):g}" for name in steps)
-    at = f" (at {settings})" if settings else ""
+def _ratios(scores: PyTree, pruning: Pruning) -> dict[str, float]:
+    """The layer ratios of scores."""
     try:
-        ratios = layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
+        return layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
     except ValueError as error:
-        raise ValueError(f"pruning.scores={pruning.scores}: {error}{at}") from error
+        raise ValueError(f"pruning.scores={pruning.scores}: {error}{_at(pruning)}") from error
+
+
+def _tell_equal(scores: PyTree, pruning: Pruning, log: Log) -> None:
+    """Says that most scores rank nothing, if they do."""
     if (fraction := equal_fraction(scores)) > 0.5:
         log(
             f"{100 * fraction:.0f} % of the scores are equal, and are ranked by their position: "
-            f"does the loss answer such a step{at}?"
+            f"does the loss answer such a step{_at(pruning)}?"
         )
-    return ratios
+
+
+def _at(pruning: Pruning) -> str:
+    """The fields that say how far scores look, in words."""
+    steps = [name for name in ("smoothing", "step") if _takes(pruning, name)]
+    settings = ", ".join(f"pruning.{name}={getattr(pruning, name):g}" for name in steps)
+    return f" (at {settings})" if settings else ""
 
 
 class ExpectedPruning(NamedTuple):
@@ -292,8 +302,8 @@ def _write(experiment: Experiment, found: LayerRatios, scores: PyTree, workdir: 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_mask(workdir / "mask.npz", prune_mask(scores, pruning.sparsity, prune=pruning.prune))
-        plot_ratios(found.ratios, title, workdir / "ratios.png")
         write_json(workdir / "ratios.json", content)
+        plot_ratios(found.ratios, title, workdir / "ratios.png")
     except OSError as error:
         raise RunFolderError(
             f"cannot write to the run folder {workdir} ({error.strerror}); choose another"

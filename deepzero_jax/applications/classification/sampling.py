@@ -22,7 +22,7 @@ from deepzero_jax.coordinates import (
     kept_per_leaf,
     masked_coordinates,
 )
-from deepzero_jax.estimators import estimator_costs
+from deepzero_jax.estimators import Loss, estimator_costs
 from deepzero_jax.pruning import LayerRatios, load_mask, prune_params
 from deepzero_jax.sampling import (
     SAMPLERS,
@@ -31,7 +31,9 @@ from deepzero_jax.sampling import (
     dense_sampler,
     fixed_sampler,
 )
+from deepzero_jax.sampling.rates import price_of_a_step
 from deepzero_jax.training import (
+    Boxes,
     CompiledStep,
     TrainState,
     coordinate_seconds,
@@ -180,10 +182,15 @@ def _sampler_and_params(
 
 def experiment_costs(experiment: Experiment) -> dict[str, float]:
     """Multiply-adds of one coordinate of each leaf on a batch, by the experiment's estimator."""
+    loss, args = experiment.task.loss, _shapes_of_arguments(experiment)
+    return estimator_costs(experiment.estimator, loss, experiment.params, *args, has_aux=True)
+
+
+def _shapes_of_arguments(experiment: Experiment) -> tuple[PyTree, ...]:
+    """The arguments of the loss behind the parameters; of a batch the shapes."""
     task = experiment.task
     batch = jax.eval_shape(task.batch, task.data, jax.random.key(0), jax.numpy.int32(0))
-    args = (experiment.model_state, *batch)
-    return estimator_costs(experiment.estimator, task.loss, experiment.params, *args, has_aux=True)
+    return (experiment.model_state, *batch)
 
 
 def seconds_budget(experiment: Experiment, state: TrainState) -> float | None:
@@ -202,13 +209,23 @@ def check_seconds(experiment: Experiment, budget: float, empty: float) -> None:
         )
 
 
-def check_measurable(experiment: Experiment, step: CompiledStep, state: TrainState) -> None:
-    """Raises ValueError where prices would be measured by asking a box that nobody counts."""
-    if step.boxes.in_loss and seconds_budget(experiment, state) is not None:
+def check_measurable(experiment: Experiment, workdir: Path) -> None:
+    """Raises ValueError where prices would be measured by asking a box that nobody counts.
+
+    Nothing is asked, so that a run and its plan check it before anything else is.
+    """
+    budget = experiment.config.sampling.budget
+    if parse_budget(budget)[1] != "seconds":
+        return
+    args = _shapes_of_arguments(experiment)
+    loss = Loss(experiment.task.loss, args, has_aux=True)
+    if not Boxes.of(loss, experiment.params, experiment.estimator).in_loss:
+        return
+    sampler = expected_sampler(experiment, workdir)[0]
+    if isinstance(jax.eval_shape(sampler.init, jax.random.key(0)), PriceAwareState):
         raise ValueError(
-            f"sampling.budget {experiment.config.sampling.budget!r} would be measured by steps "
-            "that ask the black box in the loss beyond the plan; give a share of the dense price, "
-            'as "10 %"'
+            f"sampling.budget {budget!r} would be measured by steps that ask the black box in the "
+            'loss beyond the plan; give a share of the dense price, as "10 %"'
         )
 
 
@@ -257,6 +274,6 @@ def with_prices(state: TrainState, seconds: Mapping[str, float], budget: float) 
     """The state of a price-aware run with seconds for prices and budget."""
     prices = state.sampler_state._replace(
         costs=jax.numpy.asarray(list(seconds.values()), jax.numpy.float32),
-        budget=jax.numpy.float32(budget),
+        budget=price_of_a_step(budget),
     )
     return state._replace(sampler_state=prices)

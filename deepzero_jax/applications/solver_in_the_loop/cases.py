@@ -81,7 +81,7 @@ def _wake(config: "SolverConfig", workdir: Path) -> Case:
         frames = wake.fine_frames(
             problem, reynolds, chosen.num_frames, chosen.refinement, chosen.warm_up
         )
-        write_arrays(kept, frames=frames)
+        write_arrays(kept, {"frames": frames})
     parts = np.split(frames, np.cumsum([len(group) for group in groups])[:-1])
 
     def draw(truth: np.ndarray, found: Mapping[str, np.ndarray], folder: Path) -> None:

@@ -182,7 +182,10 @@ def _train_method(
 
 
 def _samples_of_a_training(runs: list[Json]) -> int:
-    """Sent to the solver for its steps, in the mean over seeds."""
+    """Sent to the solver for its steps, in the mean over seeds.
+
+    What a kill has let a seed send twice is in it: it is what was paid, not what a step takes.
+    """
     asked = [run.get("box_samples", {}).get("training", 0) for run in runs]
     return round(sum(asked) / len(asked))
 

@@ -66,6 +66,18 @@ def test_prices_in_seconds_are_not_measured_on_a_box(boxes, tmp_path):
     assert boxes[0].num_samples == 0
 
 
+def test_prices_in_seconds_are_refused_before_a_probe_and_by_the_plan(boxes, tmp_path):
+    probed = Estimator(smoothing="auto", reuse="none")
+    record = replace(RECORD, sampling=Sampling("price_aware", budget="0.5 s"), estimator=probed)
+    for of_run in (prepare_run, plan_run):
+        with pytest.raises(ValueError, match=r"budget '0\.5 s' would be measured"):
+            of_run(build(record), tmp_path)
+        assert boxes.pop().num_samples == 0
+    # Where no price is measured a budget that nobody looks at is no fault.
+    dense = replace(record, sampling=replace(record.sampling, name="layer_ratios"))
+    assert "queries" in str(plan_run(build(dense), tmp_path))
+
+
 PRUNED = replace(RECORD, pruning=Pruning(sparsity=0.5, num_directions=3, samples_per_class=2))
 
 
