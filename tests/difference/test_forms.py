@@ -31,7 +31,7 @@ MADE = {
     "in columns": lambda x: jnp.log(jax.nn.relu(x.T)).T,
     "of a product": lambda x: jnp.log(jax.nn.relu(x @ jnp.eye(6, dtype=x.dtype))),
 }
-PARTS = 24
+PARTS = 48
 
 
 def results(fun, x):
