@@ -167,7 +167,7 @@ def checks():
         yield Oracle(f"complex {name}", fun, True), pairs
 
 
-PARTS = 4
+PARTS = 8
 
 
 @pytest.mark.parametrize("part", few(range(PARTS)))

@@ -250,7 +250,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", few(CONVOLUTIONS, 6))
 def test_convolutions(name):
     options = {"window_strides": (1, 1), "padding": "SAME", **CONVOLUTIONS[name]}
     numbers = options.pop("dimension_numbers", ("NHWC", "HWIO", "NHWC"))
