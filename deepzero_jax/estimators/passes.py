@@ -10,6 +10,7 @@ from deepzero_jax.difference.precision import wide
 from deepzero_jax.estimators.base_pass import Course, FlatLoss
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import ValueAndAux
+from deepzero_jax.estimators.rounding import nearest
 from deepzero_jax.estimators.smoothing import Step, check_resolution
 
 # Slope of the loss along the coordinate of a leaf at a flat index.
@@ -76,8 +77,8 @@ def _quotient(
 
     def moved(index: jax.Array, step: Step) -> tuple[jax.Array, jax.Array]:
         start = leaf.reshape(-1)[index]
-        stop = start + jnp.asarray(step, leaf.dtype)
-        return wide(moved_loss(index, stop)), wide(stop) - wide(start)
+        found = nearest([start], [jnp.asarray(step, leaf.dtype)])
+        return wide(moved_loss(index, found.ahead[0])), found.went[0]
 
     def slope(index: jax.Array) -> jax.Array:
         upper, step_up = moved(index, smoothing)

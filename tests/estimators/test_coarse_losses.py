@@ -1,4 +1,4 @@
-"""Losses of 16 bits: slopes are of the parameters' type, which holds what theirs does not."""
+"""Losses and parameters of 16 bits: slopes are of the parameters' type, and of the step taken."""
 
 import jax
 import jax.numpy as jnp
@@ -64,3 +64,15 @@ def test_a_quotient_of_coarse_losses_does_not_overflow(estimator, central):
         lambda w: jnp.sum(w * 3).astype(jnp.float16), dz.cge(smoothing=2e-7, reuse="none")
     )
     np.testing.assert_allclose(tiny(jnp.zeros(2))[1], 3, rtol=0.2)
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_step_that_parameters_of_16_bits_took_divides(dtype, central):
+    w = jnp.array([1.1, 2.2, 3.9]).astype(dtype)
+    exact, level = jnp.array([1.0, -1.0, 2.0]), w.astype(jnp.float32)
+    loss = lambda w: jnp.vdot(w.astype(jnp.float32) - level, exact)
+    smoothing = 2.3 * float(jnp.finfo(dtype).eps)
+    estimator = dz.cge(smoothing=smoothing, reuse="none", central=central)
+    found = jax.jit(dz.value_and_grad(loss, estimator))(w)[1]
+    np.testing.assert_array_equal(found.astype(jnp.float32), exact)
