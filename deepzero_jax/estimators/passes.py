@@ -78,7 +78,8 @@ def _quotient(
     def moved(index: jax.Array, step: Step) -> tuple[jax.Array, jax.Array]:
         start = leaf.reshape(-1)[index]
         found = nearest([start], [jnp.asarray(step, leaf.dtype)])
-        return wide(moved_loss(index, found.ahead[0])), found.went[0]
+        stop, went = map(jnp.asarray, (found.ahead[0], found.went[0]))
+        return wide(moved_loss(index, stop)), went
 
     def slope(index: jax.Array) -> jax.Array:
         upper, step_up = moved(index, smoothing)
