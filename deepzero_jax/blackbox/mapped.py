@@ -3,12 +3,7 @@
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from deepzero_jax.blackbox.engines import (
-    Call,
-    Calls,
-    Outcome,
-    attempt,
-)
+from deepzero_jax.blackbox.engines import Call, Calls, Outcome, attempt
 from deepzero_jax.blackbox.errors import portable
 from deepzero_jax.blackbox.threads import Threads
 from deepzero_jax.types import PyTree

@@ -5,13 +5,12 @@ of a call take one step. Rounding changes it as that of a box, and it is mended 
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepzero_jax.blackbox.told import is_told, tell_once
+from deepzero_jax.blackbox.told import tell_once
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
 from deepzero_jax.difference.application import Application, evaluate_and_subtract
@@ -27,7 +26,7 @@ class _Known:
         share = np.asarray(share)
         stuck = np.isnan(share)
         # The first axis that vmap put in front counts coordinates, or directions.
-        if stuck.any() and not is_told(self, "stuck"):
+        if stuck.any():
             tell_once(
                 self,
                 "stuck",
@@ -53,12 +52,7 @@ def difference_of_callback(at: Application, deltas: Sequence[Delta]) -> list[Del
     moved |= {i: delta.value for i, delta in enumerate(deltas) if isinstance(delta, Moved)}
     results = apply(at.eqn, [moved.get(i, base) for i, base in enumerate(at.bases)])
     share = call_host(_Known(), jax.ShapeDtypeStruct(share.shape, share.dtype), share)
-    back = partial(_brought_back, share)
     return [
-        back(new, old) if is_float(old) else Moved(new)
+        (new - old) * share.astype(old.dtype) if is_float(old) else Moved(new)
         for new, old in zip(results, at.outputs, strict=True)
     ]
-
-
-def _brought_back(share: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    return (new - old) * share.astype(old.dtype)
