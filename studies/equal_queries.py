@@ -4,13 +4,15 @@ python -m studies.equal_queries --problems digits_mlp,pendulum,solver_ks --seeds
 
 Peers come with ``pip install -e ".[peers]"``. The settings of each method are the best of as many
 random ones, judged by the validation score of one run each; then every seed is run with them, and
-its last solution judged once by the test score.
+its last solution judged once by the test score. Each of these runs is kept in the folder of the
+runs when it ends: the same command after an interruption goes on with the next one.
 """
 
 import itertools
 import zlib
 from collections.abc import Iterator
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ import numpy as np
 from deepzero_jax.training import Json
 from deepzero_jax.types import PyTree
 from studies.problems import problem
-from studies.runner import Measurement, check_known, main
+from studies.runner import RUNS, Measurement, check_known, kept, main
 from studies.searchers import METHODS, Searcher, present_methods
 
 STUDY = "equal_queries"
@@ -108,27 +110,33 @@ def search(name: str, method: str, settings: Json, budget: int, seed: int) -> Js
     return {"queries": queries, "validation": validation, "asked": int(asked), "test": test}
 
 
-def compare(name: str, method: str, budget: int, seeds: tuple[int, ...]) -> Json:
+def compare(name: str, method: str, budget: int, seeds: tuple[int, ...], runs: Path) -> Json:
     """Finds the settings of a method, and runs every seed with them.
 
-    Settings that are drawn twice are tried once.
+    Settings that are drawn twice are tried once; what a run found is kept in a folder.
     """
+
+    def searched(settings: Json, seed: int) -> Json:
+        asked_for = {"problem": name, "method": method, "budget": budget}
+        asked_for |= {"settings": settings, "seed": seed}
+        return kept(runs, asked_for, lambda: search(name, method, settings, budget, seed))
+
     trials: list[Json] = []
     for trial in range(TRIALS):
         settings = drawn_settings(method, trial)
         if any(tried["settings"] == settings for tried in trials):
             continue
-        found = search(name, method, settings, budget, _TUNING_SEED)["validation"][-1]
+        found = searched(settings, _TUNING_SEED)["validation"][-1]
         trials.append({"settings": settings, "validation": found})
     # What is not a number has diverged.
     best = max(trials, key=lambda t: (np.isfinite(t["validation"]), t["validation"]))["settings"]
-    runs = [search(name, method, best, budget, seed) for seed in seeds]
-    scores = [run["test"] for run in runs]
+    of_seeds = [searched(best, seed) for seed in seeds]
+    scores = [run["test"] for run in of_seeds]
     return {
         "settings": best,
         "test": round(float(np.mean(scores)), 6),
         "test_of_seeds": scores,
-        "runs": runs,
+        "runs": of_seeds,
         "trials": trials,
         "unit": problem(name).unit,
     }
@@ -138,6 +146,7 @@ def measurements(
     problems: tuple[str, ...] = ("digits_mlp", "pendulum", "solver_ks"),
     methods: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
+    runs: Path = RUNS,
 ) -> Iterator[Measurement]:
     """A cell for each problem, budget and method; without methods, all that are installed.
 
@@ -150,8 +159,9 @@ def measurements(
         for budget in BUDGETS[name]:
             for method in methods or present_methods():
                 labels = {"problem": name, "budget": budget, "method": method}
-                measure = partial(compare, name, method, budget, seeds)
-                yield Measurement(f"{name}-{budget}-{method}", labels, measure)
+                cell = f"{name}-{budget}-{method}"
+                measure = partial(compare, name, method, budget, seeds, runs / STUDY / cell)
+                yield Measurement(cell, labels, measure)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ generators are the options of the command line.
 """
 
 import argparse
+import hashlib
 import inspect
 import json
 import platform
@@ -239,6 +240,23 @@ def run_measurements(
         keep_result(study, name, labels, f"python -m {package}.{study}", found, results=results)
         shown = {key: value for key, value in found.items() if not isinstance(value, list)}
         print(f"{study}/{name}: {shown}", flush=True)
+
+
+def kept(folder: Path, asked_for: Json, compute: Callable[[], Json]) -> Json:
+    """What a part of a measurement found, computed once for what is asked for.
+
+    A study that is interrupted between two parts goes on with the next one.
+    """
+    digest = hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{digest[:16]}.json"
+    if path.exists():
+        return json.loads(path.read_text())["found"]
+    found = compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps({"asked_for": asked_for, "found": found}, indent=2) + "\n")
+    unfinished.rename(path)
+    return found
 
 
 def _done(study: str, name: str, results: Path | None) -> bool:

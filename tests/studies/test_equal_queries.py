@@ -70,11 +70,37 @@ def test_settings_are_drawn_alike_for_every_problem():
         assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_settings_drawn_twice_are_tried_once(monkeypatch):
+def test_settings_drawn_twice_are_tried_once(tmp_path, monkeypatch):
     monkeypatch.setattr(equal_queries, "TRIALS", 3)
-    found = equal_queries.compare("digits_mlp", "rge_at_es", 200, (0,))
+    found = equal_queries.compare("digits_mlp", "rge_at_es", 200, (0,), tmp_path)
     assert [trial["settings"] for trial in found["trials"]] == [found["settings"]]
     assert found["settings"]["smoothing"] == 0.136
+
+
+def test_a_comparison_that_is_interrupted_goes_on_with_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(equal_queries, "TRIALS", 3)
+    searched = []
+
+    def search(*asked_for):
+        if len(searched) == 2:
+            monkeypatch.setattr(equal_queries, "search", again)
+            raise KeyboardInterrupt
+        return again(*asked_for)
+
+    def again(name, method, settings, budget, seed):
+        searched.append(seed)
+        return {"validation": [len(searched) / 10], "test": seed / 10}
+
+    monkeypatch.setattr(equal_queries, "search", search)
+    with pytest.raises(KeyboardInterrupt):
+        equal_queries.compare("digits_mlp", "open_es", 200, (0, 1), tmp_path)
+    found = equal_queries.compare("digits_mlp", "open_es", 200, (0, 1), tmp_path)
+    assert [trial["validation"] for trial in found["trials"]] == [0.1, 0.2, 0.3]
+    assert len(searched) == 5 and searched[-2:] == [0, 1]
+    assert found["settings"] == found["trials"][-1]["settings"]
+    # Another budget is another question.
+    equal_queries.compare("digits_mlp", "open_es", 300, (0, 1), tmp_path)
+    assert len(searched) == 10
 
 
 @pytest.mark.parametrize("given", [{"problems": ("digts",)}, {"methods": ("sness",)}])
