@@ -7,6 +7,7 @@ passes in equal states have equal futures, so the states of all passes form a tr
 in the loss. It is read off the traced program; names of layers play no part.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -20,8 +21,11 @@ from deepzero_jax.difference.program import Program
 from deepzero_jax.difference.values import Channel, Delta, Moved, Point, Zero
 
 # Where the work is. What lies between two of these is fused by the compiler, so states are
-# joined only in front of one of them: what it reads has to be written out anyway.
+# joined in front of one of them: what it reads has to be written out anyway.
 _HEAVY = {"conv_general_dilated", "dot_general", "while", "scan", "cond", "sort"}
+# Of a loss of light equations alone each pass would be a program of its own up to the end: states
+# are joined once in so many of them, which is more than lie between two layers of a network.
+_MOST_LIGHT = 48
 
 
 class Carried(NamedTuple):
@@ -183,7 +187,8 @@ def junctions(program: Program, paths: Sequence[list[Step]]) -> list[dict[State,
       For each pass, in order; a state at which nobody joins is left out. A state is shared
       by all passes from which it is reached, and its future is the same.
     """
-    places = [_joinable(program, path) for path in paths]
+    sections = _sections(program)
+    places = [_joinable(program, sections, path) for path in paths]
     counts: dict[State, int] = {}
     for path in places:
         for state in path:
@@ -199,11 +204,25 @@ def junctions(program: Program, paths: Sequence[list[Step]]) -> list[dict[State,
     return found
 
 
-def _joinable(program: Program, path: list[Step]) -> dict[State, int]:
-    """The states of a pass right in front of heavy equations, as which steps lead to them."""
-    heavy = [program.equations[step.place].primitive.name in _HEAVY for step in path]
+def _joinable(program: Program, sections: Sequence[int], path: list[Step]) -> dict[State, int]:
+    """The states of a pass at which it may be joined, as which steps lead to them."""
     return {
         step.state: number + 1
-        for number, step in enumerate(path[:-1])
-        if step.state and heavy[number + 1]
+        for number, (step, after) in enumerate(itertools.pairwise(path))
+        if step.state
+        and (_is_heavy(program, after.place) or sections[step.place] < sections[after.place])
     }
+
+
+def _is_heavy(program: Program, place: int) -> bool:
+    return program.equations[place].primitive.name in _HEAVY
+
+
+def _sections(program: Program) -> list[int]:
+    """Which section each equation is in: one ends after so many light ones in a row."""
+    found, section, light = [], 0, 0
+    for place in range(len(program.equations)):
+        light = 0 if _is_heavy(program, place) else light + 1
+        section += light > 0 and light % _MOST_LIGHT == 0
+        found.append(section)
+    return found

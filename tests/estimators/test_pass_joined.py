@@ -208,3 +208,27 @@ def test_passes_land_only_where_few_of_them_would_write_zeros():
     assert [junctions.index(landing) for landing in found] == [9, 19, 29]
     # The last leaf has nearly all coordinates, and its passes are short.
     assert tree.landings([1] * 29 + [10**6], written, lambda state: 16 * 10**3) == [junctions[29]]
+
+
+def mechanism(rates):
+    x = jnp.linspace(0.0, 1.0, 8)
+    for rate in rates.values():
+        x = jnp.tanh(x * rate + 0.1)
+    return jnp.mean(x**2)
+
+
+def rates_of(number):
+    return {f"{n:02}": jnp.asarray(0.5 + 0.01 * n) for n in range(number)}
+
+
+@pytest.mark.usefixtures("x64")
+def test_passes_of_light_equations_alone_meet_too():
+    slopes = gradient(mechanism, rates_of(20), ())
+    assert relative_error(slopes, jax.grad(mechanism)(rates_of(20))) < 1e-3
+
+    def size(number):
+        vg = dz.value_and_grad(mechanism, dz.cge())
+        return sum(1 for _ in equations(jax.make_jaxpr(vg)(rates_of(number)).jaxpr))
+
+    # Each on its own up to the end it is 4 times as much.
+    assert size(64) < 2.5 * size(32)
