@@ -8,6 +8,7 @@ from tests.conftest import ROOT
 
 LEVELS = {
     "types": 1,
+    "counts": 1,
     "registry": 1,
     "fields": 1,
     "platform": 1,
@@ -37,7 +38,7 @@ LEVELS = {
 }
 # Within level 1 everything may use these; models may be cut, and nothing else uses models or data.
 GROUND = (
-    *("types", "registry", "fields", "coordinates", "keys", "pages", "files"),
+    *("types", "counts", "registry", "fields", "coordinates", "keys", "pages", "files"),
     *("platform", "pictures", "bars", "cost", "varying", "jaxprs", "callbacks"),
 )
 BESIDE = {"models": ("split",), "sampling": (), "data": (), "blackbox": (), "sharding": ()}

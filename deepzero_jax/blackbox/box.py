@@ -18,7 +18,7 @@ from deepzero_jax.blackbox.engines import Engine, GiveUp, InPlace
 from deepzero_jax.blackbox.errors import pass_on_interrupt
 from deepzero_jax.blackbox.executors import Executed
 from deepzero_jax.blackbox.mapped import Mapped
-from deepzero_jax.blackbox.options import OnFailure, Options, Workers, check_count
+from deepzero_jax.blackbox.options import OnFailure, Options, Workers
 from deepzero_jax.blackbox.threads import Threads
 from deepzero_jax.types import PyTree
 
@@ -82,8 +82,7 @@ class BlackBox:
 
     @budget.setter
     def budget(self, budget: int | None) -> None:
-        check_count("budget", budget, 1, optional=True)
-        self._counters.budget = budget
+        self._counters.set_budget(budget)
 
     def counts(self) -> dict[str, int]:
         """All counts, as JSON can hold them, for a checkpoint."""
@@ -197,11 +196,11 @@ def _engine(options: Options, give_up: GiveUp | None) -> Engine:
     workers = options.workers
     if isinstance(workers, Executor):
         return Executed(workers, give_up)
-    if workers is not None and not isinstance(workers, int | np.integer):
+    if workers is not None and not isinstance(workers, int):
         return Mapped(workers)
     if workers is None and options.timeout is None:
         return InPlace()
-    return Threads(int(workers or 1), options.is_thread_safe, give_up)
+    return Threads(workers or 1, options.is_thread_safe, give_up)
 
 
 def black_box(

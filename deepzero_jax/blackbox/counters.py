@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from deepzero_jax.blackbox.errors import BlackBoxError
-from deepzero_jax.blackbox.options import check_count
+from deepzero_jax.counts import check_count
 
 # Samples that all boxes of this process have been sent.
 _total = 0
@@ -73,8 +73,7 @@ class Counters:
     """
 
     def __init__(self, budget: int | None) -> None:
-        check_count("budget", budget, 1, optional=True)
-        self.budget = budget
+        self.set_budget(budget)
         self.num_samples = self.num_answered = self.num_calls = 0
         self.num_abandoned = self.num_dropped = 0
         self._lock = threading.Lock()
@@ -112,6 +111,10 @@ class Counters:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
         _tell()
+
+    def set_budget(self, budget: int | None) -> None:
+        """What may be sent in all from now on; None: any number."""
+        self.budget = None if budget is None else check_count("budget", budget)
 
     def dump(self) -> dict[str, int]:
         """The counts, as a checkpoint is to hold them."""

@@ -11,9 +11,10 @@ import numpy as np
 
 from deepzero_jax.blackbox.engines import Calls, NoAnswerInTimeError
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError
-from deepzero_jax.blackbox.options import check_count, check_seconds
+from deepzero_jax.blackbox.options import check_seconds
 from deepzero_jax.blackbox.protocols import PROTOCOLS, Protocol
 from deepzero_jax.blackbox.threads import Threads
+from deepzero_jax.counts import check_count
 from deepzero_jax.types import PyTree
 
 _BUSY = (429, 503)
@@ -43,7 +44,7 @@ class Endpoint:
             raise ValueError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
         _check_url(url)
         check_seconds("timeout", timeout, positive=True)
-        check_count("max_bytes", max_bytes, 1)
+        max_bytes = check_count("max_bytes", max_bytes)
         self._made_of = (url, protocol, output, timeout, headers, max_bytes)
         self._url, self._output, self._timeout = url, output, timeout
         self._wording, self._max_bytes, self._headers = PROTOCOLS[protocol], max_bytes, headers

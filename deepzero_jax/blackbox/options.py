@@ -7,6 +7,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import jax
+import numpy as np
+
+from deepzero_jax.counts import check_count
 from deepzero_jax.types import PyTree
 
 OnFailure = Literal["raise", "nan"]
@@ -32,8 +36,9 @@ class Options:
     batched: bool
 
     def __post_init__(self) -> None:
-        check_count("max_batch", self.max_batch, 1, optional=True)
-        check_count("retries", self.retries, 0)
+        if self.max_batch is not None:
+            object.__setattr__(self, "max_batch", check_count("max_batch", self.max_batch))
+        object.__setattr__(self, "retries", check_count("retries", self.retries, 0))
         check_seconds("timeout", self.timeout, positive=True, optional=True)
         check_seconds("backoff", self.backoff, positive=False)
         if self.on_failure not in get_args(OnFailure):
@@ -52,8 +57,9 @@ class Options:
         workers = self.workers
         if workers is None or isinstance(workers, Executor):
             return
-        if isinstance(workers, numbers.Number):
-            check_count("workers", workers, 1)
+        if isinstance(workers, numbers.Number | np.ndarray | jax.Array):
+            workers = check_count("workers", workers)  # pyright: ignore[reportArgumentType]
+            object.__setattr__(self, "workers", workers)
             if workers != 1 and self.thread_safe is False:
                 raise ValueError(
                     f"workers={workers} runs the host function in several threads at once: "
@@ -71,15 +77,6 @@ class Options:
         if self.thread_safe is None:
             return isinstance(self.workers, int) and self.workers > 1
         return self.thread_safe
-
-
-def check_count(name: str, value: object, least: int, optional: bool = False) -> None:
-    """Raises ValueError unless ``value`` is an integer of at least ``least``."""
-    if optional and value is None:
-        return
-    is_count = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_count or int(value) < least:  # pyright: ignore[reportArgumentType]
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def check_seconds(name: str, value: object, positive: bool, optional: bool = False) -> None:

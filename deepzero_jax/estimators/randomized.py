@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
+from deepzero_jax.counts import check_count
 from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
@@ -98,6 +99,7 @@ def rge(
       True
     """
     step, probe = chosen_step(smoothing, central)
+    num_directions = check_count("num_directions", num_directions)
     return _Randomized(
         step, num_directions, distribution, central, reuse, delta_dtype, batch_size, probe
     ).estimator()
@@ -116,10 +118,6 @@ class _Randomized:
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
-        if type(self.num_directions) is not int or self.num_directions < 1:
-            raise ValueError(
-                f"num_directions must be an integer of at least 1, got {self.num_directions!r}"
-            )
         check_choice("distribution", self.distribution, Distribution)
         check_choice("reuse", self.reuse, DirectionReuse)
         check_delta_dtype(self.delta_dtype, self.reuse)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.coordinates import leaf_sizes
+from deepzero_jax.counts import check_count
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PyTree
@@ -31,8 +32,7 @@ def block_sampler(params: Params, num_blocks: int) -> Sampler:
     Raises:
       ValueError: fewer than one block.
     """
-    if num_blocks < 1:
-        raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
+    num_blocks = check_count("num_blocks", num_blocks)
     leaves, treedef = jax.tree.flatten(params)
     whole = sum(map(np.size, leaves))
     # Blocks with one coordinate more than others come last: a plan is made from the first one.

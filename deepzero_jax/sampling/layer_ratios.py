@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from deepzero_jax.coordinates import check_ratios, kept_per_leaf, leaf_sizes, sample_coordinates
+from deepzero_jax.counts import check_count
 from deepzero_jax.keys import key_of, words_of
 from deepzero_jax.sampling.selection import Sampler, Selection, keep_state
 from deepzero_jax.types import Params, PerLeaf
@@ -29,8 +30,7 @@ def layer_ratio_sampler(
     Source: DeepZero, algorithm 1.
     """
     check_ratios(params, ratios)
-    if interval < 1:
-        raise ValueError(f"interval must be at least 1 step, got {interval}")
+    interval = check_count("interval", interval)
     interval = min(interval, jnp.iinfo(jnp.int32).max)  # steps are int32
     treedef, sizes, scales = jax.tree.structure(params), leaf_sizes(params), None
     if unbiased:

@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 
 from deepzero_jax.blackbox import watch_counts
+from deepzero_jax.counts import check_count
 from deepzero_jax.estimators import Estimator
 from deepzero_jax.sampling import Sampler, dense_sampler
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.folder import read_json
-from deepzero_jax.training.lengths import whole
 from deepzero_jax.training.live import LiveJson
 from deepzero_jax.training.loop import train
 from deepzero_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -108,8 +108,8 @@ class Stages:
             checkpoint is gone.
           InterruptedRunError, NonFiniteError, StepFailedError: from the loop.
         """
-        num_steps = whole("num_steps", num_steps)
-        num_evaluations = whole("num_evaluations", num_evaluations)
+        num_steps = check_count("num_steps", num_steps)
+        num_evaluations = check_count("num_evaluations", num_evaluations)
         folder = self.workdir / name
         folder.mkdir(parents=True, exist_ok=True)
         init_key, run_key = jax.random.split(self.key(name))

@@ -25,7 +25,7 @@ def test_blocks_in_turn_hold_every_coordinate_once():
         seen = jax.tree.map(jnp.add, seen, mask)
     assert sample._cache_size() == 1
     assert all(bool(jnp.all(leaf == 1)) for leaf in jax.tree.leaves(seen))
-    with pytest.raises(ValueError, match="num_blocks must be at least 1"):
+    with pytest.raises(ValueError, match="num_blocks must be an integer of at least 1"):
         block_sampler(params, 0)
 
 

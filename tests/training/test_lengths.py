@@ -16,7 +16,7 @@ from tests.training.test_own_parts import loss, prepared, run
         ("num_steps", True, "must be an integer of at least 1, got True"),
         ("evaluation_interval", 1.5, "must be an integer of at least 1, got 1.5"),
         ("initial_queries", 0.5, "must be an integer of at least 0, got 0.5"),
-        ("initial_queries", -5, "must be at least 0, got -5"),
+        ("initial_queries", -5, "must be an integer of at least 0, got -5"),
     ],
 )
 def test_a_length_that_is_no_whole_number_is_refused_by_the_plan_too(name, value, words, tmp_path):

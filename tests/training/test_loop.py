@@ -53,7 +53,7 @@ def test_seconds_of_a_step_are_those_of_its_median(tmp_path):
 
 @pytest.mark.parametrize("name", ["num_steps", "evaluation_interval"])
 def test_a_run_of_no_steps_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"^{name} must be an integer of at least 1, got 0"):
         tiny_run(tmp_path, **{name: 0})
 
 

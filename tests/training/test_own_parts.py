@@ -129,7 +129,9 @@ def test_an_evaluation_that_gives_no_numbers_by_name_is_one_line(found, tmp_path
 
 
 def test_an_epoch_of_no_steps_is_refused_before_any_is_made(tmp_path):
-    with pytest.raises(ValueError, match=r"steps_per_epoch must be at least 1, got 0: .* a batch"):
+    with pytest.raises(
+        ValueError, match=r"steps_per_epoch must be .* at least 1, got 0: .* a batch"
+    ):
         run(tmp_path, steps_per_epoch=0)
     assert not list(tmp_path.iterdir())
 

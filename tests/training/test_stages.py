@@ -54,5 +54,5 @@ def test_evaluations_are_at_most_as_many_as_asked_for(num_steps, most, evaluated
     stages.run("only", task, dz.first_order(), num_steps, 0.1, num_evaluations=most)
     records = read_metrics(tmp_path / "only/metrics.jsonl")
     assert [record["step"] for record in records if "test_loss" in record] == list(evaluated)
-    with pytest.raises(ValueError, match=r"^num_evaluations must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^num_evaluations must be .* at least 1, got 0"):
         stages.run("only", task, dz.first_order(), num_steps, 0.1, num_evaluations=0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.blackbox import BlackBox
+from deepzero_jax.counts import check_count
 from deepzero_jax.estimators.contract import DirectionEstimator
 
 if TYPE_CHECKING:
@@ -38,10 +39,7 @@ def check_options(given: "Differentiable") -> None:
     if given.num_coordinates is not None:
         if directions:
             raise ValueError("num_coordinates is of cge(); rge() has num_directions")
-        if type(given.num_coordinates) is not int or given.num_coordinates < 1:
-            raise ValueError(
-                f"num_coordinates must be an integer of at least 1, got {given.num_coordinates!r}"
-            )
+        check_count("num_coordinates", given.num_coordinates)
     if given.basis is not None and (
         given.basis.ndim != 2 or len(given.basis) == 0 or not np.isfinite(given.basis).all()
     ):

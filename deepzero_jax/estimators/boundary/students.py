@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.blackbox import BlackBoxError, HostCall
+from deepzero_jax.counts import check_count
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.types import Array, Key, Params, PyTree
 
@@ -46,9 +47,7 @@ class Record:
     """
 
     def __init__(self, capacity: int = 4096) -> None:
-        if type(capacity) is not int or capacity < 1:
-            raise ValueError(f"capacity must be an integer of at least 1, got {capacity!r}")
-        self.capacity = capacity
+        self.capacity = check_count("capacity", capacity)
         self.treedef: PyTree = None
         self._kinds: PyTree = None
         self._rows: tuple[list[np.ndarray], ...] | None = None
