@@ -1,10 +1,24 @@
-"""Keys of any generator, as states that a checkpoint holds."""
+"""Keys of any generator, checked, and as states that a checkpoint holds."""
 
 import jax
 
+from deepzero_jax.pages import see
 from deepzero_jax.types import Key
 
 _GENERATOR = "threefry2x32"
+
+
+def check_key(key: Key | None, drawing: str) -> Key:
+    """The key, if it is one PRNG key; otherwise a ValueError, where ``drawing`` wants a key."""
+    if key is None:
+        raise ValueError(f"{drawing}: pass key=jax.random.key(…){see('key')}")
+    try:
+        shape = jax.random.key_data(key).shape[:-1]
+    except TypeError:
+        raise ValueError(f"key must be a PRNG key, jax.random.key(…), got {key!r}") from None
+    if shape:
+        raise ValueError(f"key must be one PRNG key, got {list(shape)} of them")
+    return key
 
 
 def threefry(key: Key) -> Key:

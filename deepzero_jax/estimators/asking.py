@@ -24,7 +24,7 @@ from deepzero_jax.estimators.directions import (
 from deepzero_jax.estimators.loss import Loss
 from deepzero_jax.estimators.rounding import in_the_mean, nearest
 from deepzero_jax.estimators.smoothing import Step, check_resolution
-from deepzero_jax.pages import see
+from deepzero_jax.keys import check_key
 from deepzero_jax.types import Key, Params, PyTree
 
 # ``(losses [queries]) -> (value, grads)``.
@@ -78,10 +78,7 @@ def ask(
         chosen = all_coordinates(params) if coordinates is None else coordinates
         return _coordinate_points(at, steps, settings["central"], chosen)
     if isinstance(estimator, DirectionEstimator) and "num_directions" in settings:
-        if key is None:
-            raise ValueError(
-                f"{estimator.name} draws random directions: pass key=jax.random.key(…){see('key')}"
-            )
+        key = check_key(key, f"{estimator.name} draws random directions")
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
         kept = at.leaves if mask is None else jax.tree.leaves(mask)
         sizes = [int(np.size(one) if mask is None else np.sum(one)) for one in kept]

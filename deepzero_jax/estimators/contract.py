@@ -11,7 +11,7 @@ from deepzero_jax.estimators.explicit_axes import estimated
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.manual_axes import params_on_device
 from deepzero_jax.estimators.probing import Probe
-from deepzero_jax.pages import see
+from deepzero_jax.keys import check_key
 from deepzero_jax.types import Key, Params, PyTree
 
 
@@ -159,10 +159,7 @@ class DirectionEstimator:
     def _estimate(
         self, loss: Loss, params: Params, key: Key | None, coordinates: PyTree | None
     ) -> tuple[ValueAndAux, Params]:
-        if key is None:
-            raise ValueError(
-                f"{self.name} draws random directions: pass key=jax.random.key(…){see('key')}"
-            )
+        key = check_key(key, f"{self.name} draws random directions")
         params = params_on_device(loss, params, coordinates, key)
         return self.summand(loss, params, key, coordinates, 0, 1)
 

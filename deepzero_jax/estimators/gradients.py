@@ -14,7 +14,8 @@ from deepzero_jax.estimators.boundary import Differentiable
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
 from deepzero_jax.estimators.doubts import Doubts
 from deepzero_jax.estimators.loss import Loss, LossFunction
-from deepzero_jax.pages import explained, see
+from deepzero_jax.keys import check_key
+from deepzero_jax.pages import explained
 from deepzero_jax.types import Key, Params, PyTree
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -52,11 +53,8 @@ class ValueAndGrad:
         params = jax.tree.map(jnp.asarray, params)
         if coordinates is not None:
             check_coordinates(params, coordinates)
-        if self.estimator.needs_key and key is None:
-            raise ValueError(
-                f"{self.estimator.name} draws random directions: pass key=jax.random.key(…)"
-                f"{see('key')}"
-            )
+        if self.estimator.needs_key:
+            check_key(key, f"{self.estimator.name} draws random directions")
         for name, given in {"key": key, "coordinates": coordinates}.items():
             if given is not None and _wants(self.fun, name, (params, *args), kwargs):
                 raise ValueError(

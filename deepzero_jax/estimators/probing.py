@@ -9,6 +9,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import check_float_leaves
 from deepzero_jax.estimators.smoothing import Smoothing, as_smoothing
+from deepzero_jax.keys import check_key
 from deepzero_jax.types import Key, Params
 
 MOST_QUERIES = 60
@@ -122,6 +123,7 @@ def probe_smoothing(fun: Callable[[Params], Any], params: Params, key: Key) -> P
 
 class _Probing:
     def __init__(self, fun: Callable[[Params], Any], params: Params, key: Key) -> None:
+        check_key(key, "the probe goes along random directions")
         self._fun = fun
         leaves, self._treedef = jax.tree.flatten(params)
         self._leaves = [np.asarray(leaf) for leaf in leaves]

@@ -32,7 +32,7 @@ def prune_mask(
         normalisation.
 
     Returns:
-      Boolean pytree like ``scores``. Exactly ``round((1 - sparsity) * n)`` of the n
+      Boolean pytree like ``scores``. Exactly ``⌊(1 - sparsity) * n + ½⌋`` of the n
       ranked scalars are kept; ties go by position.
 
     Raises:
@@ -52,7 +52,10 @@ def prune_mask(
         return treedef.unflatten([np.ones(a.shape, bool) for a in arrays])
     flat = np.concatenate([arrays[i].ravel() for i in ranked])
     if not np.all(np.isfinite(flat)):
-        raise ValueError("scores hold values that are not finite: lower the smoothing or the step")
+        raise ValueError(
+            "scores hold values that are not finite: the loss is not there or a step away from it "
+            "(lower the smoothing or the step), or they would be rounding alone (raise the step)"
+        )
     if sparsity > 0 and flat.size > 1 and np.all(flat == flat[0]):
         raise ValueError(
             f"scores are all {flat[0] + 0.0:g}, which ranks nothing: raise the smoothing, until "
@@ -90,7 +93,7 @@ def layer_ratios(
     Returns:
       ``{leaf path: pruned fraction in [0, 1]}`` for every leaf, 0.0 where kept whole.
       Ready for ``sample_coordinates``, which then draws exactly
-      ``round((1 - sparsity) * n)`` of the n ranked scalars.
+      ``⌊(1 - sparsity) * n + ½⌋`` of the n ranked scalars.
 
     Raises:
       ValueError: sparsity outside [0, 1), unknown ``prune`` or leaf path, scores that
@@ -126,7 +129,7 @@ def _kept_whole(
 ) -> set[str]:
     if always_kept is None:
         return {path for path, a in zip(paths, arrays, strict=True) if a.ndim < 2}
-    chosen = set(always_kept)
+    chosen = {always_kept} if isinstance(always_kept, str) else set(always_kept)
     unknown = sorted(chosen - set(paths))
     if unknown:
         raise ValueError(f"always_kept names leaves that scores do not have: {unknown}")

@@ -1,15 +1,18 @@
 """Scores of parameters at initialisation: how much pruning each would change gradient flow."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import core
 
-from deepzero_jax.coordinates import leaf_paths
+from deepzero_jax.coordinates import check_float_leaves, leaf_paths
 from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.estimators import BatchSize, Estimator, rge, value_and_grad
 from deepzero_jax.estimators.smoothing import as_smoothing, check_resolution, leaf_steps
+from deepzero_jax.keys import check_key
 from deepzero_jax.registry import Registry
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -39,7 +42,8 @@ def zo_grasp_scores(
       key: a PRNG key, consumed.
       smoothing: μ of the random gradient estimates.
       num_directions: q, random directions of each of the two estimates.
-      step: s, the length of the step along the estimated gradient.
+      step: s, of the step s ĝ along the estimated gradient. The scores of a loss that is so many
+        times another are those of another step.
       variant: of the directions. ``"shared"``: the same for both estimates, so that their
         difference is not noise of two draws. ``"independent"``. ``"released"``: as in the
         authors' code, independent, normalised by tensor, scaled by ``smoothing`` twice.
@@ -48,10 +52,13 @@ def zo_grasp_scores(
     Returns:
       Scores, a pytree like ``params``; parameters of 16 bits are scored in float32, and ``fun``
       is given these: where it insists on a type, it casts them itself (``w.astype(x.dtype)``).
+      Under ``jit`` NaN where no number of them would be right, see below.
 
     Raises:
-      ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0, a ``smoothing`` that
-        does not move the parameters.
+      TypeError: a leaf of params that is no array of floating-point numbers.
+      ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0, no key, a
+        ``smoothing`` that does not move the parameters; a ``step`` along which the gradient does
+        not change by more than the loss is rounded.
 
     **Cost**: 2 (q + 1) queries. Source: DeepZero, section 4 (arXiv 2310.02025), but for
     the shared directions.
@@ -64,18 +71,51 @@ def zo_grasp_scores(
       True
     """
     _check(step, variant)
+    check_float_leaves(params)
+    check_key(key, "zo_grasp_scores draws random directions")
     check_scoring_smoothing(smoothing, params)
     released = variant == "released"
     estimator = _directions(smoothing, num_directions, released, batch_size)
     vg = value_and_grad(fun, estimator)
 
-    def gradient(at: Params, k: Key) -> PyTree:
-        grads = vg(at, *args, key=k)[1]
-        return jax.tree.map(lambda g: smoothing * g, grads) if released else grads
+    def gradient(at: Params, k: Key) -> tuple[jax.Array, PyTree]:
+        value, grads = vg(at, *args, key=k)
+        return value, jax.tree.map(lambda g: smoothing * g, grads) if released else grads
 
+    params = _wide(params)
     first_key, second_key = jax.random.split(key)
-    keys = (first_key, first_key if variant == "shared" else second_key)
-    return _scores_from_gradients(gradient, params, keys, step)
+    value, start = gradient(params, first_key)
+    moved = jax.tree.map(lambda p, g: p + step * g, params, start)
+    stop = gradient(moved, first_key if variant == "shared" else second_key)[1]
+    change = jax.tree.map(lambda a, b: b - a, start, stop)
+    scores = jax.tree.map(lambda p, c: -p * c / step, params, change)
+    lost = _is_swallowed(params, moved, start, step)
+    if variant == "shared":
+        # Of a loss that is rounded alone; along other directions another gradient is estimated.
+        slope = jnp.finfo(value.dtype).eps / 2 * jnp.abs(value) / smoothing
+        lost |= (_rms(change) > 0) & (_rms(change) < 2 * slope * (2 / num_directions) ** 0.5)
+    if not isinstance(lost, core.Tracer) and lost:
+        raise ValueError(
+            f"step={step:g} along the estimated gradient ({_rms(start):.2g}, root mean square) is "
+            "too short: its estimate changes by no more than the rounding of the loss. Raise step, "
+            "or compute in float64; of a loss without curvature all scores are 0"
+        )
+    return jax.tree.map(lambda s: jnp.where(lost, jnp.nan, s), scores)
+
+
+def _is_swallowed(params: Params, moved: Params, grads: PyTree, step: float) -> jax.Array:
+    """Whether of the step along a gradient rounding has left another."""
+    error = jax.tree.map(lambda p, m, g: (m - p) - step * g, params, moved, grads)
+    return _rms(error) > 0.1 * step * _rms(grads)
+
+
+def _rms(tree: PyTree) -> jax.Array:
+    """Root mean square of all numbers; those that float32 cannot square count as well."""
+    leaves = jax.tree.leaves(tree)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]))
+    scale = jnp.where(largest > 0, largest, 1)
+    squares = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
+    return scale * jnp.sqrt(squares / sum(leaf.size for leaf in leaves))
 
 
 def _directions(
@@ -93,7 +133,7 @@ def _directions(
 
 
 def _check(step: float, variant: Variant) -> None:
-    if not step > 0:
+    if not 0 < step < math.inf:
         raise ValueError(f"step must be positive, got {step!r}")
     if variant not in get_args(Variant):
         raise ValueError(f"variant must be one of {list(get_args(Variant))}, got {variant!r}")
@@ -106,6 +146,8 @@ def check_scoring_smoothing(smoothing: float, params: Params) -> None:
       smoothing: μ.
       params: to be scored, those of 16 bits in float32.
     """
+    if isinstance(smoothing, Mapping):
+        raise ValueError(f"the smoothing of scores is one number for all leaves, got {smoothing}")
     params = _wide(params)
     paths, leaves = leaf_paths(params), jax.tree.leaves(params)
     dtypes = [leaf.dtype for leaf in leaves]
@@ -116,16 +158,6 @@ def check_scoring_smoothing(smoothing: float, params: Params) -> None:
 def _wide(params: Params) -> Params:
     # The difference of two gradients, a short step apart, drowns in 16 bits.
     return jax.tree.map(lambda p: jnp.asarray(p, wide_dtype(jnp.result_type(p))), params)
-
-
-def _scores_from_gradients(
-    gradient: Callable[[Params, Key], PyTree], params: Params, keys: tuple[Key, Key], step: float
-) -> PyTree:
-    params = _wide(params)
-    start = gradient(params, keys[0])
-    moved = jax.tree.map(lambda p, g: p + step * g, params, start)
-    stop = gradient(moved, keys[1])
-    return jax.tree.map(lambda p, a, b: -p * (b - a) / step, params, start, stop)
 
 
 def grasp_scores(fun: ScalarLoss, params: Params, *args: PyTree) -> PyTree:
@@ -146,6 +178,7 @@ def grasp_scores(fun: ScalarLoss, params: Params, *args: PyTree) -> PyTree:
       >>> grasp_scores(lambda w: jnp.sum(w**2), jnp.array([1.0, 2.0])).tolist()
       [-4.0, -16.0]
     """
+    check_float_leaves(params)
     params = _wide(params)
     gradient = jax.grad(lambda p: fun(p, *args))
     _, product = jax.jvp(gradient, (params,), (gradient(params),))

@@ -1,7 +1,6 @@
 """Sampling that weighs what a coordinate costs against what it tells."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 
 from deepzero_jax.coordinates import leaf_paths, leaf_sizes, num_valid
 from deepzero_jax.keys import key_of, words_of
-from deepzero_jax.sampling.rates import price_of_a_step, sampling_rates
+from deepzero_jax.sampling.rates import check_numbers, price_of_a_step, sampling_rates
 from deepzero_jax.sampling.selection import Sampler, Selection, Spending
 from deepzero_jax.types import Key, Params, PerLeaf, PyTree
 
@@ -90,11 +89,7 @@ class _PriceAware:
                 raise ValueError(
                     f"{name} and params must have the same leaves; they differ at {odd}"
                 )
-            for path, value in (values or {}).items():
-                if not 0 <= value < math.inf:
-                    raise ValueError(
-                        f"{name}[{path!r}] must be a finite number of at least 0, got {value}"
-                    )
+            check_numbers(name, values or {})
         if not self.budget > 0:
             raise ValueError(f"budget must be positive, got {self.budget}")
         if self.costs and self.budget < min(self.costs.values()):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from jax import core
 
 from deepzero_jax.types import Array
 
@@ -35,7 +36,8 @@ def sampling_rates(
       sorted saturation points. Can be jitted; all arguments may be traced.
 
     Raises:
-      ValueError: dictionaries over different leaves, or a concrete budget not above 0.
+      ValueError: dictionaries over different leaves; of values that are not traced, a budget not
+        above 0 and others that are negative, NaN or too large for float32.
 
     **Cost**: no query; one sort of as many numbers as there are leaves.
 
@@ -46,19 +48,28 @@ def sampling_rates(
       0.33 1.00
     """
     paths = list(costs)
-    for name, other in (("second_moments", second_moments), ("sizes", sizes)):
+    for name, other in (("costs", costs), ("second_moments", second_moments), ("sizes", sizes)):
         if set(other) != set(paths):
             odd = sorted(set(other) ^ set(paths))[:3]
             raise ValueError(f"{name} and costs must name the same leaves; they differ at {odd}")
-    if isinstance(budget, int | float) and not budget > 0:
+        check_numbers(name, other)
+    if not isinstance(budget, core.Tracer) and not float(budget) > 0:
         raise ValueError(f"budget must be positive, got {budget}")
+    if not paths:
+        return {}
     cost, moment, size = (
         jnp.stack([jnp.asarray(values[path], jnp.float32) for path in paths])
-        if paths
-        else jnp.zeros(0)
         for values in (costs, second_moments, sizes)
     )
     return dict(zip(paths, _best_rates(cost, moment, size, budget), strict=True))
+
+
+def check_numbers(name: str, values: Numbers) -> None:
+    """Raises ValueError, naming the leaf, for a number below 0 or none of float32's."""
+    largest = float(jnp.finfo(jnp.float32).max)
+    for path, value in values.items():
+        if not isinstance(value, core.Tracer) and not 0 <= float(value) <= largest:
+            raise ValueError(f"{name}[{path!r}] must be a finite number of at least 0, got {value}")
 
 
 def price_of_a_step(budget: Array | float) -> jax.Array:

@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import jax
@@ -72,6 +73,7 @@ def test_edges_of_the_rates():
     assert both(sampling_rates({"a": 1, "b": 1}, {"a": 0, "b": 0}, sizes, 5)) == [0.25, 0.25]
     assert both(sampling_rates({"a": 1, "b": 1}, {"a": 1, "b": 0}, sizes, 20)) == [1.0, 1.0]
     assert both(sampling_rates({"a": 1, "b": 9}, {"a": 1e-30, "b": 9e-30}, sizes, 50)) == [0.5] * 2
+    assert dz.sampling_rates({}, {}, {}, 1.0) == {}
     with pytest.raises(ValueError, match="budget must be positive"):
         sampling_rates({"a": 1}, {"a": 1}, {"a": 1}, 0)
     with pytest.raises(ValueError, match="sizes and costs must name the same leaves"):
@@ -229,3 +231,18 @@ def test_a_budget_beyond_float32_takes_all_without_a_warning():
         state = sampler.init(jax.random.key(0))
     assert [float(rate) for rate in rates.values()] == [1.0, 1.0]
     assert np.isfinite(state.budget)
+
+
+@pytest.mark.parametrize("budget", [-1.0, np.float32(-1), jnp.float32(-1), np.float64("nan"), 0])
+def test_a_budget_that_is_no_price_is_refused_whatever_its_type(budget):
+    with pytest.raises(ValueError, match="budget must be positive"):
+        dz.sampling_rates({"a": 1.0}, {"a": 1.0}, {"a": 5}, budget)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, 1e39, np.float32(-1), jnp.float32(-1)])
+@pytest.mark.parametrize("name", ["costs", "second_moments", "sizes"])
+def test_numbers_that_give_no_rate_are_named(name, value):
+    given = {key: {"a": 1.0, "b": 1.0} for key in ("costs", "second_moments", "sizes")}
+    given[name]["b"] = value
+    with pytest.raises(ValueError, match=rf"^{name}\['b'\] must be a finite number of at least 0"):
+        dz.sampling_rates(**given, budget=1.0)

@@ -15,8 +15,11 @@ from deepzero_jax.estimators.directions import (
     rounding_seed,
     typical_lengths,
 )
-from deepzero_jax.pages import see
+from deepzero_jax.keys import check_key
 from deepzero_jax.types import Array, Key, PyTree
+
+# What wants a key, in the words of ``check_key``.
+DRAWING = "this function draws coordinates or directions in its backward pass"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Drawn(Moves):
 
     def draw(self, key: Key | None) -> jax.Array:
         """Coordinates: int32 [u, k]."""
-        assert_key(key)
+        check_key(key, DRAWING)
         keys = jax.random.split(key, self.layout.num_units)  # pyright: ignore[reportArgumentType]
         one = lambda k: jax.random.permutation(k, self.num_coordinates)[: self.count]
         return jax.vmap(one)(keys).astype(jnp.int32)
@@ -120,7 +123,7 @@ class Directions(Moves):
 
     def draw(self, key: Key | None) -> tuple[jax.Array, jax.Array]:
         """Directions, float [u, k, d], and seeds [u, k]."""
-        assert_key(key)
+        check_key(key, DRAWING)
         keys = jax.random.split(key, (self.layout.num_units, self.count))  # pyright: ignore[reportArgumentType]
         dtype = self.layout.wide
         zeros = [jnp.zeros(size, dtype) for size in self._sizes]
@@ -174,12 +177,3 @@ def _variance(squares: jax.Array, mean: jax.Array, count: int) -> jax.Array:
         return jnp.asarray(jnp.nan)
     spread = jnp.sum(squares) - count * jnp.sum(mean**2)
     return jnp.maximum(spread, 0) / (count * (count - 1))
-
-
-def assert_key(key: Key | None) -> None:
-    """Raises ValueError without a key."""
-    if key is None:
-        raise ValueError(
-            "this function draws coordinates or directions in its backward pass: call it with "
-            f"key=jax.random.key(…){see('key')}"
-        )

@@ -11,13 +11,14 @@ import numpy as np
 from deepzero_jax.blackbox.call import as_input
 from deepzero_jax.estimators.boundary.backward import Backward
 from deepzero_jax.estimators.boundary.coloured import Colours
-from deepzero_jax.estimators.boundary.drawn import Directions, Drawn, assert_key
+from deepzero_jax.estimators.boundary.drawn import DRAWING, Directions, Drawn
 from deepzero_jax.estimators.boundary.layout import Layout
 from deepzero_jax.estimators.boundary.moves import Combined, Moves
 from deepzero_jax.estimators.boundary.options import check_options, check_real
 from deepzero_jax.estimators.boundary.structure import Structure, as_pattern
 from deepzero_jax.estimators.boundary.students import Record
 from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.keys import check_key
 from deepzero_jax.pages import explained
 from deepzero_jax.types import Key, PyTree
 
@@ -88,7 +89,7 @@ class Differentiable:
           BlackBoxError: no usable answer; under ``jit``, see ``dz.blackbox.box_errors``.
         """
         if self.needs_key:
-            assert_key(key)
+            check_key(key, DRAWING)
         with explained():
             leaves, backward = self._prepared(inputs)
             return backward.call(leaves, key if self.needs_key else None)
@@ -108,7 +109,7 @@ class Differentiable:
           ValueError: cotangents that are not like the outputs, or nothing to move.
         """
         if self.needs_key:
-            assert_key(key)
+            check_key(key, DRAWING)
         leaves, backward = self._prepared(inputs)
         check_real("input", backward.dtypes)
         check_real("output", backward.output_dtypes)
