@@ -13,7 +13,6 @@ from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.sharding import by_lead
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer
-from deepzero_jax.training.folder import Json
 from deepzero_jax.training.samples import SamplesFile
 from deepzero_jax.types import Key, Log, Params
 
@@ -54,7 +53,6 @@ def find_probe(
     key: Key,
     folder: Path,
     log: Log = print,
-    config: Json | None = None,
 ) -> Probing:
     """The probe in the newest checkpoint of a run; without one, a loss is probed.
 
@@ -64,7 +62,6 @@ def find_probe(
       key: consumed.
       folder: of the run.
       log: is told beforehand what is asked, and what was found.
-      config: of a folder that is perhaps another run's.
 
     Raises:
       BlackBoxError: a box that gives no answer, or a budget that does not hold the probe.
@@ -75,13 +72,14 @@ def find_probe(
     if kept is not None:
         return kept
     boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(params).jaxpr.eqns))
+    by_lead(lambda: SamplesFile(folder / "samples.json")).load(boxes)
     boxes.check(MOST_QUERIES)
     samples = boxes.num_samples(MOST_QUERIES)
     asked = f", {samples:,} samples of the black box" if samples else ""
     log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
 
     def find() -> tuple[Probing, Sequence[Mapping[str, int | None]]]:
-        beside = SamplesFile(folder / "samples.json", config)
+        beside = SamplesFile(folder / "samples.json")
         with box_errors(), beside.of("probing", boxes), bar("probing the smoothing", log):
             probe = probe_smoothing(jax.jit(fun), params, key)
         return Probing(probe, beside.counts.get("probing", 0)), boxes.dump()

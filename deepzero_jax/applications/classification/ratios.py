@@ -10,7 +10,7 @@ import numpy as np
 from deepzero_jax.applications.classification.config import Config, Pruning
 from deepzero_jax.applications.classification.experiment import Experiment, needs_probe
 from deepzero_jax.bars import bar
-from deepzero_jax.blackbox import box_errors
+from deepzero_jax.blackbox import box_errors, boxes_asked
 from deepzero_jax.coordinates import check_ratios, leaf_paths
 from deepzero_jax.estimators import Loss, counting_passes
 from deepzero_jax.programs import identity
@@ -174,16 +174,20 @@ def kept_ratios(experiment: Experiment, workdir: Path, boxes: Boxes) -> LayerRat
     return found
 
 
-def count_what_ratios_took(experiment: Experiment, workdir: Path) -> None:
-    """Lets the boxes count what was asked for the ratios of a run folder, if they are this run's.
+def count_what_was_sent(experiment: Experiment, workdir: Path) -> None:
+    """Lets the boxes count what they were sent for a run folder, whatever its config was then.
 
-    Before they are asked for a probe, as counts of two processes do not add up later.
+    Before they are asked for more, as counts of two processes do not add up later. Of ratios that
+    came from another folder only those count that are this run's.
     """
+    fun = experiment.task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
+    boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(experiment.params).jaxpr.eqns))
+    by_lead(lambda: SamplesFile(workdir / "samples.json")).load(boxes)
     path = workdir / "ratios.json"
     if path.exists() and needs_probe(experiment):
         found = load_ratios(path)
         if found.boxes and not differences(found.origin, _origin(experiment.config)):
-            Scoring.of(experiment).boxes.load(found.boxes)
+            boxes.load(found.boxes)
 
 
 def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> LayerRatios:
@@ -210,7 +214,7 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     def find() -> LayerRatios:
         shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
         # What a process sent that was killed in the middle of it was asked for these ratios too.
-        beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
+        beside = SamplesFile(workdir / "samples.json")
         with shown as progress:
             with beside.of("pruning", scoring.boxes):
                 scores = scoring.scores(progress.advance)
