@@ -21,7 +21,7 @@ from deepzero_jax.estimators import (
 )
 from deepzero_jax.fields import default_of
 from deepzero_jax.models import Model, make_model
-from deepzero_jax.programs import cache_folder
+from deepzero_jax.programs import cache_folder, identity
 from deepzero_jax.registry import call_with
 from deepzero_jax.sharding import COORDINATES, DATA, make_mesh
 from deepzero_jax.training import (
@@ -177,7 +177,7 @@ def with_probed_smoothing(experiment: Experiment, folder: Path, log: Log = print
 
     Args:
       experiment: of the run.
-      folder: of the run, whose checkpoints keep what was probed.
+      folder: of the run, which keeps what was probed.
       log: takes a line.
 
     Raises:
@@ -190,7 +190,8 @@ def with_probed_smoothing(experiment: Experiment, folder: Path, log: Log = print
         return experiment
     batch_key, key = jax.random.split(experiment.key("probing"))
     fun = experiment.task.loss_on_a_batch(experiment.model_state, batch_key)
-    return at_probe(experiment, find_probe(fun, experiment.params, key, folder, log))
+    config = identity(experiment.config)
+    return at_probe(experiment, find_probe(fun, experiment.params, key, folder, log, config))
 
 
 def at_probe(experiment: Experiment, probing: Probing) -> Experiment:

@@ -18,7 +18,7 @@ from deepzero_jax.applications.classification.experiment import (
     optimizer_and_schedule,
     with_probed_smoothing,
 )
-from deepzero_jax.applications.classification.outlook import plan_run
+from deepzero_jax.applications.classification.outlook import check_affordable, plan_run
 from deepzero_jax.applications.classification.ratios import (
     count_what_was_sent,
     describe_ratios,
@@ -79,12 +79,13 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
 
     Raises:
       ValueError: from ``find_ratios`` and ``check_measurable``.
-      BlackBoxError: a box that gives no answer.
+      BlackBoxError: a box that gives no answer, or a budget too small for the first step.
     """
     # First, as what is refused here costs no query.
     optimizer, schedule = optimizer_and_schedule(experiment)
     check_measurable(experiment, workdir)
-    count_what_was_sent(experiment, workdir)
+    boxes = count_what_was_sent(experiment, workdir)
+    check_affordable(experiment, workdir, boxes)
     experiment = with_probed_smoothing(experiment, workdir, log)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)

@@ -174,8 +174,8 @@ def kept_ratios(experiment: Experiment, workdir: Path, boxes: Boxes) -> LayerRat
     return found
 
 
-def count_what_was_sent(experiment: Experiment, workdir: Path) -> None:
-    """Lets the boxes count what they were sent for a run folder, whatever its config was then.
+def count_what_was_sent(experiment: Experiment, workdir: Path) -> Boxes:
+    """The boxes of a loss, which count what they were sent for a run folder, with any config.
 
     Before they are asked for more, as counts of two processes do not add up later. Of ratios that
     came from another folder only those count that are this run's.
@@ -188,6 +188,7 @@ def count_what_was_sent(experiment: Experiment, workdir: Path) -> None:
         found = load_ratios(path)
         if found.boxes and not differences(found.origin, _origin(experiment.config)):
             boxes.load(found.boxes)
+    return boxes
 
 
 def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> LayerRatios:

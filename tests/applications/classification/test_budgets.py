@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.applications.classification import build, prepare_run, train_prepared
+from deepzero_jax.applications.classification import (
+    build,
+    plan_run,
+    prepare_run,
+    train_prepared,
+)
 from deepzero_jax.applications.classification.config import Estimator, Model, Pruning
 from deepzero_jax.blackbox import BlackBoxError
+from deepzero_jax.training import RunFolderError, kept_probe
 from tests.applications.classification.test_boxes import PRUNED, Pair
 
 
@@ -82,3 +88,44 @@ def test_a_budget_holds_over_configs(other, server, tmp_path):
     with pytest.raises(BlackBoxError, match=r"of the budget of .* only 47 are left"):
         prepared(with_steps(other, 5), tmp_path)
     assert server.sent == server.budget - 47
+
+
+def test_a_probe_is_kept_when_it_is_found_for_its_config_alone(server, tmp_path):
+    record = replace(PROBED, pruning=Pruning())
+    probing = prepared(record, tmp_path / "whole").experiment.probing
+    stopped(server, probing.num_samples + 10, PROBED, tmp_path)  # while it scores
+    sent = server.sent
+    again = prepared(PROBED, tmp_path)
+    assert again.experiment.probing == probing
+    assert server.sent == sent + 48
+    assert "probed: noise" in str(plan_run(build(PROBED), tmp_path, lambda line: None))
+    told = str(plan_run(build(with_steps(PROBED, 5)), tmp_path, lambda line: None))
+    assert "to be probed before the first step" in told
+    prepared(with_steps(PROBED, 5), tmp_path)
+    assert server.sent == sent + 48 + probing.num_samples
+
+
+def test_a_probe_file_of_something_else_is_named(server, tmp_path):
+    (tmp_path / "probe.json").write_text('{"config": null, "probe": {"noise": 1}}')
+    with pytest.raises(RunFolderError, match=r"probe\.json does not hold a probe; move it away"):
+        kept_probe(tmp_path)
+
+
+# At most 60 queries of 12 images to probe, 48 samples to score, and 13 or 25 queries for a step.
+@pytest.mark.parametrize(
+    ("record", "least"),
+    [
+        (PROBED, 720 + 48 + 13 * 12),
+        (FIXED, 48 + 13 * 12),
+        (replace(PROBED, pruning=Pruning()), 720 + 25 * 12),
+    ],
+)
+def test_a_budget_that_does_not_reach_the_first_step_is_refused_first(
+    record, least, server, tmp_path
+):
+    server.budget = least - 1
+    with pytest.raises(BlackBoxError, match=rf"first step the run sends {least:,} samples"):
+        prepared(record, tmp_path)
+    assert server.sent == 0
+    server.budget = least + 21  # the images of an evaluation
+    train_prepared(prepared(with_steps(record, 1), tmp_path), tmp_path, "run", lambda line: None)
