@@ -18,7 +18,7 @@ from deepzero_jax.applications.classification.experiment import (
     needs_probe,
     optimizer_and_schedule,
 )
-from deepzero_jax.applications.classification.ratios import ExpectedPruning, Scoring
+from deepzero_jax.applications.classification.ratios import ExpectedPruning
 from deepzero_jax.applications.classification.sampling import (
     Given,
     Ratios,
@@ -29,6 +29,7 @@ from deepzero_jax.applications.classification.sampling import (
     unused_pruning,
     with_prices,
 )
+from deepzero_jax.applications.classification.scoring import Scoring
 from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar, format_seconds
 from deepzero_jax.blackbox import BlackBox

@@ -135,6 +135,14 @@ def test_samples_of_another_process_for_pruning_are_part_of_the_budget(boxes, tm
     assert prepared.num_samples == {"pruning": 48}
 
 
+def test_a_picture_that_a_kill_has_left_undrawn_is_drawn(boxes, tmp_path):
+    find_ratios(build(PRUNED), tmp_path)
+    (tmp_path / "ratios.png").unlink()
+    find_ratios(build(PRUNED), tmp_path)
+    assert (tmp_path / "ratios.png").exists()
+    assert boxes[1].num_calls == boxes[0].num_calls
+
+
 def test_a_probed_smoothing_is_told_kept_and_asked_for_once(boxes, tmp_path):
     record = replace(RECORD, estimator=Estimator(smoothing="auto", reuse="none"))
     lines = []
