@@ -34,7 +34,8 @@ T = TypeVar("T")
 Kind = Any
 _SHOWN = 200  # characters of a value that is refused
 _LARGE = 100  # a bound above it only keeps nonsense out, and is named when it is passed
-_SMALLEST = 2.0**-126  # of float32, in which records compute
+# Of float32, in which records compute.
+_SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 class Allowed(Protocol):
@@ -75,6 +76,8 @@ class Range:
             return f"must {self.words(value)}"
         if isinstance(value, float) and 0 < abs(value) < _SMALLEST:
             return f"must be at least {_SMALLEST:.2g} in size, which float32 holds"
+        if abs(value) > _LARGEST:
+            return f"must be at most {_LARGEST:.2g} in size, which float32 holds"
         if self.odd and value % 2 == 0:
             return "must be odd"
         return None

@@ -78,6 +78,11 @@ def test_fields_are_found_with_their_sections():
         ({"radii": (0.0, -1.0)}, "inner.radii must not be negative"),
         ({"radii": ()}, "inner.radii must not be empty"),
         ({"radii": (float("inf"),)}, "inner.radii must be finite"),
+        (
+            {"radii": (3.5e38,)},
+            r"inner.radii must be at most 3.4e\+38 in size, which float32 holds",
+        ),
+        ({"radii": (10**39,)}, "inner.radii must be at most"),
         ({"radii": 0.5}, "inner.radii must be of type tuple of float"),
         ({"text": "3"}, "inner.text must read like an even number, got '3'"),
         ({"flag": True, "kind": "b"}, "flag and kind=b do not go together"),

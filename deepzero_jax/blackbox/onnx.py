@@ -1,6 +1,5 @@
 """A model file as a black box, by ONNX Runtime."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,11 @@ class OnnxModel:
 
     def __reduce__(self) -> tuple[PyTree, ...]:
         return OnnxModel, self._made_of
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """The types that its inputs are cast to, by name."""
+        return {declared.name: np.dtype(_DTYPES[declared.type]) for declared in self._inputs}
 
     def check_dtypes(self, *inputs: PyTree) -> None:
         """Raises ValueError for inputs, or their types and shapes, that the model would round.
@@ -158,9 +162,7 @@ def _taken(declared: Any, array: PyTree) -> np.ndarray:
     return taken
 
 
-def onnx_model(
-    path: str | Path, output: str | None = None, num_threads: int = 1
-) -> Callable[..., np.ndarray]:
+def onnx_model(path: str | Path, output: str | None = None, num_threads: int = 1) -> OnnxModel:
     """A host function for ``black_box`` that runs an ONNX file on the CPU.
 
     Args:

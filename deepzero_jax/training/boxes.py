@@ -59,10 +59,12 @@ class Boxes(NamedTuple):
 
     def num_samples(self, num_queries: int) -> int:
         """That a step sends which is charged with so many queries."""
-        return sum(self._sent(samples, num_queries) for samples in self.samples.values())
+        return sum(self.sent(num_queries).values())
 
-    def _sent(self, samples: int, num_queries: int) -> int:
-        return samples if self.of_step else samples * num_queries
+    def sent(self, num_queries: int) -> dict[BlackBox, int]:
+        """``{box: samples}`` of a step that is charged with so many queries."""
+        times = 1 if self.of_step else num_queries
+        return {box: times * samples for box, samples in self.samples.items()}
 
     def affordable(self, step: "CompiledStep", state: "TrainState") -> Selection | None:
         """The coordinates of the coming step; None, for the step's own, where no box has a budget.
@@ -78,14 +80,7 @@ class Boxes(NamedTuple):
 
     def check(self, num_queries: int) -> None:
         """Raises BlackBoxError unless every budget holds so many evaluations of the loss."""
-        for box, samples in self.samples.items():
-            wanted, budget = self._sent(samples, num_queries), box.budget
-            if budget is not None and box.num_samples + wanted > budget:
-                raise BlackBoxError(
-                    f"it sends {wanted:,} samples to the black box, and of the budget of "
-                    f"{budget:,} only {max(budget - box.num_samples, 0):,} are left; give a "
-                    "larger budget to go on"
-                )
+        check_budgets(self.sent(num_queries), "it sends")
 
     def dump(self) -> list[dict[str, int | None]]:
         """Counts and budgets, as a checkpoint is to hold them."""
@@ -99,3 +94,20 @@ class Boxes(NamedTuple):
         for box, counts in zip(self.samples, saved, strict=False):
             now = box.counts()
             box.restore({name: max(count, counts.get(name) or 0) for name, count in now.items()})
+
+
+def check_budgets(wanted: Mapping[BlackBox, int], what: str) -> None:
+    """Raises BlackBoxError unless every budget holds the samples that its box is to be sent.
+
+    Args:
+      wanted: ``{box: samples}``.
+      what: sends them, for the message.
+    """
+    for box, samples in wanted.items():
+        budget = box.budget
+        if budget is not None and box.num_samples + samples > budget:
+            raise BlackBoxError(
+                f"{what} {samples:,} samples to the black box, and of the budget of "
+                f"{budget:,} only {max(budget - box.num_samples, 0):,} are left; give a "
+                "larger budget to go on"
+            )

@@ -1,5 +1,6 @@
 """What a run records: a line of JSON a step, TensorBoard events, a learning curve."""
 
+import itertools
 import json
 import shutil
 import statistics
@@ -81,7 +82,10 @@ class _Events:
 
         folder.mkdir(exist_ok=True)
         self._event, self._scalar = Event, scalar
-        self._writer, self._flushed = EventsWriter(str(folder / "events")), 0.0
+        # The library names a file by second and host, and would write over that of a session
+        # begun in the same second.
+        suffix = next(s for s in map(".{}".format, itertools.count()) if _is_free(folder, s))
+        self._writer, self._flushed = EventsWriter(str(folder / "events"), suffix), 0.0
         # TensorBoard hides what an earlier session has written from this step on.
         started = SessionLog(status=SessionLog.START)
         self._writer.write_event(Event(step=step + 1, wall_time=time.time(), session_log=started))
@@ -97,6 +101,10 @@ class _Events:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _is_free(folder: Path, suffix: str) -> bool:
+    return not any(file.name.endswith(suffix) for file in folder.iterdir())
 
 
 def read_metrics(path: Path) -> list[Json]:

@@ -1,4 +1,4 @@
-"""The smoothing of a run, probed once: asked for by ``"auto"``, kept in its checkpoints."""
+"""The smoothing of a run, probed once: asked for by ``"auto"``, kept in its folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.sharding import by_lead
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.checkpoint import Checkpointer
-from deepzero_jax.training.folder import Json
+from deepzero_jax.training.folder import Json, RunFolderError, read_json, write_json
 from deepzero_jax.training.samples import SamplesFile
 from deepzero_jax.types import Key, Log, Params
 
@@ -56,7 +56,7 @@ def find_probe(
     log: Log = print,
     config: Json | None = None,
 ) -> Probing:
-    """The probe in the newest checkpoint of a run; without one, a loss is probed.
+    """The probe that a run folder keeps; without one, a loss is probed, and the probe kept.
 
     Args:
       fun: ``(params) -> loss``, a function of JAX.
@@ -64,26 +64,29 @@ def find_probe(
       key: consumed.
       folder: of the run.
       log: is told beforehand what is asked, and what was found.
-      config: of a folder that is perhaps another run's.
+      config: of the run, where the folder may have been begun with another.
 
     Raises:
       BlackBoxError: a box that gives no answer, or a budget that does not hold the probe.
 
-    **Cost**: at most 60 queries; none where a checkpoint holds the probe.
+    **Cost**: at most 60 queries; none where the folder keeps the probe.
     """
-    kept = kept_probe(folder, log)
+    boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(params).jaxpr.eqns))
+    by_lead(lambda: SamplesFile(folder / "samples.json")).load(boxes)
+    kept = kept_probe(folder, log, config)
     if kept is not None:
         return kept
-    boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(params).jaxpr.eqns))
     boxes.check(MOST_QUERIES)
     samples = boxes.num_samples(MOST_QUERIES)
     asked = f", {samples:,} samples of the black box" if samples else ""
     log(f"probing the smoothing, at most {MOST_QUERIES} queries{asked} …")
 
     def find() -> tuple[Probing, Sequence[Mapping[str, int | None]]]:
-        beside = SamplesFile(folder / "samples.json", config)
+        beside = SamplesFile(folder / "samples.json")
         with box_errors(), beside.of("probing", boxes), bar("probing the smoothing", log):
             probe = probe_smoothing(jax.jit(fun), params, key)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "probe.json", {"config": config, "probe": probe._asdict()})
         return Probing(probe, beside.counts.get("probing", 0)), boxes.dump()
 
     # One process asks: noise would give each another step.
@@ -93,16 +96,29 @@ def find_probe(
     return probing
 
 
-def kept_probe(folder: Path, log: Log = print) -> Probing | None:
-    """The probe in the newest checkpoint of a run, or None."""
-    if not (folder / "checkpoints").is_dir():
-        return None
-    checkpointer = Checkpointer(folder / "checkpoints", log)
-    progress = checkpointer.progress()
-    checkpointer.close()
+def kept_probe(folder: Path, log: Log = print, config: Json | None = None) -> Probing | None:
+    """The probe in the newest checkpoint of a run, or that of its config in its folder, or None."""
+    progress = None
+    if (folder / "checkpoints").is_dir():
+        checkpointer = Checkpointer(folder / "checkpoints", log)
+        progress = checkpointer.progress()
+        checkpointer.close()
     if progress is None or progress.get("probe") is None:
-        return None
+        return by_lead(lambda: _probe_file(folder, config))
     return Probing(Probe(**progress["probe"]), progress["samples"]["probing"])
+
+
+def _probe_file(folder: Path, config: Json | None) -> Probing | None:
+    """A probe that was found before the run had a checkpoint."""
+    path = folder / "probe.json"
+    content = read_json(path) if path.exists() else {}
+    if not content or content.get("config") != config:
+        return None
+    try:
+        probe = Probe(**content["probe"])
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} does not hold a probe; move it away") from error
+    return Probing(probe, SamplesFile(folder / "samples.json").counts.get("probing", 0))
 
 
 def smoothing_in_words(estimator: Estimator, probing: Probing | None) -> str:

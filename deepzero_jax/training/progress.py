@@ -47,7 +47,7 @@ class Progress:
         if probing is not None:
             self.probe = dict(probing.probe._asdict())
             self.num_queries += probing.probe.num_queries
-            spent["probing"] = probing.num_samples
+            spent["probing"] = max(probing.num_samples, spent.get("probing", 0))
         self.wall_seconds = 0.0
         self.best: Json = {}
         self.evaluated = 0

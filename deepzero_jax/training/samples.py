@@ -80,19 +80,20 @@ class SamplesFile:
 
     Args:
       path: of a JSON object ``{part: samples}``, which need not exist.
-      config: of the run. What the file holds of another one does not count.
     """
 
-    def __init__(self, path: Path, config: Json | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._kept: Json = read_json(path) if path.exists() else {}
-        if config is not None and self._kept.get("config") != config:
-            self._kept = {"config": config}
 
     @property
     def counts(self) -> dict[str, int]:
         """``{part: samples}``, of all processes that have worked in the folder."""
         return {part: count for part, count in self._kept.items() if isinstance(count, int)}
+
+    def load(self, boxes: Boxes) -> None:
+        """Has boxes count what all of these processes have asked them, as their budgets do."""
+        boxes.load(self._kept.get("boxes", ()))
 
     @contextmanager
     def of(self, part: str, boxes: Boxes = _NO_BOXES) -> Iterator[None]:
@@ -103,7 +104,7 @@ class SamplesFile:
           boxes: that are asked, the same for all parts. What they have counted is kept too, and
             what an earlier process has asked them is part of their budgets.
         """
-        boxes.load(self._kept.get("boxes", ()))
+        self.load(boxes)
         before, first = samples_sent(), self._kept.get(part, 0)
 
         def counted() -> Json:

@@ -94,7 +94,7 @@ def test_what_a_box_was_asked_is_counted_whenever_the_process_is_killed(tmp_path
     """A process calls 57 times to probe, 4 to score, 2 in each of 6 steps, 1 to evaluate twice."""
     asked, statuses = tmp_path / "asked", []
     fields = ["--config", str(ROOT / "tests/records/mortal.py"), f"--workdir={tmp_path / 'run'}"]
-    for last in (30, 57 + 2, 57 + 4 + 3, 4, 7, 0):
+    for last in (30, 57 + 2, 4 + 3, 4, 7, 0):
         process = subprocess.run(
             [sys.executable, "train.py", *fields],
             cwd=ROOT,
@@ -113,7 +113,7 @@ def test_what_a_box_was_asked_is_counted_whenever_the_process_is_killed(tmp_path
     sent = sum(int(line) for line in asked.read_text().splitlines())
     told = json.loads((tmp_path / "run/summary.json").read_text())["box_samples"]
     assert sum(told.values()) == sent
-    assert (told["probing"], told["pruning"]) == ((30 + 57 + 57) * 12, 24 + 48)
+    assert (told["probing"], told["pruning"]) == ((30 + 57) * 12, 24 + 48)
     # The third process died in the second step, the fourth too, the next as it evaluated, and
     # none had saved the state after a step. One is 12 images at a base and 12 coordinates.
     assert told["training"] == (13 + 1 + 2 * 13 + 3 * 13 + 6 * 13) * 12

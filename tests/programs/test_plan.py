@@ -12,7 +12,7 @@ import prune
 import train
 from deepzero_jax.applications.classification import build, choose_sampler, outlook
 from deepzero_jax.applications.classification.config import Pruning, Sampling
-from deepzero_jax.applications.classification.ratios import Scoring
+from deepzero_jax.applications.classification.scoring import Scoring
 from deepzero_jax.cost import multiply_adds
 from deepzero_jax.training import tree_digest
 from tests.conftest import ROOT

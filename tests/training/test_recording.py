@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from deepzero_jax.training import MetricsLog
 from tests.runs import tiny_run
 
 
@@ -44,3 +45,15 @@ def test_a_score_of_the_name_of_what_is_recorded_is_refused(tmp_path, name):
 def test_an_evaluation_without_the_score_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="gives no score 'test_accuracy'"):
         tiny_run(tmp_path, num_steps=1, task_of=with_evaluation(lambda *_: {"error": 0.5}))
+
+
+def test_sessions_of_one_second_leave_a_file_of_events_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
+    for step in range(3):
+        log = MetricsLog(tmp_path, step)
+        log.write(step + 1, {f"loss{step}": 1.0})
+        log.close()
+    files = sorted((tmp_path / "tensorboard").glob("*tfevents*"))
+    assert len(files) == 3
+    for step, file in enumerate(files):
+        assert f"loss{step}".encode() in file.read_bytes()

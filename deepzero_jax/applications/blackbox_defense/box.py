@@ -11,6 +11,7 @@ from deepzero_jax.applications.blackbox_defense.config import DefenseConfig
 from deepzero_jax.applications.blackbox_defense.onnx_export import export_onnx
 from deepzero_jax.applications.blackbox_defense.stability import Classifier
 from deepzero_jax.blackbox import onnx_model
+from deepzero_jax.blackbox.onnx import OnnxModel
 from deepzero_jax.data import Dataset
 from deepzero_jax.estimators import first_order
 from deepzero_jax.models import make_model, predict
@@ -49,6 +50,38 @@ def check_box(config: DefenseConfig) -> None:
             _check_file(config, Path(config.classifier.path))
         else:
             _network_of(config, Path(config.classifier.path))
+
+
+def check_fit(config: DefenseConfig, dataset: Dataset) -> None:
+    """Checks that an ONNX file takes the images of the data, and has a logit for each class.
+
+    Raises:
+      ValueError: it does not, or cannot be run.
+    """
+    path = config.classifier.path
+    if path is None or not _is_file(path):
+        return
+    sizes, count = dataset.train_images.shape[1:], dataset.num_classes
+    try:
+        reason = _misfit(onnx_model(path), np.zeros((2, *sizes), np.float32), count)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = str(error)
+    if reason is not None:
+        images = ", ".join(map(str, sizes))
+        raise ValueError(
+            f"classifier.path {path!r} does not fit the data ({reason}): export it so that it "
+            f"takes float32 images [n, {images}] in [0, 1] and gives logits [n, {count}]"
+        )
+
+
+def _misfit(model: OnnxModel, images: np.ndarray, num_classes: int) -> str | None:
+    """Why a model cannot be the box, or None."""
+    for name, dtype in model.dtypes.items():
+        if not np.can_cast(images.dtype, dtype):
+            return f"its input {name!r} takes {dtype}, to which images in [0, 1] would be rounded"
+    shape = model(images).shape
+    expected = (len(images), num_classes)
+    return None if shape == expected else f"it gives {list(shape)} for {len(images)} images"
 
 
 def find_box(config: DefenseConfig, stages: Stages, dataset: Dataset) -> Box:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.applications.blackbox_defense import config as fields
-from deepzero_jax.applications.blackbox_defense.box import check_box, find_box
+from deepzero_jax.applications.blackbox_defense.box import check_box, check_fit, find_box
 from deepzero_jax.applications.blackbox_defense.budgets import (
     estimators_of,
     num_steps,
@@ -114,6 +114,7 @@ def train_defenses(
 def _train(config: DefenseConfig, run: Run, open_box: OpenBox = onnx_model) -> Json:
     check_box(config)
     dataset = config.data.load(cache_folder())
+    check_fit(config, dataset)
     check_sizes(config, dataset)
     run.hold()
     run.claim()

@@ -14,8 +14,9 @@ from deepzero_jax.applications.classification.program import (
     prepare_run,
     train_prepared,
 )
-from deepzero_jax.applications.classification.ratios import compute_scores, find_ratios
+from deepzero_jax.applications.classification.ratios import find_ratios
 from deepzero_jax.applications.classification.sampling import choose_sampler, experiment_costs
+from deepzero_jax.applications.classification.scoring import compute_scores
 
 __all__ = [
     "PROGRAM",

@@ -177,7 +177,7 @@ def with_probed_smoothing(experiment: Experiment, folder: Path, log: Log = print
 
     Args:
       experiment: of the run.
-      folder: of the run, whose checkpoints keep what was probed.
+      folder: of the run, which keeps what was probed.
       log: takes a line.
 
     Raises:

@@ -4,6 +4,7 @@ A step is priced by multiply-adds and a few timed leaves; ratios that are not th
 of random scores.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from deepzero_jax.applications.classification.experiment import (
 )
 from deepzero_jax.applications.classification.ratios import ExpectedPruning
 from deepzero_jax.applications.classification.sampling import (
+    Given,
     Ratios,
     check_measurable,
     check_seconds,
@@ -27,18 +29,22 @@ from deepzero_jax.applications.classification.sampling import (
     unused_pruning,
     with_prices,
 )
+from deepzero_jax.applications.classification.scoring import Scoring
 from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar, format_seconds
+from deepzero_jax.blackbox import BlackBox
 from deepzero_jax.coordinates import kept_per_leaf
 from deepzero_jax.cost import multiply_adds
 from deepzero_jax.estimators import estimator_costs, rge, value_and_grad
 from deepzero_jax.estimators.pricing import loss_multiply_adds
 from deepzero_jax.estimators.probing import MOST_QUERIES
+from deepzero_jax.programs import identity
 from deepzero_jax.training import (
     About,
     Boxes,
     Forecast,
     Plan,
+    Probing,
     TrainState,
     TrainStep,
     expected_counts,
@@ -46,6 +52,7 @@ from deepzero_jax.training import (
     forecast,
     kept_probe,
 )
+from deepzero_jax.training.boxes import check_budgets
 from deepzero_jax.types import Log
 
 DAY = 24 * 3600.0
@@ -106,13 +113,9 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     **Cost**: a few steps on a part of their coordinates; none where a black box would be asked.
     """
     check_measurable(experiment, workdir)
-    probing = kept_probe(workdir) if experiment.config.estimator.smoothing == "auto" else None
+    probing = _kept_probe(experiment, workdir)
     experiment = at_probe(experiment, probing) if probing else at_stand_in(experiment)
-    sampler, params, given = expected_sampler(experiment, workdir)
-    optimizer, _ = optimizer_and_schedule(experiment)
-    step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
-    state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
-    boxes = Boxes.of(step.loss(state, step.task.data), state.params, step.estimator)
+    step, state, boxes, given = _expected_step(experiment, workdir)
     found, costs = None, _costs(step, state, given.known_costs)
     counts = _counts(experiment, step, state, given.found)
     if not boxes.samples:
@@ -134,6 +137,47 @@ def plan_run(experiment: Experiment, workdir: Path, log: Log = print) -> Outlook
     if probing is None and needs_probe(experiment):
         plan = plan._replace(smoothing=_probe_in_words(boxes))
     return Outlook(plan, _multiply_adds(step, state, counts, costs))
+
+
+def _kept_probe(experiment: Experiment, workdir: Path) -> Probing | None:
+    if experiment.config.estimator.smoothing != "auto":
+        return None
+    return kept_probe(workdir, config=identity(experiment.config))
+
+
+def _expected_step(
+    experiment: Experiment, workdir: Path
+) -> tuple[TrainStep, TrainState, Boxes, Given]:
+    """The step of a run and its state, what it asks, and what the sampler was made from."""
+    sampler, params, given = expected_sampler(experiment, workdir)
+    optimizer, _ = optimizer_and_schedule(experiment)
+    step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
+    state = step.place(step.init(experiment.key("run"), params, experiment.model_state))
+    boxes = Boxes.of(step.loss(state, step.task.data), state.params, step.estimator)
+    return step, state, boxes, given
+
+
+def check_affordable(experiment: Experiment, workdir: Path, boxes: Boxes) -> None:
+    """Checks the budgets of boxes for a run that is to be probed or scored before its first step.
+
+    Nothing is asked; a run that has both behind it looks itself before each step.
+
+    Raises:
+      BlackBoxError: a budget that does not hold the probe, the scores and one step.
+    """
+    if all(box.budget is None for box in boxes.samples):
+        return
+    step, state, of_step, given = _expected_step(experiment, workdir)
+    wanted: Counter[BlackBox] = Counter()
+    if needs_probe(experiment) and _kept_probe(experiment, workdir) is None:
+        wanted.update(boxes.sent(MOST_QUERIES))
+    if isinstance(given.found, ExpectedPruning) and not given.found.is_done:
+        scoring = Scoring.of(experiment)
+        wanted.update(scoring.boxes.sent(scoring.num_queries))
+    if any(wanted.values()):
+        counts = _counts(experiment, step, state, given.found)
+        wanted.update(of_step.sent(step.estimator.num_queries(sum(counts.values()))))
+        check_budgets(wanted, "up to the end of its first step the run sends")
 
 
 def _counts(

@@ -18,9 +18,9 @@ from deepzero_jax.applications.classification.experiment import (
     optimizer_and_schedule,
     with_probed_smoothing,
 )
-from deepzero_jax.applications.classification.outlook import plan_run
+from deepzero_jax.applications.classification.outlook import check_affordable, plan_run
 from deepzero_jax.applications.classification.ratios import (
-    count_what_ratios_took,
+    count_what_was_sent,
     describe_ratios,
     find_ratios,
 )
@@ -33,9 +33,11 @@ from deepzero_jax.applications.classification.unused import unused_settings
 from deepzero_jax.bars import bar
 from deepzero_jax.estimators import sharded
 from deepzero_jax.programs import Program, Run
+from deepzero_jax.sharding import by_lead
 from deepzero_jax.training import (
     CompiledStep,
     Json,
+    SamplesFile,
     Schedule,
     TrainState,
     TrainStep,
@@ -77,12 +79,13 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
 
     Raises:
       ValueError: from ``find_ratios`` and ``check_measurable``.
-      BlackBoxError: a box that gives no answer.
+      BlackBoxError: a box that gives no answer, or a budget too small for the first step.
     """
     # First, as what is refused here costs no query.
     optimizer, schedule = optimizer_and_schedule(experiment)
     check_measurable(experiment, workdir)
-    count_what_ratios_took(experiment, workdir)
+    boxes = count_what_was_sent(experiment, workdir)
+    check_affordable(experiment, workdir, boxes)
     experiment = with_probed_smoothing(experiment, workdir, log)
     sampler, params, queries, samples = choose_sampler(experiment, workdir, log)
     step = TrainStep(experiment.task, experiment.estimator, optimizer, sampler, experiment.mesh)
@@ -90,7 +93,9 @@ def prepare_run(experiment: Experiment, workdir: Path, log: Log = print) -> Prep
     with bar("compiling the step", log):
         compiled = step.compile(state)
     begin = partial(measure_prices, experiment, compiled, log=log)
-    return Prepared(experiment, compiled, schedule, state, begin, queries, {"pruning": samples})
+    sent = by_lead(lambda: SamplesFile(workdir / "samples.json")).counts
+    sent["pruning"] = max(samples, sent.get("pruning", 0))
+    return Prepared(experiment, compiled, schedule, state, begin, queries, sent)
 
 
 def train_prepared(prepared: Prepared, folder: Path, name: str, log: Log = print) -> Json:

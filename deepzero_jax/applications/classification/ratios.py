@@ -1,21 +1,21 @@
 """Layer ratios of an experiment: found in its run folder, or computed and written there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from deepzero_jax.applications.classification.config import Config, Pruning
+from deepzero_jax.applications.classification.config import Config
 from deepzero_jax.applications.classification.experiment import Experiment, needs_probe
+from deepzero_jax.applications.classification.scoring import Scoring, ranked, tell_equal
 from deepzero_jax.bars import bar
-from deepzero_jax.blackbox import box_errors
+from deepzero_jax.blackbox import boxes_asked
 from deepzero_jax.coordinates import check_ratios, leaf_paths
-from deepzero_jax.estimators import Loss, counting_passes
 from deepzero_jax.programs import identity
 from deepzero_jax.pruning import (
-    SCORES,
     LayerRatios,
     in_layer_order,
     layer_ratios,
@@ -26,116 +26,17 @@ from deepzero_jax.pruning import (
     ratios_table,
     save_mask,
 )
-from deepzero_jax.pruning.ratios import equal_fraction
 from deepzero_jax.pruning.report import paths_as_made
-from deepzero_jax.pruning.scores import check_scoring_smoothing
-from deepzero_jax.registry import arguments, call_with
-from deepzero_jax.sharding import agree, by_lead
+from deepzero_jax.sharding import agree, by_lead, is_lead
 from deepzero_jax.training import (
     Boxes,
     Json,
     RunFolderError,
     SamplesFile,
     differences,
-    scoring_batch,
     write_json,
 )
-from deepzero_jax.types import Key, Log, Params, PyTree
-
-
-class Scoring(NamedTuple):
-    """How the parameters of an experiment are scored.
-
-    Attributes:
-      experiment: whose they are.
-      score_key: of the directions.
-      args: of the loss, behind the parameters.
-      num_queries: that the scores cost.
-      boxes: black boxes in the loss.
-    """
-
-    experiment: Experiment
-    score_key: Key
-    args: tuple[PyTree, ...]
-    num_queries: int
-    boxes: Boxes
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> "Scoring":
-        """As the record says; nothing is asked.
-
-        Raises:
-          ValueError: fewer images of a class than are asked for, or a smoothing that does not
-            move the parameters.
-        """
-        pruning = experiment.config.pruning
-        _check_smoothing(pruning, experiment.params)
-        batch_key, score_key = jax.random.split(experiment.key("pruning"))
-        args = (experiment.model_state, *_batch(experiment, batch_key))
-        queries = call_with(SCORES[pruning.scores].num_queries, vars(pruning))
-        boxes = Boxes.of(Loss(experiment.task.loss, args, has_aux=True), experiment.params)
-        return cls(experiment, score_key, args, queries, boxes)
-
-    @property
-    def num_samples(self) -> int:
-        """That scoring sends to the boxes, attempts after failures aside."""
-        return self.num_queries * sum(self.boxes.samples.values())
-
-    def scores(self, advance: Callable[[int], None] | None = None) -> PyTree:
-        """Scores of the parameters.
-
-        Args:
-          advance: is told how many queries more are done, where scores count them.
-
-        Raises:
-          BlackBoxError: no answer, or a budget that does not hold the samples.
-        """
-        pruning, task = self.experiment.config.pruning, self.experiment.task
-        self.boxes.check(self.num_queries)
-
-        def loss(params: Params, *args: PyTree) -> jax.Array:
-            return task.loss(params, *args)[0]
-
-        def scores(params: Params, *args: PyTree) -> PyTree:
-            given = {"fun": loss, "params": params, "args": args, "key": self.score_key}
-            return call_with(SCORES[pruning.scores].scores, {**vars(pruning), **given})
-
-        with box_errors(), counting_passes(advance):
-            return jax.block_until_ready(jax.jit(scores)(self.experiment.params, *self.args))
-
-
-def _takes(pruning: Pruning, name: str) -> bool:
-    """Whether the scores of a record are given that argument."""
-    return name in arguments(SCORES[pruning.scores].scores)
-
-
-def _check_smoothing(pruning: Pruning, params: Params) -> None:
-    if not _takes(pruning, "smoothing"):
-        return
-    try:
-        check_scoring_smoothing(pruning.smoothing, params)
-    except ValueError as error:
-        raise ValueError(f"pruning.{error}") from error
-
-
-def _batch(experiment: Experiment, key: Key) -> tuple[PyTree, ...]:
-    """What scores are computed on; a batch of the training, for the boxes alone, if on nothing."""
-    task, pruning = experiment.task, experiment.config.pruning
-    if not _takes(pruning, "args"):
-        return task.batch(task.data, key, jax.numpy.int32(0))
-    try:
-        return scoring_batch(experiment.dataset, key, pruning.samples_per_class)
-    except ValueError as error:
-        raise ValueError(
-            f"pruning.samples_{error}; give at most as many, or pruning.scores=random, which looks "
-            "at none"
-        ) from error
-
-
-def compute_scores(experiment: Experiment) -> tuple[PyTree, int]:
-    """Scores of the parameters at initialisation and the queries they cost."""
-    scoring = Scoring.of(experiment)
-    return scoring.scores(), scoring.num_queries
+from deepzero_jax.types import Log, PyTree
 
 
 def _origin(config: Config) -> Json:
@@ -174,16 +75,21 @@ def kept_ratios(experiment: Experiment, workdir: Path, boxes: Boxes) -> LayerRat
     return found
 
 
-def count_what_ratios_took(experiment: Experiment, workdir: Path) -> None:
-    """Lets the boxes count what was asked for the ratios of a run folder, if they are this run's.
+def count_what_was_sent(experiment: Experiment, workdir: Path) -> Boxes:
+    """The boxes of a loss, which count what they were sent for a run folder, with any config.
 
-    Before they are asked for a probe, as counts of two processes do not add up later.
+    Before they are asked for more, as counts of two processes do not add up later. Of ratios that
+    came from another folder only those count that are this run's.
     """
+    fun = experiment.task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
+    boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(experiment.params).jaxpr.eqns))
+    by_lead(lambda: SamplesFile(workdir / "samples.json")).load(boxes)
     path = workdir / "ratios.json"
     if path.exists() and needs_probe(experiment):
         found = load_ratios(path)
         if found.boxes and not differences(found.origin, _origin(experiment.config)):
-            Scoring.of(experiment).boxes.load(found.boxes)
+            boxes.load(found.boxes)
+    return boxes
 
 
 def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> LayerRatios:
@@ -202,6 +108,8 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     scoring = Scoring.of(experiment)
     kept = kept_ratios(experiment, workdir, scoring.boxes)
     if kept is not None:
+        if is_lead() and not (workdir / "ratios.png").exists():
+            _draw(experiment, kept, workdir)  # a process was killed before
         return kept
     pruning = experiment.config.pruning
     asked = f", {scoring.num_samples:,} samples of the black box" if scoring.num_samples else ""
@@ -210,13 +118,13 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     def find() -> LayerRatios:
         shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
         # What a process sent that was killed in the middle of it was asked for these ratios too.
-        beside = SamplesFile(workdir / "samples.json", identity(experiment.config))
+        beside = SamplesFile(workdir / "samples.json")
         with shown as progress:
             with beside.of("pruning", scoring.boxes):
                 scores = scoring.scores(progress.advance)
             found = LayerRatios(
                 # Flax makes layers in the order in which a network runs them.
-                in_layer_order(_ratios(scores, pruning), paths_as_made(experiment.params)),
+                in_layer_order(ranked(scores, pruning), paths_as_made(experiment.params)),
                 scoring.num_queries,
                 _origin(experiment.config),
                 [box.counts() for box in scoring.boxes.samples],
@@ -224,36 +132,12 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
             )
             _write(experiment, found, scores, workdir)
         # Only now, as a log whose reader is gone ends the program.
-        _tell_equal(scores, pruning, log)
+        tell_equal(scores, pruning, log)
         return found
 
     found = by_lead(find)
     scoring.boxes.load(found.boxes)
     return found
-
-
-def _ratios(scores: PyTree, pruning: Pruning) -> dict[str, float]:
-    """The layer ratios of scores."""
-    try:
-        return layer_ratios(scores, pruning.sparsity, prune=pruning.prune)
-    except ValueError as error:
-        raise ValueError(f"pruning.scores={pruning.scores}: {error}{_at(pruning)}") from error
-
-
-def _tell_equal(scores: PyTree, pruning: Pruning, log: Log) -> None:
-    """Says that most scores rank nothing, if they do."""
-    if (fraction := equal_fraction(scores)) > 0.5:
-        log(
-            f"{100 * fraction:.0f} % of the scores are equal, and are ranked by their position: "
-            f"does the loss answer such a step{_at(pruning)}?"
-        )
-
-
-def _at(pruning: Pruning) -> str:
-    """The fields that say how far scores look, in words."""
-    steps = [name for name in ("smoothing", "step") if _takes(pruning, name)]
-    settings = ", ".join(f"pruning.{name}={getattr(pruning, name):g}" for name in steps)
-    return f" (at {settings})" if settings else ""
 
 
 class ExpectedPruning(NamedTuple):
@@ -295,15 +179,27 @@ def expected_pruning(experiment: Experiment, workdir: Path) -> ExpectedPruning:
 
 def _write(experiment: Experiment, found: LayerRatios, scores: PyTree, workdir: Path) -> None:
     pruning = experiment.config.pruning
-    title = f"{experiment.config.model.name}, {pruning.scores}, sparsity {pruning.sparsity:g}"
     content = {"origin": found.origin, "num_queries": found.num_queries, "ratios": found.ratios}
     if found.boxes:
         content |= {"num_samples": found.num_samples, "boxes": found.boxes}
-    try:
+    with _writing_to(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         save_mask(workdir / "mask.npz", prune_mask(scores, pruning.sparsity, prune=pruning.prune))
         write_json(workdir / "ratios.json", content)
+    _draw(experiment, found, workdir)
+
+
+def _draw(experiment: Experiment, found: LayerRatios, workdir: Path) -> None:
+    pruning = experiment.config.pruning
+    title = f"{experiment.config.model.name}, {pruning.scores}, sparsity {pruning.sparsity:g}"
+    with _writing_to(workdir):
         plot_ratios(found.ratios, title, workdir / "ratios.png")
+
+
+@contextmanager
+def _writing_to(workdir: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunFolderError(
             f"cannot write to the run folder {workdir} ({error.strerror}); choose another"

@@ -1,5 +1,6 @@
 """Boxes that were trained already: by a run of train.py, or elsewhere."""
 
+import math
 import re
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from deepzero_jax.applications.blackbox_defense import (
     prepare_defense,
     stages_of,
 )
+from deepzero_jax.applications.blackbox_defense.box import check_fit
 from deepzero_jax.applications.blackbox_defense.config import Classifier, DefenseConfig, Training
 from deepzero_jax.training import RunFolderError, load_trained
 
@@ -73,6 +75,55 @@ def test_slopes_of_a_box_without_a_twin_say_so(trained, tmp_path):
     defense, _ = prepared(config_of(trained), tmp_path)
     with pytest.raises(ValueError, match="no white-box twin"):
         make_method("fo_ds", defense._replace(twin=None), Start({}), dz.first_order())
+
+
+def onnx_file(path, image=(8, 8, 1), classes=10, kind="FLOAT"):
+    """A linear classifier."""
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    weights = np.ones((math.prod(image), classes), np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["cast"], to=kinds.FLOAT),
+            helper.make_node("Flatten", ["cast"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["y"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("x", getattr(kinds, kind), ["n", *image])],
+        [helper.make_tensor_value_info("y", kinds.FLOAT, ["n", classes])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"image": (4,)}, r"the model's input 'x' takes \[n, 4\], got \[2, 8, 8, 1\]"),
+        ({"classes": 7}, r"it gives \[2, 7\] for 2 images"),
+        ({"kind": "UINT8"}, "its input 'x' takes uint8, to which images"),
+        ({"kind": "FLOAT16"}, "its input 'x' takes float16, to which images"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line_and_claims_no_folder(made, reason, tmp_path, capsys):
+    onnx_file(tmp_path / "box.onnx", **made)
+    arguments = [
+        *("--config", "configs/defense_digits.py", "--workdir", str(tmp_path / "run")),
+        *(f"--config.classifier.path={tmp_path}/box.onnx", "--config.training.methods=none"),
+    ]
+    assert commands.train(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    remedy = r"takes float32 images \[n, 8, 8, 1\] in \[0, 1\] and gives logits \[n, 10\]$"
+    assert re.search(rf"classifier\.path .* does not fit .*{reason}.*: export it .*{remedy}", line)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_fits_passes(tmp_path):
+    config = config_of(tmp_path / "box.onnx", ("deepzero",))
+    for kind in ("FLOAT", "DOUBLE"):
+        onnx_file(tmp_path / "box.onnx", kind=kind)
+        check_fit(config, config.data.load(tmp_path))
 
 
 @pytest.mark.parametrize(

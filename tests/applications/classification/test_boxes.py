@@ -114,16 +114,8 @@ def test_samples_of_a_probe_and_of_pruning_are_counted_once(boxes, tmp_path):
     assert sum(told.values()) == boxes[0].num_samples
     # A process that goes on finds the same in the folder.
     again = prepare_run(build(record), tmp_path)
-    assert again.num_samples == {"pruning": 48}
+    assert again.num_samples == {"pruning": 48, "probing": told["probing"]}
     assert boxes[1].num_samples == 48 + told["probing"]
-
-
-def test_samples_that_another_config_left_in_the_folder_do_not_count(boxes, tmp_path):
-    other = replace(PRUNED, pruning=replace(PRUNED.pruning, num_directions=2))
-    find_ratios(build(other), tmp_path)
-    (tmp_path / "ratios.json").unlink()  # as if it had been killed while it scored
-    assert prepare_run(build(PRUNED), tmp_path).num_samples == {"pruning": 48}
-    assert boxes[1].num_samples == 48
 
 
 def test_a_probe_adds_to_what_the_ratios_of_another_record_took(boxes, tmp_path):
@@ -141,6 +133,14 @@ def test_samples_of_another_process_for_pruning_are_part_of_the_budget(boxes, tm
     prepared = prepare_run(build(PRUNED), tmp_path)
     assert [box.num_samples for box in boxes] == [48, 48]
     assert prepared.num_samples == {"pruning": 48}
+
+
+def test_a_picture_that_a_kill_has_left_undrawn_is_drawn(boxes, tmp_path):
+    find_ratios(build(PRUNED), tmp_path)
+    (tmp_path / "ratios.png").unlink()
+    find_ratios(build(PRUNED), tmp_path)
+    assert (tmp_path / "ratios.png").exists()
+    assert boxes[1].num_calls == boxes[0].num_calls
 
 
 def test_a_probed_smoothing_is_told_kept_and_asked_for_once(boxes, tmp_path):
@@ -164,7 +164,7 @@ def test_a_probed_smoothing_is_told_kept_and_asked_for_once(boxes, tmp_path):
     assert f"+ {probe.num_queries} for probing" in told
     again = prepare_run(build(record), tmp_path, lines.append)
     assert again.experiment.probing == probing
-    assert boxes[1].num_samples == 0
+    assert boxes[1].num_samples == probing.num_samples
     summary = train_prepared(again, tmp_path, "run", lines.append)
     counted = {"training": 6 * 25 * 12, "evaluation": 42, "pruning": 0}
     assert summary["box_samples"] == {**counted, "probing": probing.num_samples}
