@@ -6,7 +6,6 @@ part in the same collectives.
 
 from dataclasses import replace
 
-import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.difference.application import Application
@@ -27,7 +26,7 @@ def pvary(at: Application, deltas: list[Delta]) -> list[Delta]:
     axes, (delta,) = varying(at.outputs[0]), deltas
     if isinstance(delta, Channel):
         return [replace(delta, array=vary(delta.array, axes))]
-    return [jnp.asarray(vary(dense(delta, at.bases[0]), axes))]
+    return [vary(dense(delta, at.bases[0]), axes)]
 
 
 @rule("psum", "psum_invariant", "ppermute", "pbroadcast", takes="channel")
