@@ -1,5 +1,7 @@
 """What a type says of a mesh: axes over which values vary, and those that split an array."""
 
+from typing import TypeVar
+
 import jax
 from jax import lax
 from jax.core import ShapedArray
@@ -7,8 +9,10 @@ from jax.sharding import AxisType, reshard
 
 from deepzero_jax.types import Array, PyTree
 
+Kind = TypeVar("Kind", bound=Array)
 
-def vary(array: Array, axes: frozenset[str]) -> Array:
+
+def vary(array: Kind, axes: frozenset[str]) -> Kind:
     """An array, marked as varying over some axes besides its own."""
     more = tuple(sorted(axes - varying(array)))
     return lax.pcast(array, more, to="varying") if more else array

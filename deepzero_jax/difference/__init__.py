@@ -2,6 +2,7 @@
 
 from deepzero_jax.difference import (
     choices,
+    collectives,
     elementwise,
     loops,
     products,
@@ -30,6 +31,7 @@ __all__ = [
     "Hoisted",
     "Point",
     "choices",
+    "collectives",
     "dense",
     "deregister_rule",
     "difference",

@@ -91,15 +91,16 @@ class Beside(NamedTuple):
         ]
         return Beside(self.values, stand_ins, moves)
 
-    def varying(self, axes: frozenset[str]) -> "Beside":
-        """With moves and stand-ins marked as varying over axes of a mesh."""
-        moves, others = jax.tree.map(lambda a: vary(a, axes), (self.moves, self.stand_ins))
+    def varying(self, axes: Sequence[frozenset[str]]) -> "Beside":
+        """With moves and stand-ins marked as varying over axes of a mesh, value by value."""
+        mark = lambda array, own: None if array is None else vary(array, own)
+        moves, others = (list(map(mark, part, axes)) for part in (self.moves, self.stand_ins))
         return Beside(self.values, others, moves)
 
     @property
-    def axes(self) -> frozenset[str]:
-        """Axes of a mesh over which moves or stand-ins vary."""
-        return varying_axes((self.moves, self.stand_ins))
+    def axes(self) -> list[frozenset[str]]:
+        """Axes of a mesh over which the move or the stand-in of each value varies."""
+        return list(map(varying_axes, zip(self.moves, self.stand_ins, strict=True)))
 
     def moved(self) -> list[jax.Array]:
         """The values after the move, in the type of their deltas."""

@@ -30,6 +30,7 @@ from deepzero_jax.difference.values import (
     Zero,
     dense,
 )
+from deepzero_jax.varying import vary, varying
 
 
 def propagate(
@@ -119,7 +120,7 @@ class Passing:
         """
         other = copy(self)
         other.moving = {
-            number: _wide(delta)
+            number: _entering(delta, self._values[number])
             for number, delta in deltas.items()
             if not isinstance(delta, Zero) and number in self._last_use
         }
@@ -188,13 +189,14 @@ class Passing:
         return read(self._values, item)
 
 
-def _wide(delta: Delta) -> Delta:
-    """A delta in the type in which it is propagated."""
+def _entering(delta: Delta, base: jax.Array) -> Delta:
+    """A delta in the type in which it is propagated, varying over a mesh as its base does."""
+    enter = lambda array: vary(wide(array), varying(base))
     if isinstance(delta, Point):
-        return delta._replace(value=wide(delta.value))
+        return delta._replace(value=enter(delta.value))
     if isinstance(delta, Channel):
-        return replace(delta, array=wide(delta.array))
-    return delta if isinstance(delta, Zero | Moved) else wide(delta)
+        return replace(delta, array=enter(delta.array))
+    return delta if isinstance(delta, Zero | Moved) else enter(delta)
 
 
 def _staying(delta: Delta, value: jax.Array) -> Delta:

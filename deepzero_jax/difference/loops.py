@@ -62,7 +62,8 @@ class _Body(NamedTuple):
             seen = probe(self.program, inputs, self.delta_dtype, self.unbounded)
             after = seen.part(0, count)
             further = [a or b for a, b in zip(moving, there(after.moves), strict=True)]
-            found = (further, doubtful or any(there(after.stand_ins)), axes | after.axes)
+            wider = [a | b for a, b in zip(axes, after.axes, strict=True)]
+            found = (further, doubtful or any(there(after.stand_ins)), wider)
             if found == (moving, doubtful, axes):
                 return first
             moving, doubtful, axes = found

@@ -27,7 +27,7 @@ CALLS = {
 
 # Primitives that move the values of their first operand, or change their type.
 MOVED = {"reshape", "broadcast_in_dim", "transpose", "squeeze", "slice", "rev", "dynamic_slice"}
-MOVED |= {"convert_element_type", "copy", "stop_gradient", "reduce_precision"}
+MOVED |= {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "pvary"}
 
 
 class Constant(NamedTuple):

@@ -1,7 +1,7 @@
 """The table of rules: how a primitive turns the deltas of its operands into those of its results.
 
 **How to add a rule.** Write a function beside its kin (``elementwise``, ``transcendental``,
-``structure``, ``reductions``, ``products``, ``loops``, ``choices``) and put
+``structure``, ``reductions``, ``products``, ``collectives``, ``loops``, ``choices``) and put
 ``@rule("its primitive", ...)`` above it. What the function takes is declared:
 
   ``takes="elements"``  ``(bases, deltas, output, **params) -> delta``, arrays that broadcast

@@ -89,7 +89,7 @@ class Signs:
                 return max(bounds) if min(bounds) >= NONNEGATIVE else UNKNOWN
             # A product or quotient of positive numbers may be too small for its type.
             return min(*bounds, NONNEGATIVE) if name in ("mul", "div") else min(bounds)
-        if name == "reduce_sum":
+        if name in ("reduce_sum", "psum", "psum_invariant"):
             return self.lower(operands[0], depth)
         return UNKNOWN
 

@@ -1,7 +1,6 @@
 """Rules that move values about: linear, so the delta takes the same way; channels stay channels."""
 
 import math
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,6 @@ from deepzero_jax.difference.values import (
     moved_value,
     take,
 )
-from deepzero_jax.varying import vary, varying
 
 
 @rule("reshape", takes="channel", moving=(0,))
@@ -75,15 +73,6 @@ def transpose(at: Application, delta: Channel) -> Channel | None:
     axis = order.index(delta.axis)
     rest = [a if a < delta.axis else a - 1 for a in order if a != delta.axis]
     return Channel(lax.transpose(delta.array, rest), axis, delta.index)
-
-
-@rule("pvary")
-def pvary(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """A difference may vary over the axes of a mesh already, where its base does not."""
-    axes, (delta,) = varying(at.outputs[0]), deltas
-    if isinstance(delta, Channel):
-        return [replace(delta, array=vary(delta.array, axes))]
-    return [jnp.asarray(vary(dense(delta, at.bases[0]), axes))]
 
 
 @rule("slice", takes="channel", moving=(0,))

@@ -27,7 +27,7 @@ _NEAR = 1e-4
 # Results that are among the operands, or lie between them.
 _KEPT = MOVED | {"gather", "sort", "split", "top_k", "select_n", "concatenate", "pad", "scatter"}
 _KEPT |= {"reduce_max", "reduce_min", "cummax", "cummin", "cumsum", "reduce_sum", "add", "add_any"}
-_KEPT |= {"dynamic_update_slice"}
+_KEPT |= {"dynamic_update_slice", "psum", "psum_invariant", "pmax", "pmin"}
 _KEPT |= {"reduce_window_max", "reduce_window_min", "optimization_barrier", "sqrt", "log"}
 _FINITE = {"logistic", "tanh", "erf", "erfc", "atan", "sign"}
 _MAKING = {"log": LOW, "log2": LOW, "rsqrt": HIGH, "div": BOTH, "pow": BOTH, "integer_pow": BOTH}

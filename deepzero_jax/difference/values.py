@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deepzero_jax.difference.precision import wide, wide_dtype
+from deepzero_jax.varying import vary, varying
 
 
 class Zero:
@@ -118,7 +119,8 @@ def dense(delta: Delta, base: jax.Array) -> jax.Array:
     It is of the base's type; float32 for one of float16 or bfloat16.
     """
     if isinstance(delta, Zero):
-        return jnp.zeros(jnp.shape(base), wide_dtype(jnp.result_type(base)))
+        zeros = jnp.zeros(jnp.shape(base), wide_dtype(jnp.result_type(base)))
+        return vary(zeros, varying(base))
     if isinstance(delta, Point):
         if not delta.indices:
             return delta.value

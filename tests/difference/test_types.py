@@ -27,6 +27,8 @@ KINDS = {
 DOUBLE = {"lax.clamp", "reduce", "pad less", "scan of tanh", "callback"}
 # Rules whose results have no delta, or need a host or a mesh.
 UNTYPED = {"lt", "le", "gt", "ge", "eq", "ne", "io_callback", "pure_callback", "pvary"}
+UNTYPED |= {"psum", "psum_invariant", "pmax", "pmin", "all_gather", "all_gather_invariant"}
+UNTYPED |= {"ppermute", "pbroadcast", "all_to_all", "reduce_scatter"}
 
 
 def types_of(fun, x):

@@ -169,3 +169,69 @@ print(json.dumps(found))
 def test_loops_and_branches_inside_of_shard_map():
     for name, (got, exact) in on_devices(2, LOOPS).items():
         np.testing.assert_allclose(got, exact, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+DATA_PARALLEL = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec as P
+import deepzero_jax as dz
+
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+w = lambda *shape: 0.5 * jnp.cos(jnp.arange(np.prod(shape)) ** 1.5).reshape(shape)
+spec = ("NHWC", "HWIO", "NHWC")
+conv = lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=spec)
+rows = lambda x: x.reshape(len(x), -1)[:, :6]
+def normed(h):
+    mean = lax.pmean(jnp.mean(h, (0, 1, 2)), "d")
+    return (h - mean) * lax.rsqrt(lax.pmean(jnp.mean((h - mean) ** 2, (0, 1, 2)), "d") + 1e-3)
+def turn(carry, _):
+    h, k = carry
+    return (jnp.tanh(h @ k), 0.5 * k @ k), None
+NETS = {
+    "linear": (w(6), lambda v, x: rows(x) @ v),
+    "mlp": ([w(6, 4), w(4), w(4)], lambda p, x: jnp.tanh(rows(x) @ p[0] + p[1]) @ p[2]),
+    "conv": ([w(3, 3, 2, 3), w(3), w(3)],
+        lambda p, x: jnp.mean(jnp.tanh(conv(x, p[0]) + p[1]), (1, 2)) @ p[2]),
+    "norm over devices": ([w(3, 3, 2, 3), w(3)],
+        lambda p, x: jnp.mean(jnp.tanh(normed(conv(x, p[0]))), (1, 2)) @ p[1]),
+    "beside what is still": (w(6), lambda v, x: (
+        jnp.stack([rows(x), v[0] * rows(x)], 1) @ v
+        + jnp.roll(rows(x), 1).at[:, jnp.argmax(x[0, 0, 0])].set(v[1])[:, :2]
+        + v[jnp.argmax(rows(x), 1)][:, None]).sum(1)),
+    "loop": ([w(2, 2), w(2)],
+        lambda p, x: lax.scan(turn, (x[:, 0, 0] + p[1], p[0]), None, length=3)[0][0].sum(1)),
+    "branch": ([w(2), w(2)], lambda p, x: x[:, 0, 0, 0] * lax.cond(
+        x[0, 0, 0, 0] > 0, lambda p: x[0, 0, 0, 1] * jnp.sum(p[0]),
+        lambda p: x[1, 0, 0, 1] * jnp.sum(p[1]), p)),
+}
+x, key = jnp.sin(jnp.arange(4 * 6 * 6 * 2.0) ** 1.2).reshape(4, 6, 6, 2), jax.random.key(0)
+cge, rge = dz.cge(smoothing=1e-6), dz.rge(num_directions=3, smoothing=1e-6)
+found = {}
+for name, (params, net) in NETS.items():
+    own = lambda p, x: jnp.mean((net(p, x) - jnp.sin(jnp.sum(x, (1, 2, 3)))) ** 2)
+    inside = lambda p, x: lax.pmean(own(p, x), "d")
+    every = jax.vmap(own, (None, 0), axis_name="d")
+    whole = lambda p: jnp.mean(every(p, x.reshape(2, 2, 6, 6, 2)))
+    def both(p, x, estimator):
+        slopes = lambda loss: dz.value_and_grad(loss, estimator)(p, x, key=key)[1]
+        return lax.pmean(slopes(own), "d"), slopes(inside)
+    wanted = {"cge": (cge, jax.grad(whole)(params))}
+    if name in ("mlp", "conv", "branch"):
+        wanted["rge"] = rge, dz.value_and_grad(whole, rge)(params, key=key)[1]
+    for kind, (estimator, expected) in wanted.items():
+        mapped = jax.shard_map(
+            lambda p, x: both(p, x, estimator), mesh=mesh, in_specs=(P(), P("d")), out_specs=P())
+        slopes = (*jax.jit(mapped)(params, x), expected)
+        slopes = jnp.stack([jnp.concatenate(list(map(jnp.ravel, jax.tree.leaves(one))))
+                            for one in slopes])
+        found[f"{name}, {kind}"] = (slopes / jnp.max(jnp.abs(slopes[-1]))).tolist()
+print(json.dumps(found))
+"""
+
+
+def test_data_parallel_losses_have_the_slopes_of_the_whole():
+    for name, (after, inside, wanted) in on_devices(2, DATA_PARALLEL).items():
+        np.testing.assert_allclose(after, wanted, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(inside, wanted, atol=2e-5, err_msg=name)
