@@ -93,7 +93,8 @@ def zo_grasp_scores(
     if variant == "shared":
         # Of a loss that is rounded alone; along other directions another gradient is estimated.
         slope = jnp.finfo(value.dtype).eps / 2 * jnp.abs(value) / smoothing
-        lost |= (_rms(change) > 0) & (_rms(change) < 2 * slope * (2 / num_directions) ** 0.5)
+        rounding = slope * (2 / num_directions) ** 0.5  # a sum is rounded some three times as much
+        lost |= (_rms(change) > 0) & (_rms(change) < 4 * rounding)
     if not isinstance(lost, core.Tracer) and lost:
         raise ValueError(
             f"step={step:g} along the estimated gradient ({_rms(start):.2g}, root mean square) is "

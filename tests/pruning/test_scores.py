@@ -130,7 +130,8 @@ def test_scores_that_would_be_rounding_alone_are_refused_and_nan_under_jit(scale
 
 
 def test_scores_of_a_loss_of_usual_size_pass_and_agree_with_grasp():
-    assert correlation_with_grasp(dz.zo_grasp_scores(quartic(1e-2), W, key=jax.random.key(0)), 1)
+    found = dz.zo_grasp_scores(quartic(1e-2), W, key=jax.random.key(0))
+    assert correlation_with_grasp(found, 1e-2) > 0.8
 
 
 def correlation_with_grasp(scores, scale):
