@@ -58,7 +58,7 @@ def zo_grasp_scores(
       TypeError: a leaf of params that is no array of floating-point numbers.
       ValueError: an unknown variant, ``smoothing`` or ``step`` not above 0, no key, a
         ``smoothing`` that does not move the parameters; a ``step`` along which the gradient does
-        not change by more than the loss is rounded.
+        not change by more than the loss is rounded, as far as that follows from its size.
 
     **Cost**: 2 (q + 1) queries. Source: DeepZero, section 4 (arXiv 2310.02025), but for
     the shared directions.
@@ -93,8 +93,8 @@ def zo_grasp_scores(
     if variant == "shared":
         # Of a loss that is rounded alone; along other directions another gradient is estimated.
         slope = jnp.finfo(value.dtype).eps / 2 * jnp.abs(value) / smoothing
-        rounding = slope * (2 / num_directions) ** 0.5  # a sum is rounded some three times as much
-        lost |= (_rms(change) > 0) & (_rms(change) < 4 * rounding)
+        rounding = slope * (2 / num_directions) ** 0.5
+        lost |= (_rms(change) > 0) & (_rms(change) < 2 * rounding)
     if not isinstance(lost, core.Tracer) and lost:
         raise ValueError(
             f"step={step:g} along the estimated gradient ({_rms(start):.2g}, root mean square) is "
