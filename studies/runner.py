@@ -23,7 +23,8 @@ import jax
 from deepzero_jax.applications import PROGRAMS
 from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import load_record, override
-from deepzero_jax.training import Json, read_metrics
+from deepzero_jax.training import Json
+from studies.curves import learning_curve, stage_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
@@ -177,40 +178,6 @@ def run_study(study: str, cells: Iterable[Cell], runs: Path, results: Path | Non
         curve = learning_curve(workdir / "metrics.jsonl")
         curves = {"learning_curve": curve, "stages": stage_curves(workdir)}
         keep_result(study, cell.name, cell.labels, command, summary, curves, results)
-
-
-def learning_curve(metrics: Path) -> list[dict[str, float]]:
-    """Test accuracies of a run by epoch and by the seconds that its steps have taken.
-
-    Empty for a run that left no ``metrics.jsonl``, as one of several trainings does.
-    """
-    seconds, curve = 0.0, []
-    for line in read_metrics(metrics):
-        seconds += line.get("seconds", 0.0)
-        if "test_accuracy" in line:
-            point = {"epoch": line["epoch"], "seconds": seconds, "accuracy": line["test_accuracy"]}
-            curve.append({name: round(value, 4) for name, value in point.items()})
-    return curve
-
-
-def stage_curves(workdir: Path) -> dict[str, list[dict[str, float]]]:
-    """Scores of each training of a run of several, by the samples that its box was sent for steps.
-
-    Empty for a run of one training.
-    """
-    found: dict[str, list[dict[str, float]]] = {}
-    for metrics in sorted(workdir.glob("*/metrics.jsonl")):
-        samples, curve = 0.0, []
-        for line in read_metrics(metrics):
-            scores = {name: value for name, value in line.items() if name.startswith("validation")}
-            if scores:
-                rounded = {name: float(f"{value:.5g}") for name, value in scores.items()}
-                curve.append({"step": line["step"], "samples": samples, **rounded})
-            else:
-                samples += line.get("box_samples", 0)
-        if curve:
-            found[metrics.parent.name] = curve
-    return found
 
 
 def run_and_forward_signals(call: list[str]) -> int:

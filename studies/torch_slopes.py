@@ -21,7 +21,8 @@ from deepzero_jax.models.resnet import ResNet
 from deepzero_jax.programs import identity
 from deepzero_jax.training import InterruptedRunError, Json, RunFolder
 from deepzero_jax.types import Array, Params, PyTree
-from studies.runner import Cell, Measurement, check_known, configured, learning_curve
+from studies.curves import learning_curve
+from studies.runner import Cell, Measurement, check_known, configured
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]

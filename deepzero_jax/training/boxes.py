@@ -1,6 +1,6 @@
 """The black boxes of a run: what it asks of them, beforehand and in all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -39,8 +39,12 @@ class Boxes(NamedTuple):
             at = loss.with_arrays(arrays)
             return autodiff.estimate(at, params, None, None) if autodiff else at.output(params)
 
-        traced = jax.make_jaxpr(call)(params, loss.arrays())
-        return cls(boxes_asked(traced.jaxpr.eqns), autodiff is not None)
+        return cls.of_call(call, params, loss.arrays())._replace(of_step=autodiff is not None)
+
+    @classmethod
+    def of_call(cls, fun: Callable[..., PyTree], *args: PyTree) -> "Boxes":
+        """Found in the trace of any function of arrays."""
+        return cls(boxes_asked(jax.make_jaxpr(fun)(*args).jaxpr.eqns))
 
     def beside(self, others: Sequence[BlackBox]) -> "Boxes":
         """These boxes, and behind them others that the loss does not ask."""

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 
 from deepzero_jax.bars import bar
-from deepzero_jax.blackbox import box_errors, boxes_asked
+from deepzero_jax.blackbox import box_errors
 from deepzero_jax.estimators import Estimator, Probe, check_smoothing, probe_smoothing, with_probe
 from deepzero_jax.estimators.probing import MOST_QUERIES
 from deepzero_jax.sharding import by_lead
@@ -71,7 +71,7 @@ def find_probe(
 
     **Cost**: at most 60 queries; none where the folder keeps the probe.
     """
-    boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(params).jaxpr.eqns))
+    boxes = Boxes.of_call(fun, params)
     by_lead(lambda: SamplesFile(folder / "samples.json")).load(boxes)
     kept = kept_probe(folder, log, config)
     if kept is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from deepzero_jax.programs import check_record
 from studies import applications, cge_vs_rge, pruning, recipe, sparsity, spending, trajectory
+from studies.curves import stage_curves
 from studies.price_aware import ARMS, PARTS
 from studies.report import cge_vs_rge_section, pruning_section, report
 from studies.report.committed import mean_and_spread
@@ -23,7 +24,6 @@ from studies.runner import (
     run_and_forward_signals,
     run_measurements,
     run_study,
-    stage_curves,
 )
 from tests.conftest import ROOT
 

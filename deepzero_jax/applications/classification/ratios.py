@@ -12,7 +12,6 @@ from deepzero_jax.applications.classification.config import Config
 from deepzero_jax.applications.classification.experiment import Experiment, needs_probe
 from deepzero_jax.applications.classification.scoring import Scoring, ranked, tell_equal
 from deepzero_jax.bars import bar
-from deepzero_jax.blackbox import boxes_asked
 from deepzero_jax.coordinates import check_ratios, leaf_paths
 from deepzero_jax.programs import identity
 from deepzero_jax.pruning import (
@@ -82,7 +81,7 @@ def count_what_was_sent(experiment: Experiment, workdir: Path) -> Boxes:
     came from another folder only those count that are this run's.
     """
     fun = experiment.task.loss_on_a_batch(experiment.model_state, experiment.key("probing"))
-    boxes = Boxes(boxes_asked(jax.make_jaxpr(fun)(experiment.params).jaxpr.eqns))
+    boxes = Boxes.of_call(fun, experiment.params)
     by_lead(lambda: SamplesFile(workdir / "samples.json")).load(boxes)
     path = workdir / "ratios.json"
     if path.exists() and needs_probe(experiment):
