@@ -28,6 +28,7 @@ STUDY = "equal_queries"
 BUDGETS: dict[str, tuple[int, ...]] = {
     "digits_mlp": (30_000, 120_000),
     "quickstart_cnn": (100_000,),
+    "cifar_cnn": (15_625,),  # a million images
     "pendulum": (20_000,),
     "solver_ks": (30_000,),
 }

@@ -29,6 +29,7 @@ _TITLES = {
 _PROBLEMS = {
     "digits_mlp": "digits, MLP of 610 parameters, accuracy %",
     "quickstart_cnn": "digits, CNN of 1,606, accuracy %",
+    "cifar_cnn": "CIFAR-10, CNN of 3,700, accuracy %",
     "pendulum": "pendulum, policy of 81, return",
     "solver_ks": "solver in the loop, correction of 417, − error",
 }
