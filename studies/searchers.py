@@ -100,6 +100,8 @@ def _descent(
 
 # Whole evaluations, subtracted: what a loss gives that can only be queried.
 _CGE = dz.cge(smoothing=1e-3, reuse="none", batch_size=64)
+# The few coordinates of a leaf are padded to whole batches.
+_CGE_OF_LEAVES = dz.cge(smoothing=1e-3, reuse="none", batch_size=8)
 
 
 def _dense(settings: Settings, params: Params) -> Searcher:
@@ -133,7 +135,7 @@ def _price_aware(settings: Settings, params: Params) -> Searcher:
     number = settings["coordinates"]
     costs = dict.fromkeys(leaf_paths(params), 1.0)
     sampler = price_aware_sampler(params, costs, float(number))
-    return _descent(_CGE, sampler, 1 + number, settings)
+    return _descent(_CGE_OF_LEAVES, sampler, 1 + number, settings)
 
 
 def _directions(central: bool) -> Callable[[Settings, Params], Searcher]:
