@@ -138,13 +138,14 @@ def _price_aware(settings: Settings, params: Params) -> Searcher:
     return _descent(_CGE_OF_LEAVES, sampler, 1 + number, settings)
 
 
-def _directions(central: bool) -> Callable[[Settings, Params], Searcher]:
+def _directions(central: bool, ranked: bool = False) -> Callable[[Settings, Params], Searcher]:
     def make(settings: Settings, params: Params) -> Searcher:
         number = settings["directions"] // (2 if central else 1)
         estimator = dz.rge(
             smoothing=settings.get("smoothing", 1e-3),
             num_directions=number,
             central=central,
+            ranked=ranked,
             reuse="none",
             batch_size=64,
         )
@@ -170,11 +171,17 @@ def _on_vectors(searcher: Searcher, params: Params) -> Searcher:
     )
 
 
-def _evolution(name: str) -> Callable[[Settings, Params], Searcher]:
-    """A strategy of evosax; its mean is the solution."""
+def _evolution(name: str, ranked: bool = True) -> Callable[[Settings, Params], Searcher]:
+    """A strategy of evosax; its mean is the solution.
+
+    Args:
+      name: of the strategy.
+      ranked: losses are ranked, as is its default; otherwise taken as they are.
+    """
 
     def make(settings: Settings, params: Params) -> Searcher:
         from evosax import algorithms  # pyright: ignore[reportMissingImports]
+        from evosax.core import fitness_shaping  # pyright: ignore[reportMissingImports]
 
         number = settings["population"]
         vector = ravel_pytree(params)[0]
@@ -182,6 +189,8 @@ def _evolution(name: str) -> Callable[[Settings, Params], Searcher]:
         if name == "Open_ES":
             options["optimizer"] = optax.adam(settings["learning_rate"])
             options["std_schedule"] = optax.constant_schedule(settings["std"])
+        if not ranked:
+            options["fitness_shaping_fn"] = fitness_shaping.identity_fitness_shaping_fn
         strategy = getattr(algorithms, name)(number, jnp.zeros_like(vector), **options)
         given = strategy.default_params
         if name != "Open_ES":
@@ -221,7 +230,7 @@ _WIDE: dict[str, Any] = {"smoothing": (0.01, 0.5), "schedule": ["cosine", "const
 _STD = (0.01, 0.5)
 _POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": _STD}
 _OPEN_ES: dict[str, Any] = {**_POPULATION, "learning_rate": (1e-3, 0.3)}
-# The same search for RGE: beside Open ES it lacks the ranks of the losses.
+# The same search for RGE, whose losses are ranked as Open ES ranks them, or are not.
 _AS_OPEN_ES: dict[str, Any] = {
     "directions": _OPEN_ES["population"],
     "smoothing": _OPEN_ES["std"],
@@ -229,8 +238,9 @@ _AS_OPEN_ES: dict[str, Any] = {
     "optimizer": ["adam"],
     "schedule": ["constant"],
 }
-# What the search of Open ES found on the pendulum: the same numbers, without the ranks.
-_AT_OPEN_ES: dict[str, Any] = {
+# What the search of Open ES found on the pendulum.
+_AT_OPEN_ES: dict[str, Any] = {"population": [8], "std": [0.136], "learning_rate": [0.103]}
+_RGE_AT_OPEN_ES: dict[str, Any] = {
     **_AS_OPEN_ES,
     "directions": [8],
     "smoothing": [0.136],
@@ -245,8 +255,11 @@ METHODS: dict[str, Method] = {
     "rge_antithetic": Method(_directions(True), _DIRECTIONS),
     "rge_wide": Method(_directions(True), {**_DIRECTIONS, **_WIDE}),
     "rge_as_es": Method(_directions(True), _AS_OPEN_ES),
-    "rge_at_es": Method(_directions(True), _AT_OPEN_ES),
+    "rge_at_es": Method(_directions(True), _RGE_AT_OPEN_ES),
+    "rge_ranked": Method(_directions(True, ranked=True), _AS_OPEN_ES),
+    "rge_ranked_at_es": Method(_directions(True, ranked=True), _RGE_AT_OPEN_ES),
     "open_es": Method(_evolution("Open_ES"), _OPEN_ES, "evosax"),
+    "open_es_unranked": Method(_evolution("Open_ES", ranked=False), _AT_OPEN_ES, "evosax"),
     "snes": Method(_evolution("SNES"), _POPULATION, "evosax"),
     "sep_cma_es": Method(_evolution("Sep_CMA_ES"), _POPULATION, "evosax"),
     "cma_diagonal": Method(_asked_by_host(pycma), _POPULATION, "cma"),

@@ -22,6 +22,7 @@ from deepzero_jax.estimators.directions import (
     typical_lengths,
 )
 from deepzero_jax.estimators.loss import Loss
+from deepzero_jax.estimators.ranks import centred_ranks
 from deepzero_jax.estimators.rounding import in_the_mean, nearest
 from deepzero_jax.estimators.smoothing import Step, check_resolution
 from deepzero_jax.keys import check_key
@@ -56,7 +57,8 @@ def ask(
     Raises:
       TypeError: another estimator, or leaves that are not floating-point.
       ValueError: a missing key, coordinates that do not fit, or smoothing below the
-        resolution of a leaf; from ``tell``, losses of a wrong number or not finite.
+        resolution of a leaf; from ``tell``, losses of a wrong number or not finite
+        (with ``ranked``, moved losses may be infinite).
 
     **Cost**: ``num_queries(estimator, params, coordinates)`` points, all in memory at once.
 
@@ -110,14 +112,17 @@ def _gradient(values: np.ndarray, leaf: Any) -> Any:
     return found if isinstance(leaf, np.ndarray) else jnp.asarray(found)
 
 
-def _checked(losses: Any, count: int) -> np.ndarray:
+def _checked(losses: Any, count: int, ranked: bool = False) -> np.ndarray:
     found = np.asarray(losses, np.float64)
     if found.shape != (count,):
         raise ValueError(
             f"losses must be one number for each point, {count} in all, got {found.shape}"
         )
-    if not np.isfinite(found).all():
-        first = int(np.argmin(np.isfinite(found)))
+    usable = np.isfinite(found)
+    if ranked:  # an infinite loss has its place, but at the base
+        usable[1:] = ~np.isnan(found[1:])
+    if not usable.all():
+        first = int(np.argmin(usable))
         raise ValueError(f"losses must be finite; that of point {first} is {found[first]}")
     return found
 
@@ -183,10 +188,12 @@ def _direction_points(
     points = [np.concatenate(part) for part in parts]
 
     def tell(losses: Any) -> tuple[float, Params]:
-        found = _checked(losses, 1 + num * (2 if central else 1))
-        upper = found[1 : 1 + num]
-        deltas = (upper - found[1 + num :]) / 2 if central else upper - found[0]
-        scaled = share * deltas * np.broadcast_to(np.asarray(factors, np.float64), (num,)) / num
+        found = _checked(losses, 1 + num * (2 if central else 1), settings["ranked"])
+        moved = (found[1:] - found[0]) * np.tile(share, 2 if central else 1)
+        if settings["ranked"]:
+            moved = centred_ranks(moved, moved, np.ones(len(moved), bool))
+        deltas = (moved[:num] - moved[num:]) / 2 if central else moved
+        scaled = deltas * np.broadcast_to(np.asarray(factors, np.float64), (num,)) / num
         grads = [
             _gradient(np.tensordot(scaled / float(step), np.asarray(u, np.float64), 1), leaf)
             for leaf, step, u in zip(at.leaves, steps, us, strict=True)

@@ -122,6 +122,7 @@ def map_valid(
     dtype: DTypeLike,
     hoist: bool = False,
     exact: bool = False,
+    length: jax.Array | int | None = None,
 ) -> jax.Array:
     """Maps a scalar function over the valid indices, a chunk at a time.
 
@@ -133,6 +134,7 @@ def map_valid(
       dtype: of the results.
       hoist: do what does not depend on the index once, before the loop.
       exact: never evaluate padding, not even to fill up a chunk; smaller chunks do the rest.
+      length: number of valid indices, where it is known.
 
     Returns:
       [n]; padding holds zeros or what ``fun`` gives there. Chunks run up to the last valid
@@ -157,7 +159,8 @@ def map_valid(
 
         return run_chunk
 
-    results, length = jnp.zeros(padded.shape, dtype), valid_length(leaf, padded)
+    results = jnp.zeros(padded.shape, dtype)
+    length = valid_length(leaf, padded) if length is None else length
     if exact:
         return run_exactly(chunks_of, length, count, chunk, results)[:count]
     run_chunk = chunks_of(chunk)

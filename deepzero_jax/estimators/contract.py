@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -127,6 +127,20 @@ class CoordinateEstimator:
         return described(self.name, self.settings)
 
 
+class Part(NamedTuple):
+    """Which directions of an estimate are meant: ``first``, ``first + of``, and so on.
+
+    Attributes:
+      first: of them; an int32 scalar where it depends on the device.
+      of: number of parts.
+      gather: values of this part → [parts, …], those of all that are estimated.
+    """
+
+    first: jax.Array | int = 0
+    of: int = 1
+    gather: Callable[[jax.Array], jax.Array] = lambda values: values[None]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class DirectionEstimator:
     """An estimator that sums terms, one for each random direction; devices share the terms.
@@ -134,17 +148,15 @@ class DirectionEstimator:
     Attributes:
       name: for messages.
       num_queries: ``(num_coordinates) -> int``, the base pass included.
-      summand: ``(loss, params, key, coordinates, part, num_parts) -> ((value, aux), grads)``:
-        part ``part`` of ``num_parts`` parts of the gradient, whose sum it is.
+      summand: ``(loss, params, key, coordinates, part) -> ((value, aux), grads)``: the share
+        that a ``Part`` of the directions has in the gradient, which is the sum of all parts'.
       settings: of the estimator, for its ``repr``.
       probe: that its smoothing follows from, or None.
     """
 
     name: str
     num_queries: Callable[[int], int]
-    summand: Callable[
-        [Loss, Params, Key, PyTree | None, jax.Array | int, int], tuple[ValueAndAux, Params]
-    ]
+    summand: Callable[[Loss, Params, Key, PyTree | None, Part], tuple[ValueAndAux, Params]]
     settings: Mapping[str, object] = field(default_factory=dict)
     probe: Probe | None = None
     needs_key: bool = field(default=True, init=False)
@@ -161,7 +173,7 @@ class DirectionEstimator:
     ) -> tuple[ValueAndAux, Params]:
         key = check_key(key, f"{self.name} draws random directions")
         params = params_on_device(loss, params, coordinates, key)
-        return self.summand(loss, params, key, coordinates, 0, 1)
+        return self.summand(loss, params, key, coordinates, Part())
 
     def __repr__(self) -> str:
         """As the call that made it."""

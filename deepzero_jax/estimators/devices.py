@@ -8,7 +8,12 @@ import jax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from deepzero_jax.estimators.contract import CoordinateEstimator, DirectionEstimator, Estimator
+from deepzero_jax.estimators.contract import (
+    CoordinateEstimator,
+    DirectionEstimator,
+    Estimator,
+    Part,
+)
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.pages import see
 from deepzero_jax.sharding import COORDINATES, gather_values, shard_coordinates
@@ -107,21 +112,18 @@ class _SharedSum:
         params: Params,
         key: Key,
         coordinates: PyTree | None,
-        part: jax.Array | int,
-        num_parts: int,
+        part: Part,
     ) -> tuple[ValueAndAux, Params]:
         def on_device(
             params: Params, arrays: list[Array], key: Key, coordinates: PyTree | None
         ) -> tuple[ValueAndAux, Params]:
-            own = lax.axis_index(COORDINATES) * num_parts + part
-            head, grads = self.estimator.summand(
-                loss.with_arrays(arrays),
-                params,
-                key,
-                coordinates,
-                own,
-                self.num_devices * num_parts,
+            own = Part(
+                lax.axis_index(COORDINATES) * part.of + part.first,
+                self.num_devices * part.of,
+                lambda values: lax.all_gather(values, COORDINATES),
             )
+            loss_here = loss.with_arrays(arrays)
+            head, grads = self.estimator.summand(loss_here, params, key, coordinates, own)
             return head, lax.psum(grads, COORDINATES)
 
         run = _over_devices(on_device, self.mesh, _EVERYWHERE, _EVERYWHERE)

@@ -1,7 +1,7 @@
 """Random directions over the active coordinates of a parameter pytree."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,22 @@ _DRAWS: dict[Distribution, Callable[..., jax.Array]] = {
     "tensor_sphere": jax.random.normal,
     "rademacher": jax.random.rademacher,
 }
+
+
+class Drawn(NamedTuple):
+    """A random direction.
+
+    Attributes:
+      leaves: of it.
+      factor: of its slope.
+      seed: of the rounding along it.
+      counts: false for what fills up a part.
+    """
+
+    leaves: Sequence[jax.Array]
+    factor: jax.Array | float
+    seed: jax.Array
+    counts: jax.Array
 
 
 def direction_key(key: Key, index: jax.Array | int) -> Key:

@@ -56,6 +56,7 @@ class Doubts:
         if not isinstance(estimator, CoordinateEstimator | DirectionEstimator):
             return
         self._name, self._probe = repr(estimator), estimator.probe
+        self._ranked = bool(estimator.settings.get("ranked"))
         self._directions = estimator.settings.get("num_directions")
         self._central = bool(estimator.settings.get("central"))
         if self._probe is not None:
@@ -98,6 +99,8 @@ class Doubts:
                 "a black box gives another answer each time to the same question (noise "
                 f"{self._probe.noise:.2g} of the loss): an estimate cannot be made again exactly",
             )
+        if self._ranked:  # places have no error of their own
+            return
         size = math.sqrt(float(squares) / int(count))
         if isinstance(self._directions, int):  # the mean of so many terms is smaller than a slope
             size *= math.sqrt(min(self._directions, int(count)))

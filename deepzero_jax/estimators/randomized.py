@@ -30,9 +30,10 @@ from deepzero_jax.estimators.chunks import (
     tell_passes,
     varying_like_chunks,
 )
-from deepzero_jax.estimators.contract import DirectionEstimator
+from deepzero_jax.estimators.contract import DirectionEstimator, Part
 from deepzero_jax.estimators.directions import (
     Distribution,
+    Drawn,
     direction_key,
     draw_direction,
     rounding_seed,
@@ -40,6 +41,7 @@ from deepzero_jax.estimators.directions import (
 )
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.probing import Probe, chosen_step
+from deepzero_jax.estimators.ranks import Items, ranked_differences
 from deepzero_jax.estimators.rounding import in_the_mean, is_swallowed, nearest
 from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution
 from deepzero_jax.types import Key, Params, PyTree
@@ -53,6 +55,7 @@ def rge(
     num_directions: int = 192,
     distribution: Distribution = "normal",
     central: bool = False,
+    ranked: bool = False,
     reuse: DirectionReuse = "difference",
     delta_dtype: DTypeLike | None = None,
     batch_size: BatchSize = "auto",
@@ -75,6 +78,11 @@ def rge(
         multiplied by their number d. ``"tensor_sphere"``: unit length in every leaf and
         no factor, as in DeepZero's released code.
       central: two-sided differences, error O(μ²) instead of O(μ), for twice the queries.
+      ranked: the moved losses are replaced by their places among those of the estimate, −½ the
+        least, ½ the largest (fitness shaping), and without ``central`` f(θ) plays no part. The
+        gradient is then one of places, the same for any increasing function of the loss: outliers
+        count no more than others, and an infinite loss is the worst. Its length says nothing: use
+        an optimiser that divides it out, as Adam does. For returns with local optima.
       reuse: ``"difference"``: the difference is propagated beside one base pass and does
         not cancel. ``"none"``: the loss is evaluated at θ + μ u and subtracted.
       delta_dtype: of the operands of matrix products and convolutions of deltas, with
@@ -89,7 +97,8 @@ def rge(
         ``cge`` does.
 
     **Cost**: q + 1 queries (2q + 1 if ``central``), whatever the number of coordinates.
-    Source: DeepZero, equation (1) (arXiv 2310.02025).
+    Source: DeepZero, equation (1) (arXiv 2310.02025); ranks: evolution strategies (Salimans et
+    al. 2017, arXiv 1703.03864).
 
     Example:
       >>> import deepzero_jax as dz, jax, jax.numpy as jnp
@@ -101,7 +110,7 @@ def rge(
     step, probe = chosen_step(smoothing, central)
     num_directions = check_count("num_directions", num_directions)
     return _Randomized(
-        step, num_directions, distribution, central, reuse, delta_dtype, batch_size, probe
+        step, num_directions, distribution, central, ranked, reuse, delta_dtype, batch_size, probe
     ).estimator()
 
 
@@ -111,6 +120,7 @@ class _Randomized:
     num_directions: int
     distribution: Distribution
     central: bool
+    ranked: bool
     reuse: DirectionReuse
     delta_dtype: DTypeLike | None
     batch_size: BatchSize
@@ -121,6 +131,11 @@ class _Randomized:
         check_choice("distribution", self.distribution, Distribution)
         check_choice("reuse", self.reuse, DirectionReuse)
         check_delta_dtype(self.delta_dtype, self.reuse)
+        if self.ranked and self.num_directions * self._passes < 2:
+            raise ValueError(
+                "ranked=True compares at least two moved losses: take more than one direction, or "
+                "central=True"
+            )
 
     def estimator(self) -> DirectionEstimator:
         """The estimator with these settings."""
@@ -139,15 +154,9 @@ class _Randomized:
         return 2 if self.central else 1
 
     def summand(
-        self,
-        loss: Loss,
-        params: Params,
-        key: Key,
-        coordinates: PyTree | None,
-        part: jax.Array | int,
-        num_parts: int,
+        self, loss: Loss, params: Params, key: Key, coordinates: PyTree | None, part: Part
     ) -> tuple[ValueAndAux, Params]:
-        """The directions ``part``, ``part + num_parts``, … of the sum, divided by q."""
+        """The directions of a part of the sum, divided by q."""
         at = FlatLoss.at(loss, params)
         steps = at.steps(self.smoothing)
         is_propagated = self.reuse == "difference"
@@ -159,28 +168,44 @@ class _Randomized:
         base = (
             propagated(at, self.delta_dtype) if is_propagated else _subtracted(at, steps, lengths)
         )
+        asks = base.host_use.asks
+        tell_passes(1)
+
+        def draw(index: jax.Array) -> Drawn:
+            index = index * part.of + part.first
+            own_key = direction_key(key, index)
+            direction, factor = draw_direction(own_key, params, mask, self.distribution)
+            leaves, counts = jax.tree.leaves(direction), index < self.num_directions
+            return Drawn(leaves, factor, rounding_seed(own_key), counts)
+
+        count = -(-self.num_directions // part.of)
+        # The last parts may have one direction less; a box is not asked for it.
+        own = (self.num_directions - part.first + part.of - 1) // part.of if asks else None
+        once = is_propagated and not asks
+        if self.ranked:
+            counts = jnp.arange(count) * part.of + part.first < self.num_directions
+            items = Items(counts, own, self._passes, self.batch_size, once)
+            deltas, lost = ranked_differences(base, draw, steps, items, part)
+            difference = lambda index, drawn: (deltas[index], lost[index])
+            own, passes = None, 0
+        else:
+            difference = lambda index, drawn: self._difference(base, drawn, steps)
+            passes = self._passes
 
         def term(index: jax.Array) -> tuple[Params, jax.Array]:
             """Of this part's direction ``index``, zero from q on; and 1 if it is dropped."""
-            index = index * num_parts + part
-            own_key = direction_key(key, index)
-            direction, factor = draw_direction(own_key, params, mask, self.distribution)
-            us, seed = jax.tree.leaves(direction), rounding_seed(own_key)
-            slopes, lost = self._slopes(base, us, steps, seed, index < self.num_directions)
+            drawn = draw(index)
+            delta, lost = difference(index, drawn)
+            slopes = self._slopes(delta, steps, drawn.counts)
             parts = [
-                (factor * s * u).astype(wide_dtype(u.dtype))
-                for s, u in zip(slopes, us, strict=True)
+                (drawn.factor * s * u).astype(wide_dtype(u.dtype))
+                for s, u in zip(slopes, drawn.leaves, strict=True)
             ]
-            return at.treedef.unflatten(parts), lost.astype(jnp.int32)
+            return at.treedef.unflatten(parts), (lost & drawn.counts).astype(jnp.int32)
 
-        asks = base.host_use.asks
-        one = Hoisted(term, jnp.int32(0)) if is_propagated and not asks else term
-        count = -(-self.num_directions // num_parts)
+        one = Hoisted(term, jnp.int32(0)) if once else term
         chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
-        # The last parts may have one direction less; a box is not asked for it.
-        own = (self.num_directions - part + num_parts - 1) // num_parts if asks else None
-        tell_passes(1)
-        total, lost = _sum_terms(term, (params, jnp.int32(0)), count, chunk, own, self._passes)
+        total, lost = _sum_terms(term, (params, jnp.int32(0)), count, chunk, own, passes)
         base.host_use.tell(lost)
         divided = lambda g, leaf: (g / self.num_directions).astype(jnp.result_type(leaf))
         grads = jax.tree.map(divided, total, params)
@@ -189,30 +214,24 @@ class _Randomized:
             grads = at.treedef.unflatten([_if_it_moves(*parts) for parts in whole])
         return (base.value, base.aux), grads
 
-    def _slopes(
-        self,
-        base: BasePass,
-        direction: Sequence[jax.Array],
-        steps: Sequence[Step],
-        seed: jax.Array,
-        counts: jax.Array,
-    ) -> tuple[list[jax.Array], jax.Array]:
-        """Slope along a direction, in units of the step of each leaf, and whether it is dropped.
-
-        Zero unless it counts.
-        """
-        delta = base.delta([step * u for step, u in zip(steps, direction, strict=True)], seed)
-        factor = 1
+    def _difference(
+        self, base: BasePass, drawn: Drawn, steps: Sequence[Step]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of the loss along a direction, and whether it is dropped."""
+        pairs = list(zip(steps, drawn.leaves, strict=True))
+        delta = base.delta([step * u for step, u in pairs], drawn.seed)
         if self.central:
-            delta -= base.delta([-step * u for step, u in zip(steps, direction, strict=True)], seed)
-            factor = 2
-        lost = base.host_use.lost(delta, base.value) & counts
-        delta = base.host_use.kept(delta, base.value)
-        slope = lambda step: jnp.where(counts, delta / (factor * step), 0.0)
+            delta -= base.delta([-step * u for step, u in pairs], drawn.seed)
+        return base.host_use.kept(delta, base.value), base.host_use.lost(delta, base.value)
+
+    def _slopes(
+        self, delta: jax.Array, steps: Sequence[Step], counts: jax.Array
+    ) -> list[jax.Array]:
+        """Slope along a direction, in units of the step of each leaf; zero unless it counts."""
+        slope = lambda step: jnp.where(counts, delta / (self._passes * step), 0.0)
         # Leaves of the same step share one division.
         known = {step: slope(step) for step in steps if isinstance(step, float)}
-        slopes = [known[step] if isinstance(step, float) else slope(step) for step in steps]
-        return slopes, lost
+        return [known[step] if isinstance(step, float) else slope(step) for step in steps]
 
 
 def _subtracted(
@@ -256,7 +275,8 @@ def _sum_terms(
 
     def chunks_of(size: int) -> RunChunk[PyTree]:
         def add_chunk(start: jax.Array, total: PyTree) -> PyTree:
-            tell_passes(passes * jnp.minimum(size, num_directions - start))
+            if passes:
+                tell_passes(passes * jnp.minimum(size, num_directions - start))
             if size == 1:
                 return jax.tree.map(jnp.add, total, term(start))
             terms = jax.vmap(term)(start + jnp.arange(size))

@@ -210,8 +210,9 @@ def _of_directions(step: TrainStep, state: TrainState, estimator: DirectionEstim
     def of(part: int) -> tuple[int, float]:
         """Directions on each device where only every ``part``-th is run, and seconds of that."""
 
-        def summand(loss, params, key, coordinates, at, num_parts):
-            return estimator.summand(loss, params, key, coordinates, at, num_parts * part)
+        def summand(loss, params, key, coordinates, whole):
+            of = whole._replace(of=whole.of * part)
+            return estimator.summand(loss, params, key, coordinates, of)
 
         fewer = dataclasses.replace(estimator, summand=summand)
         return -(-wanted // (devices * part)), _of_whole(step, state, fewer).base.least

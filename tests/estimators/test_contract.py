@@ -141,7 +141,7 @@ def test_bad_calls_name_the_offender():
         (
             lambda: dz.rge(num_directions=3, delta_dtype="bfloat16"),
             "rge(smoothing=0.0001, num_directions=3, distribution='normal', central=False, "
-            "reuse='difference', delta_dtype='bfloat16', batch_size='auto')",
+            "ranked=False, reuse='difference', delta_dtype='bfloat16', batch_size='auto')",
         ),
         (dz.first_order, "first_order()"),
     ],

@@ -72,6 +72,7 @@ class Estimator:
     )
     num_directions: int = setting(default_of(rge, "num_directions"), COUNT, "rge")
     distribution: Distribution = setting(default_of(rge, "distribution"), meaning="rge")
+    ranked: bool = setting(default_of(rge, "ranked"), meaning="rge: places in place of losses")
     chunk_size: int | str = setting(
         default_of(cge, "batch_size"), Readable(check_batch_size), "perturbed passes side by side"
     )

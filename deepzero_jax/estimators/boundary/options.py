@@ -20,6 +20,11 @@ def check_options(given: "Differentiable") -> None:
     directions = isinstance(given.estimator, DirectionEstimator)
     if settings["reuse"] == "split":
         raise ValueError('reuse="split" is of losses that are cut; give "difference" or "none"')
+    if settings.get("ranked"):
+        raise ValueError(
+            "ranked=True is of a loss: the slopes of outputs have no places; leave it out, or take "
+            "dz.value_and_grad of the whole loss"
+        )
     if given.structure is not None and (
         directions or given.basis is not None or given.num_coordinates is not None
     ):
