@@ -18,8 +18,8 @@ import numpy as np
 
 from deepzero_jax.applications.classification import Config, build, prepare_run, train_prepared
 from deepzero_jax.models.resnet import ResNet
-from deepzero_jax.programs import identity
-from deepzero_jax.training import InterruptedRunError, Json, RunFolder
+from deepzero_jax.programs.records import run_folder
+from deepzero_jax.training import InterruptedRunError, Json
 from deepzero_jax.types import Array, Params, PyTree
 from studies.curves import learning_curve
 from studies.runner import Cell, Measurement, check_known, configured
@@ -100,7 +100,7 @@ def _train(config: Config, precision: str, workdir: Path) -> Json:
     """Trains a run, or goes on training it; its summary and its test accuracies by epoch."""
     experiment = build(config)
     assert isinstance(experiment.model, ResNet)
-    with RunFolder(workdir, identity(config)) as folder:
+    with run_folder(config, workdir) as folder:
         # Scores and prices are those of the loss in JAX.
         prepared = prepare_run(experiment, workdir)
         loss = torch_loss(experiment.model, precision)

@@ -14,7 +14,7 @@ from deepzero_jax.platform import prepare_program
 from deepzero_jax.programs.caches import use_compilation_cache
 from deepzero_jax.programs.command_line import parse_command_line
 from deepzero_jax.programs.exits import report_failure
-from deepzero_jax.programs.records import identity
+from deepzero_jax.programs.records import identity, run_folder
 from deepzero_jax.programs.warnings import warnings_in
 from deepzero_jax.sharding import agree, is_lead
 from deepzero_jax.training import (
@@ -73,7 +73,7 @@ def run_of(record: object, workdir: Path, log: Log = print) -> Iterator[Run]:
       RunFolderError: the folder is of another record.
     """
     with ExitStack() as held:
-        folder = RunFolder(workdir, identity(record))
+        folder = run_folder(record, workdir)
         yield Run(folder, folder.path.name, log=log, _held=held)
 
 
@@ -136,7 +136,7 @@ def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
             held.enter_context(warnings_in(log))
             use_compilation_cache()
             processes.check_same(identity(record))
-            folder = RunFolder(options.workdir, identity(record))
+            folder = run_folder(record, options.workdir)
             if agree(folder.summary is not None):
                 log(f"already finished: {_described(program, folder)}")
                 return 0
@@ -175,7 +175,7 @@ def prune(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
         if program.prune is None:
             raise ValueError(f"{options.config} prunes nothing: it is a {type(record).__name__}")
         use_compilation_cache()
-        folder = RunFolder(options.workdir, identity(record))
+        folder = run_folder(record, options.workdir)
         with ExitStack() as held:
             held.enter_context(warnings_in(print))
             print(program.prune(record, Run(folder, options.name, _held=held)))

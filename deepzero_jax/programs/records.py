@@ -5,11 +5,11 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from deepzero_jax.fields import Kind, check_fields, fields_of, value_at
 from deepzero_jax.registry import nearest
-from deepzero_jax.training import Json
+from deepzero_jax.training import Json, RunFolder
 
 C = TypeVar("C")
 
@@ -126,3 +126,26 @@ def identity(record: object) -> Json:
         value = value_at(record, item.path)
         owner[last] = list(value) if isinstance(value, tuple) else value
     return content
+
+
+def run_folder(record: object, workdir: Path) -> RunFolder:
+    """The folder of a record's run.
+
+    Raises:
+      RunFolderError: it is another's.
+    """
+    return RunFolder(workdir, identity(record), _defaults(type(record)))
+
+
+def _defaults(schema: type) -> Json:
+    """The fields of a record where nothing is said of them; those without a default left out."""
+    kinds, found = get_type_hints(schema), {}
+    for item in dataclasses.fields(schema):
+        if item.default_factory is not dataclasses.MISSING:
+            found[item.name] = identity(item.default_factory())
+        elif dataclasses.is_dataclass(kinds[item.name]):
+            found[item.name] = _defaults(kinds[item.name])
+        elif item.default is not dataclasses.MISSING:
+            value = item.default
+            found[item.name] = list(value) if isinstance(value, tuple) else value
+    return found

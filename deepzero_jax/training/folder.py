@@ -9,7 +9,8 @@ from deepzero_jax.files import remove_unfinished, written_whole
 
 # What JSON holds at its top: names and values.
 Json = dict[str, Any]
-# Of the files in a run folder. It rises when a folder of before could not be gone on with.
+# Of the files in a run folder. It rises when a folder of before could not be gone on with; not
+# with a new field whose default is what was done before.
 FORMAT = 2
 # What only a run writes, and after its config.json.
 _OF_A_RUN = ("summary.json", "metrics.jsonl", "checkpoints")
@@ -63,6 +64,7 @@ class RunFolder:
       path: of the folder, which need not exist.
       config: what identifies the run, as JSON can hold it. ``claim`` writes it, a later
         run must bring the same.
+      defaults: what a field of it is where a folder, older than the field, does not say.
 
     Raises:
       RunFolderError: of another configuration, naming the fields that differ, or of a run
@@ -70,8 +72,8 @@ class RunFolder:
         by one in the meantime.
     """
 
-    def __init__(self, path: Path, config: Json) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, config: Json, defaults: Json | None = None) -> None:
+        self.path, self._defaults = Path(path), defaults or {}
         self._config: Json = {"format": FORMAT, **config}
         self._lock: IO[str] | None = None
         self._check()
@@ -94,7 +96,8 @@ class RunFolder:
                 f"{self.path} was written by another version of deepzero_jax (format {written}, "
                 f"this one has {FORMAT}): go on there with that version, or choose another folder"
             )
-        differing = differences(found, json.loads(json.dumps(self._config)))
+        own = json.loads(json.dumps(self._config))
+        differing = differences(_filled_up(found, own, self._defaults), own)
         if differing:
             raise RunFolderError(
                 f"{self.path} holds a run of another config: {'; '.join(differing)}. "
@@ -153,6 +156,18 @@ class RunFolder:
     def claim(self) -> None:
         """Writes the configuration: from now on the folder is this run's."""
         write_json(self.path / "config.json", self._config)
+
+
+def _filled_up(found: Json, own: Json, defaults: Json) -> Json:
+    """With the defaults of those fields of one's own that it does not have."""
+    filled = dict(found)
+    for name, value in own.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(found.get(name, {}), dict):
+            filled[name] = _filled_up(found.get(name, {}), value, default or {})
+        elif name not in found and name in defaults:
+            filled[name] = json.loads(json.dumps(default))
+    return filled
 
 
 def differences(old: object, new: object, prefix: str = "") -> list[str]:

@@ -22,6 +22,8 @@ from deepzero_jax.applications.classification.config import (
 )
 from deepzero_jax.fields import check_fields, fields_of, value_at
 from deepzero_jax.programs import check_record, load_record, override
+from deepzero_jax.programs.records import run_folder
+from deepzero_jax.training import RunFolderError
 from tests.conftest import ROOT
 from tests.marks import thorough
 
@@ -198,3 +200,23 @@ def test_more_steps_than_can_be_counted_are_refused(monkeypatch):
     monkeypatch.setattr(experiment, "MAX_STEPS", steps - 1)
     with pytest.raises(ValueError, match=rf"training.num_epochs 50 comes to {steps:,} steps"):
         build(record)
+
+
+def test_a_run_begun_before_a_field_came_goes_on(tmp_path):
+    record = load_record(ROOT / "configs" / "quickstart.py", PROGRAMS)
+    with run_folder(record, tmp_path) as folder:
+        folder.claim()
+    written = (tmp_path / "config.json").read_text()
+
+    def without(section, name):
+        content = json.loads(written)
+        del content[section][name]
+        (tmp_path / "config.json").write_text(json.dumps(content))
+
+    without("estimator", "ranked")
+    run_folder(record, tmp_path)
+    with pytest.raises(RunFolderError, match=r"estimator\.ranked is false there, true here"):
+        run_folder(override(record, "estimator.ranked", "True"), tmp_path)
+    without("data", "name")  # the record differs from the default
+    with pytest.raises(RunFolderError, match=r"data\.name is \"cifar10\" there, \"digits\" here"):
+        run_folder(record, tmp_path)

@@ -91,3 +91,20 @@ def test_only_what_a_kill_left_of_ones_own_files_is_removed(tmp_path):
     assert not (stage / ".a.json.unfinished").exists()
     assert (tmp_path / ".x.tmp").is_dir() and (tmp_path / ".y.unfinished").is_dir()
     assert [path.read_text() for path in others] == ["precious"] * 2
+
+
+def test_a_folder_older_than_a_field_has_its_default(tmp_path):
+    old, new = {"a": {"b": 1}}, {"a": {"b": 1, "c": [2]}, "d": {"e": None}}
+    defaults = {"a": {"b": 0, "c": (2,)}, "d": {"e": None}}
+    with RunFolder(tmp_path, old) as folder:
+        folder.claim()
+    with pytest.raises(RunFolderError, match=r"a\.c is null there, \[2\] here"):
+        RunFolder(tmp_path, new)  # nothing is known of it
+    with pytest.raises(RunFolderError, match=r"a\.c is \[2\] there, \[3\] here"):
+        RunFolder(tmp_path, {**new, "a": {"b": 1, "c": [3]}}, defaults)
+    with RunFolder(tmp_path, new, defaults) as folder:
+        folder.claim()
+    RunFolder(tmp_path, new)
+    # What the folder says is not the default's to say.
+    with pytest.raises(RunFolderError, match=r"a\.b is 1 there, 0 here"):
+        RunFolder(tmp_path, {**new, "a": {"b": 0, "c": [2]}}, defaults)
