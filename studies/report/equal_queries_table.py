@@ -124,10 +124,11 @@ def plot_equal_queries(found: list[Result], picture: Path) -> None:
             summary = _summary(found, method, column)
             if summary is None:
                 continue
-            style = f"C{number}{'-' if METHODS[method].package is None else '--'}"
+            style = "-" if METHODS[method].package is None else "--"
+            colour = plt.get_cmap("tab20")(2 * number % 20 + number // 10)
             queries = np.median([run["queries"] for run in summary["runs"]], axis=0)
             scores = np.median([run["validation"] for run in summary["runs"]], axis=0)
-            (line,) = axis.plot(queries, scores, style, label=title, linewidth=1.8)
+            (line,) = axis.plot(queries, scores, style, color=colour, label=title, linewidth=1.8)
             drawn[title] = line
             ends += scores[len(scores) // 4 :].tolist()
         low, high = np.quantile(ends, 0.05), max(ends)
