@@ -8,7 +8,7 @@ from deepzero_jax.blackbox.call import (
     widened,
     without_derivative,
 )
-from deepzero_jax.blackbox.counters import samples_sent, watch_counts
+from deepzero_jax.blackbox.counters import samples_sent, samples_unanswered, watch_counts
 from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
@@ -40,6 +40,7 @@ __all__ = [
     "onnx_model",
     "samples_asked",
     "samples_sent",
+    "samples_unanswered",
     "subprocess_simulator",
     "watch_counts",
     "widened",

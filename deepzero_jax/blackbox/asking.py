@@ -247,7 +247,7 @@ class Asking:
             rows = np.concatenate([piece.rows for piece in lost])
             for room in answers:
                 room[rows] = np.nan
-            self._counters.add(num_dropped=len(rows))
+            self._counters.drop(len(rows))
             return
         often = f" {in_a_row} times in a row; the last time" if in_a_row > 1 else ""
         raise BlackBoxError(

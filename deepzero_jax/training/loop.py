@@ -229,18 +229,25 @@ class _Trainer:
             raise NonFiniteError(
                 f"step {done} gave a loss or parameters that are not finite (loss "
                 f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
-                f"{self.folder}. {self._remedy()} in a new run"
+                f"{self.folder}. {self._remedy(asked.get('num_unanswered', 0))}"
             )
         recorder.step(done, found, seconds, asked)
         return moved
 
-    def _remedy(self) -> str:
-        """Against a loss or parameters that are not finite."""
+    def _remedy(self, unanswered: int) -> str:
+        """Against a loss or parameters that are not finite, by samples without an answer."""
+        if unanswered:
+            return (
+                f"In this step the black box left {unanswered:,} samples without an answer, which "
+                "are NaN: leave them out of the loss (jnp.nanmean), give the box more retries, or "
+                'on_failure="raise", which says why'
+            )
         settings = getattr(self.compiled.step.estimator, "settings", {})
         # Where losses at moved parameters are subtracted, one that does not move has no slope.
         subtracts = settings.get("reuse") in ("none", "split")
         swallowed = ", or raise it where parameters are too large to move by it,"
-        return "Lower the learning rate or the smoothing" + (swallowed if subtracts else "")
+        swallowed = swallowed if subtracts else ""
+        return f"Lower the learning rate or the smoothing{swallowed} in a new run"
 
     @contextmanager
     def _asking(self, what: str, state: TrainState) -> Iterator[None]:
