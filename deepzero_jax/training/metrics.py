@@ -153,7 +153,7 @@ def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) ->
     """Draws training loss and the score against steps into a PNG."""
     plt = pyplot()
     lines = read_metrics(metrics)
-    train, scored = numbers_of(lines, "loss"), numbers_of(lines, score)
+    train, scored = _numbers_of(lines, "loss"), _numbers_of(lines, score)
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     if train:
         axis.plot(*zip(*train, strict=True), color="tab:gray", alpha=0.35, linewidth=0.8)
@@ -172,11 +172,14 @@ def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) ->
     save_figure(figure, picture)
 
 
-def numbers_of(lines: Iterable[Json], name: str) -> list[tuple[int, float]]:
+def _numbers_of(lines: Iterable[Json], name: str) -> list[tuple[int, float]]:
     """``(step, number)`` of the lines that have a finite number of a name."""
-    known = [(line["step"], line.get(name)) for line in lines]
-    finite = lambda value: isinstance(value, int | float) and math.isfinite(value)
-    return [(step, value) for step, value in known if finite(value)]
+    found = []
+    for line in lines:
+        value = line.get(name)
+        if isinstance(value, int | float) and math.isfinite(value):
+            found.append((line["step"], value))
+    return found
 
 
 def _smoothed(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
