@@ -1,9 +1,10 @@
 """Files that are never half written, and archives of arrays whose damage is told."""
 
+import errno
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,34 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Gives a path to write to; what was written takes the place of ``path`` in one move.
 
     A reader sees the old file or the new one, never a part. A kill in between leaves a hidden
-    ``.<name>.unfinished``, which the next write takes over.
+    ``.<name>.unfinished``, which the next write takes over; an error leaves nothing.
     """
-    temporary = path.with_name(f".{path.name}{_UNFINISHED}")
-    yield temporary
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except Exception:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}{_UNFINISHED}")
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError unless ``written_whole`` can be expected to write a file; it stays as it is.
+
+    For who would pay for what is to stand in it.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = _temporary(path)
+    temporary.open("ab").close()
+    temporary.unlink()
 
 
 def remove_unfinished(folder: Path) -> None:

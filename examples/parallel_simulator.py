@@ -24,7 +24,8 @@ from loky import get_reusable_executor
 import deepzero_jax as dz
 
 NUM_WORKERS, BATCH, NUM_STEPS = 4, 8, 30
-print(inspect.getsource(slow_simulator.simulate))
+if __name__ == "__main__":  # or each worker that imports this would print it
+    print(inspect.getsource(slow_simulator.simulate))
 
 
 # %% [markdown]

@@ -13,7 +13,7 @@ def learning_curve(metrics: Path) -> list[dict[str, float]]:
     seconds, curve = 0.0, []
     for line in read_metrics(metrics):
         seconds += line.get("seconds", 0.0)
-        if "test_accuracy" in line:
+        if line.get("test_accuracy") is not None:
             point = {"epoch": line["epoch"], "seconds": seconds, "accuracy": line["test_accuracy"]}
             curve.append({name: round(value, 4) for name, value in point.items()})
     return curve
@@ -29,6 +29,8 @@ def stage_curves(workdir: Path) -> dict[str, list[dict[str, float]]]:
         samples, curve = 0.0, []
         for line in read_metrics(metrics):
             scores = {name: value for name, value in line.items() if name.startswith("validation")}
+            if None in scores.values():  # not finite
+                continue
             if scores:
                 rounded = {name: float(f"{value:.5g}") for name, value in scores.items()}
                 curve.append({"step": line["step"], "samples": samples, **rounded})

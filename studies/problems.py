@@ -15,6 +15,7 @@ from jax.custom_batching import sequential_vmap
 from deepzero_jax.applications import solver_in_the_loop as sol
 from deepzero_jax.data import Dataset, load_cifar10, load_digits
 from deepzero_jax.models import CNN
+from deepzero_jax.training import predicted_classes
 from deepzero_jax.types import Key, Params
 
 _BATCH_SIZE = 64  # images of a query
@@ -86,7 +87,7 @@ def _images(
         cut = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), (x, y))
 
         def judge(params: Params) -> jax.Array:
-            right = lambda part: jnp.argmax(logits_of(params, part[0]), -1) == part[1]
+            right = lambda part: predicted_classes(logits_of(params, part[0])) == part[1]
             return 100 * jnp.mean(jax.lax.map(right, cut))
 
         return judge

@@ -8,8 +8,15 @@ from deepzero_jax.blackbox.call import (
     widened,
     without_derivative,
 )
-from deepzero_jax.blackbox.counters import samples_sent, watch_counts
-from deepzero_jax.blackbox.errors import BlackBoxError, RetryLaterError, box_errors, failure
+from deepzero_jax.blackbox.counters import samples_sent, samples_unanswered, watch_counts
+from deepzero_jax.blackbox.errors import (
+    AskingStoppedError,
+    BlackBoxError,
+    RetryLaterError,
+    box_errors,
+    failure,
+    was_stopped,
+)
 from deepzero_jax.blackbox.http import http_endpoint
 from deepzero_jax.blackbox.onnx import onnx_model
 from deepzero_jax.blackbox.queries import (
@@ -20,8 +27,10 @@ from deepzero_jax.blackbox.queries import (
     samples_asked,
 )
 from deepzero_jax.blackbox.simulator import subprocess_simulator
+from deepzero_jax.blackbox.stopping import stop_asking_when
 
 __all__ = [
+    "AskingStoppedError",
     "BlackBox",
     "BlackBoxError",
     "HostCall",
@@ -40,7 +49,10 @@ __all__ = [
     "onnx_model",
     "samples_asked",
     "samples_sent",
+    "samples_unanswered",
+    "stop_asking_when",
     "subprocess_simulator",
+    "was_stopped",
     "watch_counts",
     "widened",
     "without_derivative",

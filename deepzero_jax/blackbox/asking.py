@@ -30,6 +30,7 @@ from deepzero_jax.blackbox.errors import (
 )
 from deepzero_jax.blackbox.options import Options
 from deepzero_jax.blackbox.pieces import Piece, with_probes
+from deepzero_jax.blackbox.stopping import Stops
 from deepzero_jax.types import PyTree
 
 # So many failures in a row, with no answer before them, may be an outage: the round ends. Where
@@ -100,7 +101,7 @@ class Asking:
         self._host_fn, self._outputs, self._options = Kept(host_fn), outputs, options
         self._counters, self._engine = counters, engine
         self._reason, self._number, self._size = "", 0, 0
-        self._pause, self._has_answers = pause, False
+        self._pause, self._has_answers, self._stops = pause, False, Stops()
 
     def answers(self, arguments: Arguments, count: int) -> list[np.ndarray]:
         """The answers to ``count`` samples: a leaf [count, *shape] for each output.
@@ -108,14 +109,19 @@ class Asking:
         Raises:
           BlackBoxError: a sample without an answer (with ``on_failure="raise"``), a budget
             that does not hold the samples, or answers that do not fit the declared ones.
+          AskingStoppedError: as of ``stop_asking_when``.
         """
+        self._stops.check_begin()
         self._counters.check(count)
         answers = self._outputs.empty(count)
         todo = self._first_pieces(count)
         dry = in_a_row = 0
         while todo:
-            backoff = self._options.backoff * 2.0 ** min(in_a_row - 1, 16) if in_a_row else 0.0
-            time.sleep(max(backoff, self._pause.remaining))
+            backoff = 0.0
+            if in_a_row:
+                self._stops.check_again(self._reason)
+                backoff = self._options.backoff * 2.0 ** min(in_a_row - 1, 16)
+            self._stops.wait(max(backoff, self._pause.remaining), self._reason)
             left = self._round(todo, arguments, answers)
             in_a_row = 1 if left.refused and left.answered else in_a_row + 1
             todo, lost = left.again, left.lost
@@ -147,20 +153,21 @@ class Asking:
         return [Piece(rows[start : start + size]) for start in range(0, count, max(size, 1))]
 
     def _round(self, todo: list[Piece], arguments: Arguments, answers: list[np.ndarray]) -> _Left:
-        """One round; after a refusal no further call of it begins."""
+        """One round; no further call of it begins after a refusal, or for what will be given up."""
         fetched: dict[int, int] = {}
         streak, stopped = 0, False
-
-        def calls() -> Iterator[Call]:
-            for position, piece in enumerate(todo):
-                if stopped:
-                    return
-                fetched[position] = self._counters.send(len(piece.rows))
-                yield position, arguments(piece.rows)
 
         again: list[Piece] = []
         lost: list[Piece] = []
         refused: list[Piece] = []
+
+        def calls() -> Iterator[Call]:
+            for position, piece in enumerate(todo):
+                if stopped or ((again or refused) and self._stops.asked):
+                    return
+                fetched[position] = self._counters.send(len(piece.rows))
+                yield position, arguments(piece.rows)
+
         answered = False
         open_pieces = dict(enumerate(todo))
         take_back = lambda position: self._counters.take_back(len(todo[position].rows))
@@ -247,7 +254,7 @@ class Asking:
             rows = np.concatenate([piece.rows for piece in lost])
             for room in answers:
                 room[rows] = np.nan
-            self._counters.add(num_dropped=len(rows))
+            self._counters.drop(len(rows))
             return
         often = f" {in_a_row} times in a row; the last time" if in_a_row > 1 else ""
         raise BlackBoxError(

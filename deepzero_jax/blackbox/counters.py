@@ -9,6 +9,8 @@ from deepzero_jax.counts import check_count
 
 # Samples that all boxes of this process have been sent.
 _total = 0
+# Those of them that were left without an answer.
+_total_unanswered = 0
 _total_lock = threading.Lock()
 _NAMES = ("num_samples", "num_answered", "num_calls", "num_abandoned", "num_dropped")
 
@@ -19,6 +21,11 @@ def samples_sent() -> int:
     Two looks at it tell what was asked in between, also by boxes that are found in no trace.
     """
     return _total
+
+
+def samples_unanswered() -> int:
+    """Samples that the boxes of this process have answered by NaN (``on_failure="nan"``) in all."""
+    return _total_unanswered
 
 
 _watching: list[Callable[[], object]] = []
@@ -111,6 +118,13 @@ class Counters:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
         _tell()
+
+    def drop(self, num_samples: int) -> None:
+        """Counts samples that are left without an answer."""
+        global _total_unanswered
+        with _total_lock:
+            _total_unanswered += num_samples
+        self.add(num_dropped=num_samples)
 
     def set_budget(self, budget: int | None) -> None:
         """What may be sent in all from now on; None: any number."""

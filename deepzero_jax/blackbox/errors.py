@@ -18,6 +18,10 @@ class BlackBoxError(RuntimeError):
     """The box gave no usable answer; the message names the call and what to do."""
 
 
+class AskingStoppedError(BlackBoxError):
+    """What was asked was given up, as it was to stop; see ``stop_asking_when``."""
+
+
 class RetryLaterError(OSError):
     """An answer that asks to be asked again later, as an endpoint does that is too busy.
 
@@ -68,6 +72,10 @@ def _is_told_otherwise(record: logging.LogRecord) -> bool:
 logging.getLogger("jax._src.callback").addFilter(_is_told_otherwise)
 
 
+# As the last line of a traceback tells of them.
+_TOLD = re.compile(r"(BlackBoxError|AskingStoppedError): (.*)")
+
+
 def failure(error: BaseException) -> str | None:
     """What a black box said, if it is what made a computation fail.
 
@@ -80,8 +88,16 @@ def failure(error: BaseException) -> str | None:
     """
     if isinstance(error, BlackBoxError):
         return str(error)
-    found = re.search(r"BlackBoxError: (.*)", str(error))
-    return found[1] if found else None
+    found = _TOLD.search(str(error))
+    return found[2] if found else None
+
+
+def was_stopped(error: BaseException) -> bool:
+    """Whether what ``failure`` tells of is an ``AskingStoppedError``."""
+    if isinstance(error, BlackBoxError):
+        return isinstance(error, AskingStoppedError)
+    found = _TOLD.search(str(error))
+    return found is not None and found[1] == AskingStoppedError.__name__
 
 
 # Interrupts that are to reach the main thread when it has left its callback.
@@ -135,7 +151,7 @@ def box_errors() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         reason = failure(error)
         if reason is not None:
-            raise BlackBoxError(reason) from None
+            raise (AskingStoppedError if was_stopped(error) else BlackBoxError)(reason) from None
         if re.search(r"\nKeyboardInterrupt\b", str(error)):
             while _on_their_way:
                 _on_their_way.pop().cancel()

@@ -16,6 +16,7 @@ from deepzero_jax.blackbox.engines import (
     Outcome,
 )
 from deepzero_jax.blackbox.errors import BlackBoxError
+from deepzero_jax.blackbox.stopping import Stops
 from deepzero_jax.types import PyTree
 
 
@@ -154,7 +155,7 @@ class Threads:
 
     def _wait_for_abandoned(self, timeout: float | None) -> None:
         if self._hindrance() is not None:
-            self._abandoned[0].join(timeout)
+            Stops().wait_for(self._abandoned[0], timeout)
         if (reason := self._hindrance()) is not None:
             raise BlackBoxError(reason)
 

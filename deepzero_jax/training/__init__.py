@@ -6,6 +6,7 @@ from deepzero_jax.training.checkpoint import Checkpointer, tree_digest
 from deepzero_jax.training.classification import (
     classification_task,
     cross_entropy,
+    predicted_classes,
     scoring_batch,
 )
 from deepzero_jax.training.errors import (
@@ -104,6 +105,7 @@ __all__ = [
     "load_trained",
     "make_optimizer",
     "plan",
+    "predicted_classes",
     "read_json",
     "read_lines",
     "read_metrics",

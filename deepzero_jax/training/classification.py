@@ -23,10 +23,25 @@ from deepzero_jax.training.task import Task
 from deepzero_jax.types import Key, Params, PyTree
 
 
+def predicted_classes(logits: jax.Array) -> jax.Array:
+    """The class of the largest of logits [..., k], int [...]; -1 where any of them is NaN.
+
+    A black box that gave no answer leaves NaN, of which ``argmax`` would make class 0.
+
+    Example:
+      >>> predicted_classes(jnp.array([[0.0, 2.0], [jnp.nan, jnp.nan]])).tolist()
+      [1, -1]
+    """
+    return jnp.where(jnp.any(jnp.isnan(logits), -1), -1, jnp.argmax(logits, -1))
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean cross-entropy and accuracy of logits [b, k] against integer labels [b]."""
+    """Mean cross-entropy and accuracy of logits [b, k] against integer labels [b].
+
+    Logits that are NaN are wrong, whatever the label.
+    """
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
+    accuracy = jnp.mean(predicted_classes(logits) == labels)
     return jnp.mean(losses), {"accuracy": accuracy}
 
 
@@ -131,7 +146,7 @@ class _Evaluation:
         self._asks: bool | None = None
 
     def evaluate(self, params: Params, model_state: PyTree, data: PyTree) -> dict[str, float]:
-        """Loss and accuracy on all test images."""
+        """Loss and accuracy on all test images; one without an answer counts as wrong."""
         parts = []
         lengths = self._lengths(params, model_state, data)
         for start, length in zip(self._starts, lengths, strict=True):
@@ -174,5 +189,5 @@ class _Evaluation:
         images = self._normalise(data["test_images"][indices])
         logits = predict(self._model, params, model_state, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        correct = jnp.argmax(logits, -1) == labels
+        correct = predicted_classes(logits) == labels
         return jnp.sum(jnp.where(valid, losses, 0)), jnp.sum(correct & valid)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,9 +27,27 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def json_text(content: object, indent: int | None = None) -> str:
+    """Content as JSON, with null in place of numbers that are not finite: JSON has none.
+
+    Example:
+      >>> json_text({"loss": float("nan"), "errors": [1.5, float("inf")]})
+      '{"loss": null, "errors": [1.5, null]}'
+    """
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: object) -> None:
-    """Writes JSON as ``write_text`` does."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
+    """Writes JSON as ``write_text`` does, see ``json_text``."""
+    write_text(path, json_text(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Json:
@@ -96,8 +115,8 @@ class RunFolder:
                 f"{self.path} was written by another version of deepzero_jax (format {written}, "
                 f"this one has {FORMAT}): go on there with that version, or choose another folder"
             )
-        own = json.loads(json.dumps(self._config))
-        differing = differences(_filled_up(found, own, self._defaults), own)
+        own = json.loads(json_text(self._config))
+        differing = differences(_finite(_filled_up(found, own, self._defaults)), own)
         if differing:
             raise RunFolderError(
                 f"{self.path} holds a run of another config: {'; '.join(differing)}. "
@@ -166,7 +185,7 @@ def _filled_up(found: Json, own: Json, defaults: Json) -> Json:
         if isinstance(value, dict) and isinstance(found.get(name, {}), dict):
             filled[name] = _filled_up(found.get(name, {}), value, default or {})
         elif name not in found and name in defaults:
-            filled[name] = json.loads(json.dumps(default))
+            filled[name] = json.loads(json_text(default))
     return filled
 
 

@@ -1,13 +1,12 @@
 """JSON on disk that follows what changes, so that a kill of the process loses none of it."""
 
-import json
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from deepzero_jax.training.folder import Json, write_json
+from deepzero_jax.training.folder import Json, json_text, write_json
 
 # A write inside one page of the system's memory is whole or not begun, whatever kills a process.
 _PAGE = 4096
@@ -40,7 +39,7 @@ class LiveJson:
         What the disk refuses waits for ``save``, which says so.
         """
         with self._lock, suppress(OSError):
-            text = json.dumps(self._content()).encode() + b"\n"
+            text = json_text(self._content()).encode() + b"\n"
             if self._descriptor is None:
                 if not self.path.exists():
                     self.save()

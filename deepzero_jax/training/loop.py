@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 
 from deepzero_jax.bars import bar
-from deepzero_jax.blackbox import samples_sent, watch_counts
+from deepzero_jax.blackbox import samples_sent, stop_asking_when, was_stopped, watch_counts
 from deepzero_jax.sharding import agree, any_of, is_lead
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.errors import (
@@ -17,6 +17,7 @@ from deepzero_jax.training.errors import (
     NonFiniteError,
     StepFailedError,
     black_box_failure,
+    remedy,
 )
 from deepzero_jax.training.folder import Json, RunFolderError, write_json
 from deepzero_jax.training.lengths import Lengths, check_pause
@@ -129,7 +130,9 @@ class _Trainer:
         self.compiled, self.task = compiled, compiled.step.task
         self.schedule, self.folder, self.settings, self.log = schedule, folder, settings, log
         self.checkpointer, self.boxes = checkpointer, compiled.boxes
-        self.told_of_boxes = False
+        self.told_of_boxes, self.stop = False, StopRequest()
+        # One process of several cannot leave a step that the others are in.
+        self.alone = jax.process_count() == 1
         self.asked = LiveJson(folder / "asked.json", lambda: self.progress.asked)
         self.progress = Progress(
             settings.lengths.initial_queries,
@@ -183,20 +186,22 @@ class _Trainer:
         )
         saved_at = time.perf_counter()
         try:
-            with StopRequest() as stop, watch_counts(self._note_asked):
+            is_to_stop = lambda: self.alone and self.stop.signum is not None
+            with self.stop, watch_counts(self._note_asked), stop_asking_when(is_to_stop):
                 # A box that failed while it was asked for scores is asked again.
                 if self._evaluate_if_due(state, recorder):
                     self._save(state)
+                    self._leave_if_asked(state)
                 while int(state.step) < settings.lengths.num_steps:
-                    state = self._one_step(state, recorder, stop)
+                    state = self._one_step(state, recorder)
+                    self._leave_if_asked(state)  # an evaluation is caught up
                     evaluated = self._evaluate_if_due(state, recorder)
                     waited = agree(time.perf_counter() - saved_at)
                     if evaluated or waited >= settings.checkpoint_seconds:
                         self._save(state)
                         saved_at = time.perf_counter()
-                    signum = any_of(stop.signum or 0)
-                    if signum:
-                        self._leave(state, signum)
+                    if evaluated:
+                        self._leave_if_asked(state)
         finally:
             recorder.close()
             self.asked.close()
@@ -214,37 +219,32 @@ class _Trainer:
             # A step that failed has asked too, after the checkpoint that it goes on from.
             self.asked.save()
 
-    def _one_step(self, state: TrainState, recorder: Recorder, stop: StopRequest) -> TrainState:
+    def _one_step(self, state: TrainState, recorder: Recorder) -> TrainState:
         started, counts = time.perf_counter(), self.progress.of_host()
         with self._asking(f"step {int(state.step) + 1}", state):
             moved, found = self.compiled.run(state, self.boxes.affordable(self.compiled, state))
-            # One process of several cannot leave a step that the others are in.
-            if not stop.wait(found["loss"], whole=jax.process_count() > 1):
-                self._leave(state, stop.signum or 0)
+            if not self.stop.wait(found["loss"], whole=not self.alone):
+                self._leave(state, self.stop.signum or 0)
             finite = bool(found.pop("finite"))
         done = int(moved.step)
         seconds, asked = time.perf_counter() - started, self.progress.of_host(counts)
         if not finite:
             self._save(state)
+            settings = getattr(self.compiled.step.estimator, "settings", {})
             raise NonFiniteError(
                 f"step {done} gave a loss or parameters that are not finite (loss "
                 f"{float(found['loss'])}); the state after step {int(state.step)} is kept in "
-                f"{self.folder}. {self._remedy()} in a new run"
+                f"{self.folder}. {remedy(settings, asked.get('num_unanswered', 0))}"
             )
         recorder.step(done, found, seconds, asked)
         return moved
 
-    def _remedy(self) -> str:
-        """Against a loss or parameters that are not finite."""
-        settings = getattr(self.compiled.step.estimator, "settings", {})
-        # Where losses at moved parameters are subtracted, one that does not move has no slope.
-        subtracts = settings.get("reuse") in ("none", "split")
-        swallowed = ", or raise it where parameters are too large to move by it,"
-        return "Lower the learning rate or the smoothing" + (swallowed if subtracts else "")
-
     @contextmanager
     def _asking(self, what: str, state: TrainState) -> Iterator[None]:
-        """Keeps the state and says what failed where a black box inside gives no answer."""
+        """Keeps the state and says what failed where a black box inside gives no answer.
+
+        Where one waited as a signal came, the run is left as at the end of a step.
+        """
         try:
             yield
         except (RuntimeError, ValueError) as error:
@@ -252,6 +252,8 @@ class _Trainer:
             reason = black_box_failure(error)
             if reason is None:
                 raise
+            if was_stopped(error):
+                self._leave(state, self.stop.signum or 0, f"; {what} was given up: {reason}")
             self._save(state)
             raise StepFailedError(
                 f"{what} failed: {reason}. The state before it is kept in {self.folder}; the same "
@@ -278,11 +280,16 @@ class _Trainer:
             )
         return True
 
-    def _leave(self, state: TrainState, signum: int) -> None:
+    def _leave_if_asked(self, state: TrainState) -> None:
+        """All processes must call it."""
+        if signum := any_of(self.stop.signum or 0):
+            self._leave(state, signum)
+
+    def _leave(self, state: TrainState, signum: int, how: str = "") -> NoReturn:
         self._save(state)
         self.checkpointer.wait()
         raise InterruptedRunError(
             signum,
             f"stopped on request after step {int(state.step):,} of "
-            f"{self.settings.lengths.num_steps:,}; the same command goes on from there",
+            f"{self.settings.lengths.num_steps:,}{how}; the same command goes on from there",
         )

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import statistics
 import time
@@ -9,13 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
-from deepzero_jax.training.folder import Json, free_name, write_text
+from deepzero_jax.training.folder import Json, free_name, json_text, write_text
 from deepzero_jax.types import Log
 
 # What a line of the metrics tells besides those of a task.
 RECORDED = frozenset(
     {"step", "epoch", "loss", "finite", "learning_rate", "seconds"}
-    | {"num_queries", "num_coordinates", "num_dropped", "box_samples"}
+    | {"num_queries", "num_coordinates", "num_dropped", "num_unanswered", "box_samples"}
 )
 
 
@@ -50,13 +51,13 @@ class MetricsLog:
                 f"{'is' if num_broken == 1 else 'are'} left out; the file as it was is {aside.name}"
             )
         kept = [line for line in lines if line["step"] <= step]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path, "".join(json_text(line) + "\n" for line in kept))
         self._file = self.path.open("a")
         self._events = _Events(folder / "tensorboard", step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends one line ``{"step": step, **values}`` and the same as events."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """Appends a line ``{"step": step, **values}`` by ``json_text``, and the same as events."""
+        self._file.write(json_text({"step": step, **values}) + "\n")
         self._file.flush()
         self._events.write(step, values)
 
@@ -152,8 +153,7 @@ def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) ->
     """Draws training loss and the score against steps into a PNG."""
     plt = pyplot()
     lines = read_metrics(metrics)
-    train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    scored = [(line["step"], line[score]) for line in lines if score in line]
+    train, scored = _numbers_of(lines, "loss"), _numbers_of(lines, score)
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     if train:
         axis.plot(*zip(*train, strict=True), color="tab:gray", alpha=0.35, linewidth=0.8)
@@ -170,6 +170,16 @@ def plot_learning_curve(metrics: Path, picture: Path, score: str, title: str) ->
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axis.set_ylim(bottom=0)
     save_figure(figure, picture)
+
+
+def _numbers_of(lines: Iterable[Json], name: str) -> list[tuple[int, float]]:
+    """``(step, number)`` of the lines that have a finite number of a name."""
+    found = []
+    for line in lines:
+        value = line.get(name)
+        if isinstance(value, int | float) and math.isfinite(value):
+            found.append((line["step"], value))
+    return found
 
 
 def _smoothed(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:

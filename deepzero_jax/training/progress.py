@@ -1,12 +1,13 @@
 """What a run counts as it goes: queries, seconds, the best score."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from deepzero_jax.blackbox import samples_sent
+from deepzero_jax.blackbox import samples_sent, samples_unanswered
 from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.training.boxes import Boxes
 from deepzero_jax.training.folder import Json, RunFolderError, read_json
@@ -14,7 +15,7 @@ from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.samples import Samples
 from deepzero_jax.training.together import Together
 
-_EVALUATION = ("evaluated", "scores", "best")
+_EVALUATION = ("evaluated", "scores", "best", "unanswered")
 
 
 class Progress:
@@ -26,9 +27,11 @@ class Progress:
       best: ``{"value": …, "step": …}`` of the best evaluation, empty before the first.
       evaluated: the step of the last evaluation.
       scores: what it found.
+      unanswered: samples of it that boxes which may drop them left without an answer.
       samples: sent to black boxes, by purpose.
       probe: that the smoothing follows from, or None.
       num_dropped: slopes that fell to samples without an answer, of boxes that may drop them.
+      num_unanswered: those samples.
 
     What the run's black boxes have counted is kept with them.
     """
@@ -52,9 +55,10 @@ class Progress:
         self.best: Json = {}
         self.evaluated = 0
         self.scores: dict[str, float] = {}
+        self.unanswered = 0
         self.samples = Samples(spent)
         self._together = Together(boxes, self.samples)
-        self.num_dropped = 0
+        self.num_dropped = self.num_unanswered = 0
         self._since = time.perf_counter()
         self._evaluation: Json = {}
 
@@ -74,7 +78,9 @@ class Progress:
         self.best = saved["best"]
         self.evaluated = saved["evaluated"]
         self.scores = saved["scores"]
+        self.unanswered = saved.get("unanswered", 0)
         self.num_dropped = saved.get("num_dropped", 0)
+        self.num_unanswered = saved.get("num_unanswered", 0)
         self.samples.load(saved.get("samples", {}))
         self._boxes.load(saved.get("boxes", ()))
         self._together.begin()
@@ -90,7 +96,11 @@ class Progress:
             self._boxes.load(asked["boxes"])
             # An evaluation that failed, and was caught up when the run went on.
             if self.evaluated < asked.get("evaluated", 0) <= step:
-                self.evaluated, self.scores, self.best = (asked[name] for name in _EVALUATION)
+                self.evaluated, self.best = asked["evaluated"], asked["best"]
+                # JSON has no NaN.
+                numbers = asked["scores"].items()
+                self.scores = {n: math.nan if v is None else v for n, v in numbers}
+                self.unanswered = asked.get("unanswered", 0)
                 self._keep_evaluation()
         except (KeyError, TypeError, AttributeError) as error:
             raise RunFolderError(f"{path} does not hold what was asked; move it away") from error
@@ -112,6 +122,7 @@ class Progress:
             **self._evaluation,
             "probe": self.probe,
             "num_dropped": self.num_dropped,
+            "num_unanswered": self.num_unanswered,
             "samples": self.samples.dump(),
             "boxes": self._boxes.dump(),
         }
@@ -136,16 +147,21 @@ class Progress:
         With ``before`` all processes must call it; then it adds up what each has counted.
 
         Returns:
-          ``box_samples``, sent to black boxes, and ``num_dropped`` slopes; only where there are
-          boxes for them, as a line of the metrics tells it.
+          ``box_samples``, sent to black boxes, ``num_unanswered`` of them, and ``num_dropped``
+          slopes; only where there are boxes for them, as a line of the metrics tells it.
         """
         if self.may_drop:
             jax.effects_barrier()  # a count may come in after the numbers of its step
-        now = {"box_samples": samples_sent(), "num_dropped": slopes_dropped()}
+        now = {
+            "box_samples": samples_sent(),
+            "num_dropped": slopes_dropped(),
+            "num_unanswered": samples_unanswered(),
+        }
         if before is None:
             return now
         since = {name: count - before[name] for name, count in now.items()}
         since = self._together.meet(since)
         self.num_dropped += since["num_dropped"]
-        told = {"box_samples": since["box_samples"] > 0, "num_dropped": self.may_drop}
-        return {name: count for name, count in since.items() if told[name]}
+        self.num_unanswered += since["num_unanswered"]
+        told = {"box_samples": since["box_samples"] > 0}
+        return {name: count for name, count in since.items() if told.get(name, self.may_drop)}

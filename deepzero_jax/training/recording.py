@@ -85,14 +85,18 @@ class Recorder:
                 f"{sorted(scores)}: give it, or name another in score="
             )
         scores = {name: float(value) for name, value in scores.items()}
+        unanswered = asked.get("num_unanswered", 0)
         self._progress.evaluated, self._progress.scores = done, scores
+        self._progress.unanswered = unanswered
         self._write(done, {**scores, **asked})
         score, best = scores[self._task.score], self._progress.best
         sign = 1 if self._task.higher_is_better else -1
-        if not math.isnan(score) and (not best or sign * score > sign * best["value"]):
+        if math.isfinite(score) and (not best or sign * score > sign * best["value"]):
             self._progress.best = {"value": score, "step": done}
         words = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
         line = f"step {done:,}/{self._num_steps:,}  {words}"
+        if unanswered:
+            line += f"  ({unanswered:,} sample{'s' * (unanswered > 1)} without an answer)"
         if sys.stderr.isatty():
             tqdm.write(line)
         else:

@@ -15,6 +15,9 @@ def summary(
 ) -> Json:
     """Final and best scores, queries, samples of black boxes by purpose, steps, seconds.
 
+    Where a box may leave samples without an answer, how many were: of the last evaluation, of all;
+    and the slopes that fell to them.
+
     Args:
       name: of the run.
       task: what was trained.
@@ -31,7 +34,7 @@ def summary(
         "best_step": progress.best.get("step"),
         "num_queries": counted["num_queries"],
         **({"box_samples": samples} if any(samples.values()) else {}),
-        **({"num_dropped": progress.num_dropped} if progress.may_drop else {}),
+        **(_unanswered(progress) if progress.may_drop else {}),
         "num_steps": int(state.step),
         "wall_seconds": round(counted["wall_seconds"], 3),
         "seconds_per_step": None if seconds is None else round(seconds, 6),
@@ -40,4 +43,12 @@ def summary(
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "jax_version": jax.__version__,
+    }
+
+
+def _unanswered(progress: Progress) -> Json:
+    return {
+        "evaluation_unanswered": progress.unanswered,
+        "num_unanswered": progress.num_unanswered,
+        "num_dropped": progress.num_dropped,
     }

@@ -80,11 +80,23 @@ def test_runs_with_few_steps(name, monkeypatch, capsys):
     assert run(name, monkeypatch, capsys, **SMALL[name])
 
 
-def test_analog_layers_train_through_the_device():
+def test_analog_layers_train_through_the_device(capsys):
     from examples import analog_layers
 
     found = analog_layers.main(num_steps=3)
     assert all(0 <= value <= 1 for value in found.values())
+    # Two for each input of a column, as its text says, and one for the product.
+    assert "one gradient of the first matrix: 128 calls and one" in capsys.readouterr().out
+    assert "# twice that, 128" in (ROOT / "examples/analog_layers.py").read_text()
+
+
+def test_a_worker_that_imports_the_parallel_simulator_prints_nothing(monkeypatch, capsys):
+    for module in NEEDS["parallel_simulator"]:
+        pytest.importorskip(module)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    path = ROOT / "examples/parallel_simulator.py"
+    exec(compile(path.read_text(), str(path), "exec"), {"__name__": "parallel_simulator"})
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow

@@ -221,3 +221,15 @@ def test_what_goes_away_during_a_run_is_one_line(what, stopped, tmp_path):
         assert resumed(tmp_path / "run") == 0
         whole = stopped[0]["parameters_sha256"]
         assert summary_of(tmp_path / "run")["parameters_sha256"] == whole
+
+
+@pytest.mark.parametrize("name", ["mask.npz", "ratios.png"])
+def test_pruning_asks_nothing_where_it_could_not_write(name, tmp_path, capsys, monkeypatch):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    asked = lambda *_: pytest.fail("the scores were asked for")
+    monkeypatch.setattr("deepzero_jax.applications.classification.scoring.Scoring.scores", asked)
+    assert call(prune.main, *TINY, f"--workdir={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err
+    assert f"cannot write to the run folder {tmp_path / 'run'} ({name}: Is a directory)" in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "run").glob(".*.unfinished"))

@@ -40,7 +40,11 @@ def lower_bound(count: int, num_samples: int, alpha: float) -> float:
 
 
 def certify_counts(
-    selection: np.ndarray, estimation: np.ndarray, sigma: float, alpha: float
+    selection: np.ndarray,
+    estimation: np.ndarray,
+    sigma: float,
+    alpha: float,
+    num_samples: int | None = None,
 ) -> Certificate:
     """The certificate that two sets of answers give.
 
@@ -49,11 +53,13 @@ def certify_counts(
       estimation: int [classes], answers among fresh samples.
       sigma: standard deviation of the noise, in units of the pixels.
       alpha: chance that the certificate is wrong.
+      num_samples: fresh samples, those without an answer included; None: as many as answers.
 
     Source: Cohen et al. 2019 (arXiv 1902.02918), algorithm CERTIFY.
     """
     label = int(np.argmax(selection))
-    count, num_samples = int(estimation[label]), int(np.sum(estimation))
+    count = int(estimation[label])
+    num_samples = int(np.sum(estimation)) if num_samples is None else num_samples
     probability = lower_bound(count, num_samples, alpha)
     if probability < 0.5:
         return Certificate(None, 0.0, count, num_samples)

@@ -14,7 +14,7 @@ from deepzero_jax.pictures import pyplot, save_figure
 from deepzero_jax.training import Json, differences, read_lines, write_text
 
 COUNT = Range(at_least=1, below=2**31)
-# Images [n, h, w, c] in [0, 1] plus noise → labels [n]; the defended classifier.
+# Images [n, h, w, c] in [0, 1] plus noise → labels [n], -1: no answer; the defended classifier.
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
@@ -47,13 +47,16 @@ def count_answers(
     chosen: Certification,
     num_classes: int,
 ) -> np.ndarray:
-    """How often each class is the answer to an image under noise: int [num_classes]."""
+    """How often each class is the answer to an image under noise: int [num_classes].
+
+    A sample without an answer counts for none.
+    """
     counts = np.zeros(num_classes, int)
     for start in range(0, num_samples, chosen.batch_size):
         size = min(chosen.batch_size, num_samples - start)
         noise = rng.standard_normal((size, *image.shape), np.float32)
         labels = predict(image[None] + chosen.sigma * noise)
-        counts += np.bincount(labels, minlength=num_classes)
+        counts += np.bincount(labels[labels >= 0], minlength=num_classes)
     return counts
 
 
@@ -105,7 +108,9 @@ def certify_images(
                 count_answers(predict, images[index], rng, count, chosen, num_classes)
                 for count in (chosen.num_selection, chosen.num_samples)
             )
-            certificate = certify_counts(selected, estimated, chosen.sigma, chosen.alpha)
+            certificate = certify_counts(
+                selected, estimated, chosen.sigma, chosen.alpha, chosen.num_samples
+            )
             records[index] = {
                 "index": index,
                 "label": int(labels[index]),

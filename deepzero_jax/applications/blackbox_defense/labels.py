@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from deepzero_jax.bars import bar, tell
-from deepzero_jax.blackbox import BlackBox
+from deepzero_jax.blackbox import BlackBox, BlackBoxError
 from deepzero_jax.files import read_arrays, write_arrays
-from deepzero_jax.training import RunFolderError, Stages
+from deepzero_jax.training import RunFolderError, Stages, predicted_classes
 
 _PART = 1000  # images, of which a kill loses the answers at most
 _OPEN = -1  # in the place of a label: not asked yet
@@ -43,9 +43,14 @@ def ask_labels(box: BlackBox, model: Path, images: np.ndarray, stages: Stages) -
     with stages.asking("labels"), bar("asking the box for labels", stages.log):
         for rows in np.array_split(todo, -(-todo.size // _PART)):
             logits = box((images[rows] / 255.0).astype(np.float32))
-            labels[rows] = np.asarray(logits).argmax(-1)
+            labels[rows] = predicted_classes(logits)
             write_arrays(path, {"labels": labels, "box": digest})
             tell(len(rows), todo.size, "images")
+            if missing := int(np.sum(labels[rows] == _OPEN)):
+                raise BlackBoxError(
+                    f"the box gave no answer to {missing:,} of {len(rows):,} images, which are to "
+                    "have labels"
+                )
     return labels
 
 

@@ -44,7 +44,7 @@ from deepzero_jax.platform import num_cores
 from deepzero_jax.programs import Program, Run, cache_folder, run_of
 from deepzero_jax.registry import present
 from deepzero_jax.sampling import layer_ratio_sampler
-from deepzero_jax.training import Json, Stages, Task, write_json
+from deepzero_jax.training import Json, Stages, Task, predicted_classes, write_json
 from deepzero_jax.types import Key, Log
 
 _STAGES = ("classifier", "denoiser_pretraining", "autoencoder_pretraining", *METHODS)
@@ -251,7 +251,7 @@ def _certify(
     stages.log(f"\ncertified accuracy of {count} test images, sigma {certification.sigma:g}")
     stages.log("method      " + "".join(f"{f'r = {r:g}':>10}" for r in certification.radii))
     for name, respond in responses.items():
-        answer = jax.jit(lambda x, respond=respond: jnp.argmax(respond(x), -1))
+        answer = jax.jit(lambda x, respond=respond: predicted_classes(respond(x)))
         with stages.asking("certification"), bar(f"certifying {name}", stages.log):
             records[name] = certify_images(
                 lambda x, answer=answer: np.asarray(answer(x)),

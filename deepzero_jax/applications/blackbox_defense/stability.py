@@ -25,7 +25,7 @@ import numpy as np
 from deepzero_jax.blackbox import BlackBox, samples_asked
 from deepzero_jax.data import epoch_indices
 from deepzero_jax.estimators import Estimator, first_order, value_and_grad
-from deepzero_jax.training import Task, cross_entropy
+from deepzero_jax.training import Task, cross_entropy, predicted_classes
 from deepzero_jax.types import Key, Params, PyTree
 
 # Images [b, h, w, c] in [0, 1] → logits [b, classes].
@@ -96,7 +96,7 @@ def noisy_task(
         clean = scaled(data["held_images"])
         noisy = clean + sigma * jax.random.normal(jax.random.key(0), clean.shape)
         logits = answer(params, model_state, noisy)
-        return {"stability": float(jnp.mean(jnp.argmax(logits, -1) == data["held_labels"]))}
+        return {"stability": float(jnp.mean(predicted_classes(logits) == data["held_labels"]))}
 
     def evaluation_samples(params: PyTree, model_state: PyTree, data: PyTree) -> int:
         return samples_asked(answer, params, model_state, scaled(data["held_images"]))

@@ -13,6 +13,7 @@ from deepzero_jax.applications.classification.experiment import Experiment, need
 from deepzero_jax.applications.classification.scoring import Scoring, ranked, tell_equal
 from deepzero_jax.bars import bar
 from deepzero_jax.coordinates import check_ratios, leaf_paths
+from deepzero_jax.files import check_writable
 from deepzero_jax.programs import identity
 from deepzero_jax.pruning import (
     LayerRatios,
@@ -102,6 +103,7 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     Raises:
       ValueError: the file there belongs to another model or to other settings, scores that are not
         finite or all equal, and from ``Scoring.of``.
+      RunFolderError: files that cannot be written there; nothing is asked.
       BlackBoxError: a box that gives no answer.
     """
     scoring = Scoring.of(experiment)
@@ -115,6 +117,10 @@ def find_ratios(experiment: Experiment, workdir: Path, log: Log = print) -> Laye
     log(f"scoring {pruning.scores}, sparsity {pruning.sparsity:g}{asked} …")
 
     def find() -> LayerRatios:
+        with _writing_to(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            for name in ("mask.npz", "ratios.json", "ratios.png"):
+                check_writable(workdir / name)
         shown = bar(f"scoring {pruning.scores}", log, scoring.num_queries or None, "queries")
         # What a process sent that was killed in the middle of it was asked for these ratios too.
         beside = SamplesFile(workdir / "samples.json")
@@ -182,7 +188,6 @@ def _write(experiment: Experiment, found: LayerRatios, scores: PyTree, workdir: 
     if found.boxes:
         content |= {"num_samples": found.num_samples, "boxes": found.boxes}
     with _writing_to(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
         save_mask(workdir / "mask.npz", prune_mask(scores, pruning.sparsity, prune=pruning.prune))
         write_json(workdir / "ratios.json", content)
     _draw(experiment, found, workdir)
@@ -200,8 +205,9 @@ def _writing_to(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        at = f"{Path(error.filename).name}: " if error.filename else ""
         raise RunFolderError(
-            f"cannot write to the run folder {workdir} ({error.strerror}); choose another"
+            f"cannot write to the run folder {workdir} ({at}{error.strerror}); choose another"
         ) from error
 
 

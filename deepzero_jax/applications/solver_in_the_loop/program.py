@@ -1,5 +1,6 @@
 """Trained and judged corrections of a solver, each stage a run of the loop."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -231,7 +232,8 @@ def _report(summary: Json, log: Log) -> None:
 
 def describe(summary: Json) -> str:
     """The result of a run in a line."""
-    words = ", ".join(f"{name} {value:.5f}" for name, value in summary["mae"].items())
+    known = {name: math.nan if mae is None else mae for name, mae in summary["mae"].items()}
+    words = ", ".join(f"{name} {mae:.5f}" for name, mae in known.items())
     return f"mean absolute error {words}; see summary.json and the pictures"
 
 

@@ -17,6 +17,7 @@ from deepzero_jax.applications.blackbox_defense import (
     plot_certified,
     samples_needed,
 )
+from deepzero_jax.applications.blackbox_defense.certification import count_answers
 
 SIGMA, ALPHA = 0.25, 0.001
 
@@ -139,3 +140,13 @@ def test_every_image_has_noise_of_its_own_and_the_right_size(tmp_path):
         assert np.std(seen[first]) == pytest.approx(0.5, rel=0.03)
         for second in range(first):
             assert abs(np.corrcoef(seen[first].ravel(), seen[second].ravel())[0, 1]) < 0.05
+
+
+def test_a_sample_without_an_answer_agrees_with_no_class():
+    chosen = Certification(sigma=SIGMA, num_selection=10, num_samples=1000, radii=(0.0,))
+    image = np.zeros((2, 2, 1), np.float32)
+    half = lambda x: np.where(np.arange(len(x)) % 2 == 0, 0, -1)
+    counts = count_answers(half, image, np.random.default_rng(0), 1000, chosen, 3)
+    assert counts.tolist() == [500, 0, 0]
+    assert certify_counts(counts, counts, SIGMA, ALPHA).label == 0
+    assert certify_counts(counts, counts, SIGMA, ALPHA, 1000).label is None

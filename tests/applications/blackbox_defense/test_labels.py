@@ -47,3 +47,22 @@ def test_weights_beside_the_file_are_of_the_box(tmp_path):
     save_linear(path, seed=1)
     with pytest.raises(RunFolderError, match="is not the box that"):
         ask()
+
+
+def test_an_image_without_an_answer_has_no_label_and_is_asked_for_again(tmp_path):
+    (tmp_path / "box.onnx").write_bytes(b"a box")
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    stages = stages_of(DefenseConfig(), tmp_path / "run", log=lambda line: None)
+    stages.workdir.mkdir()
+    broken = [True]
+
+    def host(x):
+        logits = np.concatenate([0 * x, x], axis=-1).reshape(-1, 2) - 0.005
+        return np.where(broken[0] & (np.arange(len(x)) == 3)[:, None], np.nan, logits)
+
+    box = dz.black_box(host, (2,), on_failure="nan", retries=0)
+    with pytest.raises(dz.BlackBoxError, match="1 of 5 images"):
+        ask_labels(box, tmp_path / "box.onnx", images, stages)
+    broken[0] = False
+    assert ask_labels(box, tmp_path / "box.onnx", images, stages).tolist() == [0, 1, 1, 1, 1]
+    assert box.num_samples == 6
