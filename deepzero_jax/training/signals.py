@@ -22,16 +22,17 @@ class StopRequest:
     A second one ends it at once; what was saved before is kept.
     """
 
-    num_active: ClassVar[int] = 0
+    active: ClassVar["StopRequest | None"] = None
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._previous: dict[int, Handler] = {}
+        self._outer: StopRequest | None = None
 
     def __enter__(self) -> "StopRequest":
         for signum in SIGNALS:
             self._previous[signum] = signal.signal(signum, self._note)
-        StopRequest.num_active += 1
+        self._outer, StopRequest.active = StopRequest.active, self
         return self
 
     def __exit__(
@@ -40,7 +41,7 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        StopRequest.num_active -= 1
+        StopRequest.active = self._outer
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
@@ -70,8 +71,9 @@ class StopRequest:
 def leave_at_once(name: str) -> None:
     """From now on SIGTERM and SIGINT end the process with one line, also while it compiles.
 
-    Unless a ``StopRequest`` is active. Python runs its handlers between two of its own
-    instructions; a thread that reads what the system's handler writes need not wait for that.
+    While a ``StopRequest`` is active the second one does, without a line. Python runs its handlers
+    between two of its own instructions; a thread that reads what the system's handler writes need
+    not wait for that.
 
     Args:
       name: of the program, which starts the line.
@@ -83,15 +85,20 @@ def leave_at_once(name: str) -> None:
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
+        noted: StopRequest | None = None
         while byte := reader.recv(1):
-            signum = byte[0]
-            if signum in SIGNALS and StopRequest.num_active == 0:
+            signum, active = byte[0], StopRequest.active
+            if signum not in SIGNALS:
+                continue
+            if active is None:
                 print(
                     f"{name}: stopped by {signal.Signals(signum).name}; what is saved is kept, and "
                     "the same command goes on from there",
                     file=sys.stderr,
                 )
+            if active is None or active is noted:
                 exit_now(128 + signum)
+            noted = active
 
     # Both ends live as long as the process.
     leave_at_once.ends = reader, writer  # pyright: ignore[reportFunctionMemberAccess]
