@@ -44,13 +44,13 @@ def asked_by_one(
     num_devices: int, call: Call, shapes: Shapes, operands: Sequence[jax.Array]
 ) -> list[jax.Array]:
     """The answers of a callback that one device makes for all, its error raised by each of them."""
-    spread = lambda arrays: [_whole(array, num_devices) for array in arrays]
     kept = _Kept(call, shapes)
     flag = jax.ShapeDtypeStruct((), bool)
-    found = jax.pure_callback(
-        kept.ask, [*shapes, flag], *spread(operands), vmap_method="expand_dims"
+    # The answers are not said to be whole: every device would ask for them.
+    operands = [_whole(array, num_devices) for array in operands]
+    *answers, has_failed = jax.pure_callback(
+        kept.ask, [*shapes, flag], *operands, vmap_method="expand_dims"
     )
-    *answers, has_failed = spread(found)
 
     def fail(answers: list[jax.Array]) -> list[jax.Array]:
         jax.debug.callback(kept.fail, partitioned=True)  # on every device

@@ -51,7 +51,7 @@ import tempfile
 said = tempfile.TemporaryFile("w+")
 stderr = os.dup(2)
 os.dup2(said.fileno(), 2)
-found = {}
+found, asked = {}, {}
 for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,))
     for spec in (PartitionSpec(), PartitionSpec("batch")):
@@ -63,11 +63,14 @@ for kind in (AxisType.Auto, AxisType.Explicit):
             "vmap": jax.jit(lambda w, x: jnp.mean(jax.vmap(lambda r: box(r[None]))(x * w))),
             "gradient": jax.jit(dz.value_and_grad(loss, dz.cge())),
             "scan": jax.jit(
-                lambda w, x: jax.lax.scan(lambda c, k: (c + loss(w, x), None), 0.0, jnp.ones(3))
+                lambda w, x: jax.lax.scan(lambda c, k: (c + loss(w * k, x), None), 0.0, w)
             ),
         }.items():
             with jax.set_mesh(mesh):
                 both = [tried(held, fun, *args) for held in (0, 100, 0, 100)]
+            before = seen[0]
+            tried(100, fun, *args)
+            asked.setdefault(name, []).append(seen[0] - before)
             found.setdefault(name, []).append(both)
     try:
         holds[0] = 0
@@ -76,7 +79,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
         found.setdefault("plain", []).append(str(error).splitlines()[-1])
 os.dup2(stderr, 2)
 said.seek(0)
-found["said"] = said.read()
+found |= {"said": said.read(), "asked": asked}
 print(json.dumps(found))
 """
 
@@ -84,6 +87,8 @@ print(json.dumps(found))
 def test_a_box_that_one_of_four_devices_asks_fails_all_of_them():
     found = on_devices(4, HEAD + ONE_ASKS)
     assert "rematerialization" not in found.pop("said")
+    one, all_of_them = 8, {"jit": 1, "vmap": 1, "gradient": 4, "scan": 3}
+    assert found.pop("asked") == {name: [n * one] * 4 for name, n in all_of_them.items()}
     assert found.pop("plain") == ["BlackBoxError: the key has run out"] * 2
     assert set(found) == {"jit", "vmap", "gradient", "scan"}
     for name, runs in found.items():
