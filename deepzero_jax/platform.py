@@ -11,6 +11,13 @@ import jaxlib
 _FUSION = "--xla_cpu_experimental_ynn_fusion_type="
 _DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 _THREADS = "PJRT_NPROC"
+# Seconds that CPU devices wait for one another before they abort, and before they complain.
+_WEEK, _HOUR = 604_800, 3_600
+_LIMITS = {
+    "xla_cpu_collective_call_terminate_timeout_seconds": _WEEK,
+    "xla_cpu_collective_timeout_seconds": _WEEK,
+    "xla_cpu_collective_call_warn_stuck_timeout_seconds": _HOUR,
+}
 # glibc, malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD.
 _KEEP = {-8: 1, -4: 0, -1: -1}
 _OBJECTS = 20_000
@@ -43,10 +50,15 @@ def _leave_a_thread_for_callbacks() -> None:
     A callback under ``scan`` may wait for a copy that another thread has to make. Where
     each thread runs a callback (one core, or as many devices as cores), it waits for ever.
     """
-    devices = _DEVICES.search(os.environ.get("XLA_FLAGS", ""))
-    wanted = 1 + (int(devices.group(1)) if devices else 1)
+    wanted = 1 + _num_cpu_devices()
     if wanted > num_cores() and _THREADS not in os.environ:
         os.environ[_THREADS] = str(wanted)
+
+
+def _num_cpu_devices() -> int:
+    """That the environment asks for."""
+    devices = _DEVICES.search(os.environ.get("XLA_FLAGS", ""))
+    return int(devices.group(1) if devices else os.environ.get("JAX_NUM_CPU_DEVICES", "1"))
 
 
 def keep_freed_memory() -> None:
@@ -76,8 +88,24 @@ def collect_rarely() -> None:
         gc.set_threshold(_OBJECTS)
 
 
+def wait_for_devices() -> None:
+    """Lets CPU devices wait for one that is with the host, unless XLA_FLAGS says how long.
+
+    XLA aborts a process in which a device waits for longer than a minute for another one, as where
+    a black box takes its time. For a program that is to have several of them. Without effect once
+    it has, or in a jaxlib later than 0.12, which would end at a flag that it does not know.
+    """
+    if re.match(r"0\.1[0-2]\.", jaxlib.__version__) is None:
+        return
+    flags = os.environ.get("XLA_FLAGS", "")
+    more = [f"--{name}={seconds}" for name, seconds in _LIMITS.items() if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([flags, *more]).strip()
+
+
 def prepare_program() -> None:
-    """What a program asks of its process, before it traces and computes."""
+    """What a program asks of its process, before it reads its record, traces and computes."""
+    if _num_cpu_devices() > 1:
+        wait_for_devices()
     keep_freed_memory()
     collect_rarely()
 

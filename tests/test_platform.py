@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from deepzero_jax.platform import collect_rarely
+from deepzero_jax.platform import collect_rarely, prepare_program
 
 TAKES_AND_FREES = """
 import resource, sys
@@ -51,3 +51,23 @@ def test_garbage_is_looked_for_rarely_where_nobody_chose(before, after):
         assert gc.get_threshold() == (after, 7, 9)
     finally:
         gc.set_threshold(*kept)
+
+
+LIMIT = "--xla_cpu_collective_call_terminate_timeout_seconds"
+
+
+@pytest.mark.parametrize(
+    ("flags", "after"),
+    [
+        ("", []),
+        ("--xla_force_host_platform_device_count=1", []),
+        ("--xla_force_host_platform_device_count=2", [f"{LIMIT}=604800"]),
+        (f"--xla_force_host_platform_device_count=2 {LIMIT}=90", [f"{LIMIT}=90"]),
+    ],
+    ids=["default", "one device", "two", "chosen"],
+)
+def test_devices_wait_for_one_another_as_long_as_they_must(flags, after, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    prepare_program()
+    prepare_program()
+    assert [flag for flag in os.environ["XLA_FLAGS"].split() if flag.startswith(LIMIT)] == after

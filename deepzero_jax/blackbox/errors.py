@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deepzero_jax.failures import forget_failures
+
 
 class BlackBoxError(RuntimeError):
     """The box gave no usable answer; the message names the call and what to do."""
@@ -65,11 +67,13 @@ class WrongAnswerError(ValueError):
 
 def _is_told_otherwise(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, BlackBoxError | KeyboardInterrupt)
+    told = error is not None and failure(error) is not None
+    return not (told or isinstance(error, KeyboardInterrupt))
 
 
 # JAX logs the traceback of a failed callback, and then raises it: a user would read it twice.
-logging.getLogger("jax._src.callback").addFilter(_is_told_otherwise)
+for _name in ("jax._src.callback", "jax._src.debugging"):
+    logging.getLogger(_name).addFilter(_is_told_otherwise)
 
 
 # As the last line of a traceback tells of them.
@@ -151,6 +155,7 @@ def box_errors() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         reason = failure(error)
         if reason is not None:
+            forget_failures()
             raise (AskingStoppedError if was_stopped(error) else BlackBoxError)(reason) from None
         if re.search(r"\nKeyboardInterrupt\b", str(error)):
             while _on_their_way:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 import jax
 from jax import lax
+from jax.extend import core
 from jax.sharding import Mesh, PartitionSpec
 
+from deepzero_jax.blackbox import asks_host
 from deepzero_jax.estimators.contract import (
     CoordinateEstimator,
     DirectionEstimator,
@@ -15,6 +18,7 @@ from deepzero_jax.estimators.contract import (
     Part,
 )
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
+from deepzero_jax.failures import deferring, raise_together
 from deepzero_jax.pages import see
 from deepzero_jax.sharding import COORDINATES, gather_values, shard_coordinates
 from deepzero_jax.types import Array, Key, Params, PyTree
@@ -136,10 +140,20 @@ def _over_devices(
     # A callback needs every axis of the mesh to be manual; one of a single device may well be.
     names = {name for name in mesh.axis_names if name == COORDINATES or mesh.shape[name] == 1}
     return jax.shard_map(
-        function,
+        cast(_Function, partial(_failing_together, function)),
         mesh=mesh,
         in_specs=in_specs,
         out_specs=out_specs,
         axis_names=names,
         check_vma=False,
     )
+
+
+def _failing_together(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """The results of a function on each device; where the host fails one of them, all fail."""
+    with deferring():
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    results = core.jaxpr_as_fun(closed)(*jax.tree.leaves(args))
+    if asks_host(closed.jaxpr.eqns):
+        results = raise_together(results, COORDINATES)
+    return jax.tree.unflatten(jax.tree.structure(shapes), results)

@@ -116,10 +116,10 @@ def train(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
     """
     if arguments is None:
         leave_at_once(name)
+    prepare_program()
     options, record = parse_command_line(
         name, "Train a network from forward evaluations.", programs, arguments, training=True
     )
-    prepare_program()
     with ExitStack() as held:
         watch, run = None, None
         try:
@@ -167,9 +167,9 @@ def prune(programs: Programs, arguments: Sequence[str] | None, name: str) -> int
     """Computes the layer-wise pruning ratios of a record; arguments and status as of ``train``."""
     if arguments is None:
         leave_at_once(name)
+    prepare_program()
     description = "Compute the layer-wise pruning ratios of a network."
     options, record = parse_command_line(name, description, programs, arguments)
-    prepare_program()
     try:
         program = _program(programs, record)
         if program.prune is None:

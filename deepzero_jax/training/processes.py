@@ -16,7 +16,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from deepzero_jax.blackbox import BlackBoxError
+from deepzero_jax.platform import wait_for_devices
 from deepzero_jax.training import sentinel
+from deepzero_jax.training.errors import StepFailedError
 from deepzero_jax.training.folder import Json, differences
 from deepzero_jax.training.rendezvous import connect, meet
 from deepzero_jax.training.sentinel import lost_message, read_beat
@@ -52,6 +55,7 @@ def join(
     explicit = (coordinator, num_processes, process_id)
     if all(value is None for value in explicit):
         if discover:
+            wait_for_devices()
             try:
                 jax.distributed.initialize(initialization_timeout=int(_PATIENCE))
             except (ValueError, RuntimeError) as error:
@@ -68,6 +72,8 @@ def join(
             f"--process_id must lie in [0, {num_processes}) and --num_processes be at least 1, "
             f"got {process_id} and {num_processes}"
         )
+    if num_processes > 1:
+        wait_for_devices()
     meet(host, port, num_processes, process_id, _PATIENCE)
     if process_id != 0:
         connect(host, port, _PATIENCE, lambda peer: None)  # JAX would end the process
@@ -198,6 +204,8 @@ class PeerWatch:
     def is_about_peers(self, error: BaseException) -> bool:
         """Whether an error may come of the loss of another process."""
         words = ("gloo", "nccl", "coordination", "unavailable", "deadline", "connection", "peer")
+        if isinstance(error, StepFailedError | BlackBoxError):
+            return False  # of what a box says, in which such words are common
         return self._count > 1 and any(word in str(error).lower() for word in words)
 
     def wait(self) -> None:

@@ -62,3 +62,36 @@ def test_a_box_on_devices_that_share_two_things_is_refused_in_the_plan_too():
     assert (status, other, silent) == (2, 0, "")
     assert said.startswith("train.py: error: mesh.data=2 shares a batch between devices and mesh.")
     assert said.count("\n") == 1
+
+
+# A budget that holds the first step and not the evaluation after it.
+BOX_THAT_FAILS = """
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+
+os.environ["BOXED_FOLDER"] = tempfile.mkdtemp()
+os.environ["BOXED_BUDGET"] = "700"
+sys.path.insert(0, "tests/records")
+import train
+
+folder = os.path.join(os.environ["BOXED_FOLDER"], "run")
+record = ["--config=tests/records/boxed.py", "--workdir", folder]
+more = ["--config.training.num_steps=1", "--config.pruning.sparsity=0"]
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    status = train.main([*record, *more])
+with open(os.path.join(os.environ["BOXED_FOLDER"], "asked")) as asked:
+    sent = sum(int(line.split()[1]) for line in asked)
+print(json.dumps([status, said.getvalue(), sent, os.listdir(os.path.join(folder, "checkpoints"))]))
+"""
+
+
+def test_a_box_that_fails_on_devices_ends_the_run_in_a_line_and_keeps_the_step():
+    status, said, sent, kept = on_devices(4, BOX_THAT_FAILS)
+    assert (status, kept) == (1, ["1"])
+    (line,) = [line for line in said.splitlines() if line.startswith("train.py: error")]
+    assert "the evaluation after step 1 failed: the budget of 700 samples does not hold" in line
+    assert f"more after {sent}" in line
