@@ -73,6 +73,11 @@ def check_float_leaves(params: Params) -> None:
                 f"perturbed. Pass other values as further arguments of the loss"
                 f"{see('integer-leaves')}"
             )
+        if jnp.finfo(dtype).bits < 16:
+            raise TypeError(
+                f"params[{path!r}] has dtype {dtype}, which holds too few numbers to step between: "
+                "keep the leaf in float32 or bfloat16, and cast it inside the loss"
+            )
 
 
 def all_coordinates(params: Params) -> PyTree:

@@ -117,6 +117,13 @@ def test_wrong_structure_is_named():
         check_coordinates({"w": jnp.zeros(3)}, {"w": jnp.zeros(2)})
 
 
+def test_leaves_of_eight_bits_are_refused():
+    params = {"w": jnp.ones(3, jnp.float8_e4m3fn)}
+    for estimator in (dz.cge(smoothing=0.25), dz.cge(smoothing=0.25, reuse="none")):
+        with pytest.raises(TypeError, match=r"params\['w'\] has dtype float8_e4m3fn.*bfloat16"):
+            dz.value_and_grad(lambda p: jnp.sum(p["w"].astype(jnp.float32)), estimator)(params)
+
+
 def test_integer_leaves_are_refused():
     with pytest.raises(TypeError, match=r"params\['n'\] has dtype int32"):
         check_float_leaves({"n": jnp.arange(3), "w": jnp.zeros(2)})

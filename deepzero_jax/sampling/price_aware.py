@@ -120,8 +120,11 @@ class _PriceAware:
 
     def rates(self, state: PriceAwareState) -> list[jax.Array]:
         counts, paths = jnp.asarray(self.sizes), self.paths
-        mean = jnp.sum(state.second_moments * counts) / jnp.sum(counts)
-        moments = jnp.maximum(state.second_moments, _LEAST_MOMENT * mean)
+        # Only their ratios matter; the sum of large ones would be infinite.
+        largest = jnp.max(state.second_moments, initial=0)
+        relative = state.second_moments / jnp.where(largest > 0, largest, 1)
+        mean = jnp.sum(relative * counts) / jnp.sum(counts)
+        moments = jnp.maximum(relative, _LEAST_MOMENT * mean)
         found = sampling_rates(
             dict(zip(paths, state.costs, strict=True)),
             dict(zip(paths, moments, strict=True)),

@@ -156,6 +156,19 @@ def test_a_leaf_that_was_flat_is_looked_at_again():
     assert counts["b"] >= 1
 
 
+def test_huge_estimates_of_one_step_do_not_end_the_sampling():
+    params = {"w": jnp.zeros(1000), "v": jnp.zeros(1000)}
+    sampler = price_aware_sampler(params, {"w": 1.0, "v": 2.0}, 300.0)
+    state = sampler.init(jax.random.key(0))
+    for step, slope in enumerate([1.5e18, 1.0, 1.0]):
+        chosen = jax.jit(sampler.sample)(state, jnp.int32(step))
+        counts = jax.tree.map(lambda i: jnp.sum(i < 1000), chosen.coordinates)
+        assert counts["w"] + 2 * counts["v"] == pytest.approx(300, abs=3)
+        grads = jax.tree.map(lambda n, slope=slope: jnp.full(n, slope), counts)
+        state = sampler.update(state, chosen, grads)
+    assert jnp.max(state.second_moments) < 1.9e36  # it follows the smaller ones
+
+
 def test_unbiased_layer_ratios_scale_by_the_rate():
     params = {"a": jnp.zeros(10), "b": jnp.zeros(4)}
     plain = layer_ratio_sampler(params, {"a": 0.8}, 1)
