@@ -21,6 +21,7 @@ LEVELS = {
     "cost": 1,
     "varying": 1,
     "jaxprs": 1,
+    "failures": 1,
     "callbacks": 1,
     "difference": 1,
     "split": 1,
@@ -39,7 +40,7 @@ LEVELS = {
 # Within level 1 everything may use these; models may be cut, and nothing else uses models or data.
 GROUND = (
     *("types", "counts", "registry", "fields", "coordinates", "keys", "pages", "files"),
-    *("platform", "pictures", "bars", "cost", "varying", "jaxprs", "callbacks"),
+    *("platform", "pictures", "bars", "cost", "varying", "jaxprs", "failures", "callbacks"),
 )
 BESIDE = {"models": ("split",), "sampling": (), "data": (), "blackbox": (), "sharding": ()}
 MODULES = sorted(ROOT.glob("deepzero_jax/**/*.py"))
