@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,9 +41,10 @@ def sent(folder):
 @pytest.mark.parametrize(
     ("busy_after", "num_devices", "signum", "words"),
     [
-        (2, 1, signal.SIGTERM, "after step 1 of 4; step 2 was given up"),
-        (4, 1, signal.SIGINT, "after step 2 of 4; the evaluation after step 2 was given up"),
-        (2, 2, signal.SIGINT, "of 4; the same command goes on"),  # its step is left, not waited for
+        (2, 1, signal.SIGTERM, "after step 1 of 4; step 2 was given up: "),
+        (4, 1, signal.SIGINT, "after step 2 of 4; the evaluation after step 2 was given up: "),
+        # The loop may see the signal before the box does, and leave a step that still waits.
+        (2, 2, signal.SIGINT, r"after step 0 of 4(; step 1 was given up: .*)?; the same command"),
     ],
 )
 def test_a_box_that_is_waited_for_is_asked_no_more(
@@ -58,7 +60,7 @@ def test_a_box_that_is_waited_for_is_asked_no_more(
     error = process.communicate(timeout=50)[1]
     assert time.monotonic() - since < 20  # of the 60 that it is to wait
     assert process.returncode == 128 + signum, error
-    assert words in error, error
+    assert re.search(words, error), error
     assert num_devices > 1 or "RetryLaterError: too many" in error
     assert error.count("\n") == 1 and "Traceback" not in error
     assert sent(tmp_path) == before
