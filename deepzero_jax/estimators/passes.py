@@ -84,11 +84,16 @@ def _quotient(
     def slope(index: jax.Array) -> jax.Array:
         upper, step_up = moved(index, smoothing)
         if not central:
-            return (upper - wide(base)) / step_up
+            return _per_step(upper - wide(base), step_up)
         lower, step_down = moved(index, -smoothing)
-        return (upper - lower) / (step_up - step_down)
+        return _per_step(upper - lower, step_up - step_down)
 
     return slope
+
+
+def _per_step(difference: jax.Array, step: jax.Array) -> jax.Array:
+    """A quotient, NaN for a step that rounding has swallowed, whatever XLA made of the losses."""
+    return jnp.where(step == 0, jnp.nan, difference / step)
 
 
 def with_scalar(leaf: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:

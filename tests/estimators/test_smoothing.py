@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from deepzero_jax.estimators import passes
 from tests.marks import few
 from tests.problems import estimated, flatten, quadratic, quadratic_problem, relative_error
 
@@ -140,3 +141,12 @@ def test_the_divisor_is_the_step_that_bfloat16_took():
     fun = lambda w: w.astype(jnp.float32) * 3.0
     got = estimated(MAKERS["cge"](smoothing), fun, jnp.asarray(1.0, jnp.bfloat16))[1]
     assert float(flatten(got)[0]) == 3.0
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_a_swallowed_step_has_no_slope_however_the_losses_are_rounded(central):
+    # Compiled, two losses of one point may differ by a unit in the last place.
+    leaf, rounding = jnp.array([1e4]), iter([1.25, 1.5])
+    moved_loss = lambda index, value: jnp.float32(next(rounding))
+    slope = passes._quotient(moved_loss, leaf, jnp.float32(1.0), 1e-4, central)
+    assert np.isnan(slope(jnp.int32(0)))
