@@ -162,7 +162,8 @@ def raise_together(results: Sequence[Array], axis: str) -> list[Array]:
       results: of all that asks the host, on this device.
       axis: of the mesh, over which devices hear of one another.
     """
-    numbers = [r for r in results if not jnp.issubdtype(r.dtype, jax.dtypes.extended)]
+    is_number = [not jnp.issubdtype(r.dtype, jax.dtypes.extended) for r in results]
+    numbers = [r for r, known in zip(results, is_number, strict=True) if known]
     # A sum, as the barriers of XLA do not order what its devices do.
     after = sum(jnp.sum(number, dtype=jnp.float32) for number in numbers)
     has_failed = jax.pure_callback(_untold.look, jax.ShapeDtypeStruct((), bool), after)
@@ -176,7 +177,6 @@ def raise_together(results: Sequence[Array], axis: str) -> list[Array]:
             numbers,
         )
     )
-    is_number = [not jnp.issubdtype(r.dtype, jax.dtypes.extended) for r in results]
     return [next(told) if known else r for r, known in zip(results, is_number, strict=True)]
 
 

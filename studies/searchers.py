@@ -230,22 +230,21 @@ _WIDE: dict[str, Any] = {"smoothing": (0.01, 0.5), "schedule": ["cosine", "const
 _STD = (0.01, 0.5)
 _POPULATION: dict[str, Any] = {"population": [8, 16, 32, 64], "std": _STD}
 _OPEN_ES: dict[str, Any] = {**_POPULATION, "learning_rate": (1e-3, 0.3)}
-# The same search for RGE, whose losses are ranked as Open ES ranks them, or are not.
-_AS_OPEN_ES: dict[str, Any] = {
-    "directions": _OPEN_ES["population"],
-    "smoothing": _OPEN_ES["std"],
-    "learning_rate": _OPEN_ES["learning_rate"],
-    "optimizer": ["adam"],
-    "schedule": ["constant"],
-}
-# What the search of Open ES found on the pendulum.
+# What its search found on the pendulum.
 _AT_OPEN_ES: dict[str, Any] = {"population": [8], "std": [0.136], "learning_rate": [0.103]}
-_RGE_AT_OPEN_ES: dict[str, Any] = {
-    **_AS_OPEN_ES,
-    "directions": [8],
-    "smoothing": [0.136],
-    "learning_rate": [0.103],
-}
+
+
+def _of_rge(open_es: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of Open ES for RGE, whose losses are ranked as Open ES ranks them, or are not."""
+    return {
+        "directions": open_es["population"],
+        "smoothing": open_es["std"],
+        "learning_rate": open_es["learning_rate"],
+        "optimizer": ["adam"],
+        "schedule": ["constant"],
+    }
+
+
 METHODS: dict[str, Method] = {
     "cge_dense": Method(_dense, _RULE),
     "cge_few": Method(_uniform, _FEW),
@@ -254,10 +253,10 @@ METHODS: dict[str, Method] = {
     "rge": Method(_directions(False), _DIRECTIONS),
     "rge_antithetic": Method(_directions(True), _DIRECTIONS),
     "rge_wide": Method(_directions(True), {**_DIRECTIONS, **_WIDE}),
-    "rge_as_es": Method(_directions(True), _AS_OPEN_ES),
-    "rge_at_es": Method(_directions(True), _RGE_AT_OPEN_ES),
-    "rge_ranked": Method(_directions(True, ranked=True), _AS_OPEN_ES),
-    "rge_ranked_at_es": Method(_directions(True, ranked=True), _RGE_AT_OPEN_ES),
+    "rge_as_es": Method(_directions(True), _of_rge(_OPEN_ES)),
+    "rge_at_es": Method(_directions(True), _of_rge(_AT_OPEN_ES)),
+    "rge_ranked": Method(_directions(True, ranked=True), _of_rge(_OPEN_ES)),
+    "rge_ranked_at_es": Method(_directions(True, ranked=True), _of_rge(_AT_OPEN_ES)),
     "open_es": Method(_evolution("Open_ES"), _OPEN_ES, "evosax"),
     "open_es_unranked": Method(_evolution("Open_ES", ranked=False), _AT_OPEN_ES, "evosax"),
     "snes": Method(_evolution("SNES"), _POPULATION, "evosax"),

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import deepzero_jax as dz
@@ -57,6 +60,25 @@ def tiny_dataset():
     images = rng.integers(0, 80, (60, 8, 8, 1)).astype(np.uint8)
     images[np.arange(60), labels * 2 + 1, :, 0] += 150
     return Dataset(images, labels, images[:21], labels[:21], 3, (0.3,), (0.25,))
+
+
+class Pair(NamedTuple):
+    """What a model is asked for."""
+
+    init: Callable
+    apply: Callable
+
+
+def linear_behind(box, num_classes):
+    """A linear model of ``tiny_dataset`` or the digits, whose logits go through a black box."""
+    init = lambda key, x: {"w": 0.1 * jax.random.normal(key, (8, num_classes))}
+    return Pair(init, lambda params, x: box(jnp.mean(x, axis=(1, 3)) @ params["w"]))
+
+
+def write_down(path, samples):
+    """Appends a line to a file: how many samples a call has."""
+    with open(path, "a") as file:
+        file.write(f"{len(samples)}\n")
 
 
 def tiny_run(

@@ -140,6 +140,10 @@ class Part(NamedTuple):
     of: int = 1
     gather: Callable[[jax.Array], jax.Array] = lambda values: values[None]
 
+    def number(self, index: jax.Array) -> jax.Array:
+        """Which of all directions the one at an index of this part is."""
+        return index * self.of + self.first
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DirectionEstimator:

@@ -122,7 +122,7 @@ class _SharedSum:
             params: Params, arrays: list[Array], key: Key, coordinates: PyTree | None
         ) -> tuple[ValueAndAux, Params]:
             own = Part(
-                lax.axis_index(COORDINATES) * part.of + part.first,
+                part.number(lax.axis_index(COORDINATES)),
                 self.num_devices * part.of,
                 lambda values: lax.all_gather(values, COORDINATES),
             )

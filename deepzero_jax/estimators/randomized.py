@@ -172,10 +172,10 @@ class _Randomized:
         tell_passes(1)
 
         def draw(index: jax.Array) -> Drawn:
-            index = index * part.of + part.first
-            own_key = direction_key(key, index)
+            number = part.number(index)
+            own_key = direction_key(key, number)
             direction, factor = draw_direction(own_key, params, mask, self.distribution)
-            leaves, counts = jax.tree.leaves(direction), index < self.num_directions
+            leaves, counts = jax.tree.leaves(direction), number < self.num_directions
             return Drawn(leaves, factor, rounding_seed(own_key), counts)
 
         count = -(-self.num_directions // part.of)
@@ -183,7 +183,7 @@ class _Randomized:
         own = (self.num_directions - part.first + part.of - 1) // part.of if asks else None
         once = is_propagated and not asks
         if self.ranked:
-            counts = jnp.arange(count) * part.of + part.first < self.num_directions
+            counts = part.number(jnp.arange(count)) < self.num_directions
             items = Items(counts, own, self._passes, self.batch_size, once)
             deltas, lost = ranked_differences(base, draw, steps, items, part)
             difference = lambda index, drawn: (deltas[index], lost[index])

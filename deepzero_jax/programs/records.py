@@ -146,6 +146,5 @@ def _defaults(schema: type) -> Json:
         elif dataclasses.is_dataclass(kinds[item.name]):
             found[item.name] = _defaults(kinds[item.name])
         elif item.default is not dataclasses.MISSING:
-            value = item.default
-            found[item.name] = list(value) if isinstance(value, tuple) else value
+            found[item.name] = item.default
     return found

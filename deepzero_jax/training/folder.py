@@ -181,11 +181,10 @@ def _filled_up(found: Json, own: Json, defaults: Json) -> Json:
     """With the defaults of those fields of one's own that it does not have."""
     filled = dict(found)
     for name, value in own.items():
-        default = defaults.get(name)
         if isinstance(value, dict) and isinstance(found.get(name, {}), dict):
-            filled[name] = _filled_up(found.get(name, {}), value, default or {})
+            filled[name] = _filled_up(found.get(name, {}), value, defaults.get(name, {}))
         elif name not in found and name in defaults:
-            filled[name] = json.loads(json_text(default))
+            filled[name] = json.loads(json_text(defaults[name]))
     return filled
 
 

@@ -1,8 +1,6 @@
 """What a run keeps of its black boxes, and what its plan says of them."""
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +20,7 @@ from deepzero_jax.training import (
     read_metrics,
     train,
 )
-from tests.runs import tiny_dataset
-
-
-class Pair(NamedTuple):
-    init: Callable
-    apply: Callable
+from tests.runs import Pair, tiny_dataset
 
 
 def judged(plant, judge):

@@ -19,8 +19,7 @@ from deepzero_jax.training import (
     predicted_classes,
     train,
 )
-from tests.runs import tiny_dataset
-from tests.training.test_boxes_of_a_run import Pair
+from tests.runs import linear_behind, tiny_dataset
 
 NUM_TEST = 21
 
@@ -40,10 +39,7 @@ def failing(which, num_failing):
         return logits
 
     box = dz.black_box(host, (3,), on_failure="nan", retries=0, backoff=0.0)
-    model = Pair(
-        lambda key, x: {"w": jax.random.normal(key, (8, 3))},
-        lambda params, x: box(jnp.mean(x, axis=(1, 3)) @ params["w"]),
-    )
+    model = linear_behind(box, 3)
     return box, model, classification_task(model, tiny_dataset(), 12)
 
 

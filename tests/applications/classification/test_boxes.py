@@ -1,8 +1,6 @@
 """A network of one's own that asks a black box: what is asked when, and what is not."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,21 +26,16 @@ from deepzero_jax.applications.classification.config import (
     Training,
 )
 from deepzero_jax.training import StepFailedError, read_metrics
+from tests.runs import Pair, linear_behind
 
 BOXES = []
-
-
-class Pair(NamedTuple):
-    init: Callable
-    apply: Callable
 
 
 def make_model(num_classes):
     """A linear map in front of a box that bends its outputs."""
     box = dz.black_box(np.tanh, (num_classes,))
     BOXES.append(box)
-    init = lambda key, x: {"w": 0.1 * jax.random.normal(key, (8, num_classes))}
-    return Pair(init, lambda params, x: box(jnp.mean(x, axis=(1, 3)) @ params["w"]))
+    return linear_behind(box, num_classes)
 
 
 @pytest.fixture
