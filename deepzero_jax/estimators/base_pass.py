@@ -13,6 +13,7 @@ from deepzero_jax.blackbox import HostCall, host_call
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.difference.base_values import base_values
 from deepzero_jax.difference.interpreter import propagate
+from deepzero_jax.difference.precision import wide
 from deepzero_jax.difference.program import (
     Program,
     Values,
@@ -24,8 +25,8 @@ from deepzero_jax.difference.program import (
 from deepzero_jax.difference.values import ZERO, Delta, dense
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.rounding import steps_rounded_by
-from deepzero_jax.estimators.smoothing import Smoothing, Step, leaf_steps
+from deepzero_jax.estimators.rounding import Rounded, in_the_mean, nearest, steps_rounded_by
+from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution, leaf_steps
 from deepzero_jax.types import Params, PyTree
 
 
@@ -92,6 +93,8 @@ class BasePass(NamedTuple):
         that of a random direction, see ``rounding.in_the_mean``, or None.
       host_use: what the loss asks of the host.
       course: what the differences are propagated through, if they are.
+      share: ``(deltas, seed) -> factor`` of the loss at the base in ``delta``, where two
+        evaluations are subtracted; else None.
     """
 
     value: jax.Array
@@ -99,6 +102,7 @@ class BasePass(NamedTuple):
     delta: Callable[[Sequence[PyTree], jax.Array | None], jax.Array]
     host_use: HostUse = HostUse()
     course: "Course | None" = None
+    share: Callable[[Sequence[jax.Array], jax.Array | None], jax.Array] | None = None
 
 
 class Course(NamedTuple):
@@ -133,6 +137,33 @@ def propagated(at: FlatLoss, delta_dtype: DTypeLike | None = None) -> BasePass:
 
     course = Course(to_loss, values, delta_dtype)
     return BasePass(value, aux, delta, HostUse.of(to_loss.equations), course)
+
+
+def subtracted(
+    at: FlatLoss, steps: Sequence[Step], lengths: Sequence[jax.Array | float]
+) -> BasePass:
+    """Differences of two evaluations of the whole loss. **Cost**: one query.
+
+    Args:
+      at: the loss.
+      steps: of the leaves.
+      lengths: of the numbers of a direction, in units of the steps.
+
+    Raises:
+      ValueError: a step below the resolution of a leaf.
+    """
+    check_resolution(steps, at.paths, at.dtypes, at.leaves, lengths=lengths)
+    (value, aux), elsewhere, host_use = evaluated(at)
+
+    def moved(deltas: Sequence[jax.Array], seed: jax.Array | None) -> tuple[Rounded, jax.Array]:
+        found, share = in_the_mean(nearest(at.leaves, deltas), seed)
+        return found, jnp.asarray(share)
+
+    def delta(deltas: Sequence[jax.Array], seed: jax.Array | None) -> jax.Array:
+        there, share = moved(deltas, seed)
+        return (wide(elsewhere(at.treedef.unflatten(there.ahead))) - wide(value)) * share
+
+    return BasePass(value, aux, delta, host_use, share=lambda *way: moved(*way)[1])
 
 
 def evaluated(at: FlatLoss) -> tuple[ValueAndAux, Callable[[Params], jax.Array], HostUse]:

@@ -52,7 +52,8 @@ def cge(
         propagated from the perturbed scalar on, see ``difference``; nothing cancels, and
         nothing that does not move is computed again. ``"none"``: the whole loss,
         subtracted. ``"split"``: only the stages from the perturbed leaf on, subtracted;
-        the loss must be a ``SplitFunction``.
+        the loss must be a ``SplitFunction``. Subtracted from one side, a loss that asks no
+        box is evaluated at the base once more for each leaf, so that both are rounded alike.
       delta_dtype: of the operands of matrix products and convolutions of deltas, with
         ``reuse="difference"``: None for their own, or ``jnp.bfloat16`` (accumulated in
         float32; the base pass is untouched).

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.estimators.smoothing import Step
 from deepzero_jax.keys import threefry
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -34,6 +35,10 @@ class Drawn(NamedTuple):
     factor: jax.Array | float
     seed: jax.Array
     counts: jax.Array
+
+    def along(self, steps: Sequence[Step], sign: jax.Array | int = 1) -> list[jax.Array]:
+        """Steps along it: the delta of each leaf."""
+        return [sign * (step * u) for step, u in zip(steps, self.leaves, strict=True)]
 
 
 def direction_key(key: Key, index: jax.Array | int) -> Key:

@@ -1,15 +1,17 @@
 """The loops of a coordinate-wise estimate: over the coordinates of one leaf, or of several."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from deepzero_jax.coordinates import valid_length
 from deepzero_jax.estimators.chunks import BatchSize, chunk_of, map_joined, map_valid
 from deepzero_jax.estimators.pass_joined import ChunkDelta, JoinedPasses
+from deepzero_jax.estimators.passes import Slope, SlopeFromBase
 from deepzero_jax.estimators.smoothing import Step
 from deepzero_jax.types import Array
 
@@ -24,7 +26,8 @@ class OneLeaf:
     Attributes:
       positions: its own alone.
       chunk: coordinates side by side.
-      slope: along the coordinate at a flat index.
+      slope: along the coordinate at a flat index; or what makes slopes of moved losses, where the
+        loss at the base is evaluated in front of them.
       leaf: the leaf.
       indices: int32 [n].
       hoist: what ``map_valid`` takes.
@@ -33,7 +36,7 @@ class OneLeaf:
 
     positions: Sequence[int]
     chunk: int
-    slope: Callable[[jax.Array], jax.Array]
+    slope: Slope | SlopeFromBase
     leaf: jax.Array
     indices: Array
     hoist: bool
@@ -41,11 +44,23 @@ class OneLeaf:
 
     def slopes(self, dtype: DTypeLike) -> list[jax.Array]:
         """The slopes along its coordinates."""
-        return [
-            map_valid(
-                self.slope, self.indices, self.leaf, self.chunk, dtype, self.hoist, self.exact
-            )
-        ]
+        indices = jnp.asarray(self.indices, jnp.int32)
+        if not isinstance(self.slope, SlopeFromBase) or not indices.shape[0]:
+            return [self._mapped(indices, self.chunk, dtype)]
+        no_index = jnp.full(1, self.leaf.size, jnp.int32)
+        # In the loop over the others, so that it is one program: one more of a chunk of all.
+        places = jnp.concatenate([no_index, indices])
+        together = self.chunk >= indices.shape[0]
+        length = 1 + valid_length(self.leaf, indices)
+        losses = self._mapped(places, self.chunk + together, dtype, length)
+        return [self.slope.quotients(losses[1:], losses[0], indices).astype(dtype)]
+
+    def _mapped(
+        self, indices: Array, chunk: int, dtype: DTypeLike, length: jax.Array | None = None
+    ) -> jax.Array:
+        return map_valid(
+            self.slope, indices, self.leaf, chunk, dtype, self.hoist, self.exact, length
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The perturbed passes of a coordinate-wise estimate: a slope for every coordinate."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -19,19 +20,50 @@ Slope = Callable[[jax.Array], jax.Array]
 MovedLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+@dataclass(frozen=True)
+class SlopeFromBase:
+    """Slopes of one leaf where the moved losses and that at the base come from one program.
+
+    XLA rounds inside of two programs differently. The difference of the two, over the step, would
+    be added to every slope.
+
+    Attributes:
+      moved_loss: of the leaf.
+      leaf: the leaf.
+      step: of the leaf.
+    """
+
+    moved_loss: MovedLoss
+    leaf: jax.Array
+    step: Step
+
+    def __call__(self, index: jax.Array) -> jax.Array:
+        """The loss with the scalar at an index moved; at ``leaf.size``, at the base."""
+        last = self.leaf.size - 1
+        ahead, _ = _stepped(self.leaf, index, self.step)
+        stays = self.leaf.reshape(-1)[last]
+        value = jnp.where(index > last, stays, ahead)
+        return wide(self.moved_loss(jnp.minimum(index, last), value))
+
+    def quotients(self, losses: jax.Array, base: jax.Array, indices: jax.Array) -> jax.Array:
+        """Slopes [n], of moved losses [n] and that at the base."""
+        _, went = jax.vmap(lambda index: _stepped(self.leaf, index, self.step))(indices)
+        return _per_step(losses - base, went)
+
+
 class Passes(NamedTuple):
     """The base pass of an estimate, and how the perturbed ones go.
 
     Attributes:
       head: loss and aux at the base.
-      slopes: for each leaf, ``(flat index) -> slope``.
+      slopes: for each leaf, ``(flat index) -> slope``, or what makes slopes of moved losses.
       hoist: whether slopes hold work that is the same for every index.
       host_use: what the loss asks of the host.
       course: what differences are propagated through, if they are.
     """
 
     head: ValueAndAux
-    slopes: Sequence[Slope]
+    slopes: Sequence[Slope | SlopeFromBase]
     hoist: bool = False
     host_use: HostUse = HostUse()
     course: Course | None = None
@@ -63,32 +95,37 @@ def subtracted_passes(
       ValueError: a step below the resolution of a leaf.
     """
     check_resolution(steps, at.paths, at.dtypes, at.leaves)
-    slopes = [
-        _quotient(moved, leaf, head[0], step, central)
-        for moved, leaf, step in zip(moved_losses, at.leaves, steps, strict=True)
-    ]
-    return Passes(head, slopes, host_use=host_use)
+    of_leaves = zip(moved_losses, at.leaves, steps, strict=True)
+    if central or host_use.asks:  # what is asked for once more may be charged
+        slopes = [_quotient(*of_leaf, head[0], central) for of_leaf in of_leaves]
+        return Passes(head, slopes, host_use=host_use)
+    return Passes(head, [SlopeFromBase(*of_leaf) for of_leaf in of_leaves])
 
 
 def _quotient(
-    moved_loss: MovedLoss, leaf: jax.Array, base: jax.Array, smoothing: Step, central: bool
+    moved_loss: MovedLoss, leaf: jax.Array, step: Step, base: jax.Array, central: bool
 ) -> Slope:
     """Slope of the loss along the coordinate with a given flat index of ``leaf``."""
 
     def moved(index: jax.Array, step: Step) -> tuple[jax.Array, jax.Array]:
-        start = leaf.reshape(-1)[index]
-        found = nearest([start], [jnp.asarray(step, leaf.dtype)])
-        stop, went = map(jnp.asarray, (found.ahead[0], found.went[0]))
+        stop, went = _stepped(leaf, index, step)
         return wide(moved_loss(index, stop)), went
 
     def slope(index: jax.Array) -> jax.Array:
-        upper, step_up = moved(index, smoothing)
+        upper, step_up = moved(index, step)
         if not central:
             return _per_step(upper - wide(base), step_up)
-        lower, step_down = moved(index, -smoothing)
+        lower, step_down = moved(index, -step)
         return _per_step(upper - lower, step_up - step_down)
 
     return slope
+
+
+def _stepped(leaf: jax.Array, index: jax.Array, step: Step) -> tuple[jax.Array, jax.Array]:
+    """The scalar at a flat index after a step, and how far it went."""
+    start = leaf.reshape(-1)[index]
+    found = nearest([start], [jnp.asarray(step, leaf.dtype)])
+    return jnp.asarray(found.ahead[0]), jnp.asarray(found.went[0])
 
 
 def _per_step(difference: jax.Array, step: jax.Array) -> jax.Array:

@@ -10,15 +10,15 @@ from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.counts import check_count
-from deepzero_jax.difference.precision import wide, wide_dtype
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
     BasePass,
     FlatLoss,
     check_choice,
     check_delta_dtype,
-    evaluated,
     propagated,
+    subtracted,
 )
 from deepzero_jax.estimators.chunks import (
     BatchSize,
@@ -39,14 +39,17 @@ from deepzero_jax.estimators.directions import (
     rounding_seed,
     typical_lengths,
 )
+from deepzero_jax.estimators.items import Items
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.probing import Probe, chosen_step
-from deepzero_jax.estimators.ranks import Items, ranked_differences
-from deepzero_jax.estimators.rounding import in_the_mean, is_swallowed, nearest
-from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution
+from deepzero_jax.estimators.ranks import ranked_differences
+from deepzero_jax.estimators.rounding import is_swallowed
+from deepzero_jax.estimators.smoothing import Smoothing, Step
 from deepzero_jax.types import Key, Params, PyTree
 
 DirectionReuse = Literal["difference", "none"]
+# ``(index in the part, the direction) -> (of the loss along it, whether it is dropped)``.
+Difference = Callable[[jax.Array, Drawn], tuple[jax.Array, jax.Array]]
 
 
 def rge(
@@ -165,9 +168,7 @@ class _Randomized:
         pairs = zip(at.leaves, kept, strict=True)
         sizes = [leaf.size if keep is None else jnp.sum(keep) for leaf, keep in pairs]
         lengths = typical_lengths(self.distribution, sizes)
-        base = (
-            propagated(at, self.delta_dtype) if is_propagated else _subtracted(at, steps, lengths)
-        )
+        base = propagated(at, self.delta_dtype) if is_propagated else subtracted(at, steps, lengths)
         asks = base.host_use.asks
         tell_passes(1)
 
@@ -182,15 +183,12 @@ class _Randomized:
         # The last parts may have one direction less; a box is not asked for it.
         own = (self.num_directions - part.first + part.of - 1) // part.of if asks else None
         once = is_propagated and not asks
-        if self.ranked:
-            counts = part.number(jnp.arange(count)) < self.num_directions
-            items = Items(counts, own, self._passes, self.batch_size, once)
-            deltas, lost = ranked_differences(base, draw, steps, items, part)
-            difference = lambda index, drawn: (deltas[index], lost[index])
-            own, passes = None, 0
-        else:
-            difference = lambda index, drawn: self._difference(base, drawn, steps)
-            passes = self._passes
+        passes = self._passes
+        items = Items(count, own, passes, self.batch_size, once)
+        found = self._all_differences(base, draw, steps, items, part)
+        if found is not None:
+            own, passes = None, 0  # nothing is evaluated any more
+        difference = found or (lambda index, drawn: self._difference(base, drawn, steps))
 
         def term(index: jax.Array) -> tuple[Params, jax.Array]:
             """Of this part's direction ``index``, zero from q on; and 1 if it is dropped."""
@@ -214,14 +212,38 @@ class _Randomized:
             grads = at.treedef.unflatten([_if_it_moves(*parts) for parts in whole])
         return (base.value, base.aux), grads
 
+    def _all_differences(
+        self,
+        base: BasePass,
+        draw: Callable[[jax.Array], Drawn],
+        steps: Sequence[Step],
+        items: Items,
+        part: Part,
+    ) -> Difference | None:
+        """Of all directions of a part, where one needs to see the others; None: one by one."""
+        if self.ranked:
+            counts = part.number(jnp.arange(items.number)) < self.num_directions
+            deltas, _ = items.deltas(base, draw, steps)
+            lost = counts & jnp.any(base.host_use.lost(deltas, base.value), axis=1)
+            valid = counts & ~lost if base.host_use.drops else counts
+            ranks = ranked_differences(deltas, valid, part)
+            return lambda index, drawn: (ranks[index], lost[index])
+        share = base.share
+        if share is None or self.central or base.host_use.asks:
+            return None
+        deltas, still = items.deltas(base, draw, steps, with_base=True)
+        return lambda index, drawn: (
+            deltas[index, 0] - share(drawn.along(steps), drawn.seed) * still,
+            jnp.bool_(False),
+        )
+
     def _difference(
         self, base: BasePass, drawn: Drawn, steps: Sequence[Step]
     ) -> tuple[jax.Array, jax.Array]:
         """Of the loss along a direction, and whether it is dropped."""
-        pairs = list(zip(steps, drawn.leaves, strict=True))
-        delta = base.delta([step * u for step, u in pairs], drawn.seed)
+        delta = base.delta(drawn.along(steps), drawn.seed)
         if self.central:
-            delta -= base.delta([-step * u for step, u in pairs], drawn.seed)
+            delta -= base.delta(drawn.along(steps, -1), drawn.seed)
         return base.host_use.kept(delta, base.value), base.host_use.lost(delta, base.value)
 
     def _slopes(
@@ -232,20 +254,6 @@ class _Randomized:
         # Leaves of the same step share one division.
         known = {step: slope(step) for step in steps if isinstance(step, float)}
         return [known[step] if isinstance(step, float) else slope(step) for step in steps]
-
-
-def _subtracted(
-    at: FlatLoss, steps: Sequence[Step], lengths: Sequence[jax.Array | float]
-) -> BasePass:
-    """The loss at the base, and differences as two evaluations subtracted."""
-    check_resolution(steps, at.paths, at.dtypes, at.leaves, lengths=lengths)
-    (value, aux), elsewhere, host_use = evaluated(at)
-
-    def delta(deltas: Sequence[jax.Array], seed: jax.Array | None) -> jax.Array:
-        moved, share = in_the_mean(nearest(at.leaves, deltas), seed)
-        return (wide(elsewhere(at.treedef.unflatten(moved.ahead))) - wide(value)) * share
-
-    return BasePass(value, aux, delta, host_use)
 
 
 def _if_it_moves(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
+from deepzero_jax.split import SplitFunction
 from tests.problems import relative_error
 
 W = np.array([1.5, 2.5, -1.0])
@@ -76,3 +77,42 @@ def test_the_step_that_parameters_of_16_bits_took_divides(dtype, central):
     estimator = dz.cge(smoothing=smoothing, reuse="none", central=central)
     found = jax.jit(dz.value_and_grad(loss, estimator))(w)[1]
     np.testing.assert_array_equal(found.astype(jnp.float32), exact)
+
+
+DEAD_WAYS = {
+    "one by one": dz.cge(smoothing=1e-3, reuse="none", batch_size=1),
+    "in chunks": dz.cge(smoothing=1e-3, reuse="none", batch_size=5),
+    "together": dz.cge(smoothing=1e-3, reuse="none"),
+    "of the end": dz.cge(smoothing=1e-3, reuse="split"),
+    "random": dz.rge(smoothing=1e-3, reuse="none", num_directions=20),
+    "random, in chunks": dz.rge(smoothing=1e-3, reuse="none", num_directions=20, batch_size=6),
+}
+
+
+@pytest.mark.parametrize("level", ["0", "2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("way", DEAD_WAYS)
+def test_what_moves_nothing_has_a_slope_of_zero(way, dtype, level):
+    """XLA rounds inside of a base pass of its own otherwise than inside of the moved ones."""
+    rng = np.random.default_rng(0)
+    x, inner, outer = (jnp.asarray(rng.normal(size=s), dtype) for s in ((6, 5), (5, 4), (4, 3)))
+
+    def hidden(params, carry):
+        # Units that do not fire, whatever moves by a step.
+        dead = jax.nn.relu(x @ params["w"].astype(dtype) + params["b"].astype(dtype))
+        return jax.nn.relu(x @ inner) + dead
+
+    def loss(params, h):
+        dead = jax.nn.relu(h @ params["v"].astype(dtype) - 100)
+        logits = (h @ outer + dead).astype(jnp.float32)
+        return -jnp.mean(jax.nn.log_softmax(logits)[:, 0])
+
+    shapes = {"w": (5, 4), "b": (4,), "v": (4, 3)}
+    params = {name: jnp.asarray(rng.normal(size=shape), "f4") for name, shape in shapes.items()}
+    params["b"] -= 100
+    fun = SplitFunction([hidden, loss], lambda path: path == "v")
+    run = jax.jit(dz.value_and_grad(fun, DEAD_WAYS[way]))
+    options = {"key": jax.random.key(0)} if "random" in way else {}
+    compiled = run.lower(params, **options).compile({"xla_backend_optimization_level": level})
+    for slopes in jax.tree.leaves(compiled(params, **options)[1]):
+        np.testing.assert_array_equal(slopes, 0)

@@ -148,5 +148,7 @@ def test_a_swallowed_step_has_no_slope_however_the_losses_are_rounded(central):
     # Compiled, two losses of one point may differ by a unit in the last place.
     leaf, rounding = jnp.array([1e4]), iter([1.25, 1.5])
     moved_loss = lambda index, value: jnp.float32(next(rounding))
-    slope = passes._quotient(moved_loss, leaf, jnp.float32(1.0), 1e-4, central)
+    slope = passes._quotient(moved_loss, leaf, 1e-4, jnp.float32(1.0), central)
     assert np.isnan(slope(jnp.int32(0)))
+    apart = passes.SlopeFromBase(moved_loss, leaf, 1e-4)
+    assert np.isnan(apart.quotients(jnp.array([1.25]), jnp.float32(1), jnp.array([0])))
