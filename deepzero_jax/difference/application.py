@@ -55,7 +55,7 @@ class Application(NamedTuple):
 
 
 def widened(at: Application) -> Application:
-    """The same application in float32 if it is in float16 or bfloat16."""
+    """The same application in float32 if it is in a type of 16 bits or fewer."""
     if not any(map(is_low, [*at.bases, *at.outputs])):
         return at
     bfloat16 = any(jnp.result_type(value) == jnp.bfloat16 for value in at.bases)

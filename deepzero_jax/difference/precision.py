@@ -1,4 +1,4 @@
-"""Differences of float16 and bfloat16 values are float32: a small step is below their grid.
+"""Differences of values of 16 bits or fewer are float32: a small step is below their grid.
 
 Base values are as the function computes them; deltas of them, and what is evaluated at a
 perturbed point, take no part in that rounding.
@@ -13,7 +13,6 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from deepzero_jax.difference.program import Equation, evaluate, flatten_jaxpr, read
 from deepzero_jax.jaxprs import CALLBACKS
 
-_LOW = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
 # They read the bits of their operands.
 BITS = {"bitcast_convert_type"}
 # They hand their operands to code that expects the types it was written for.
@@ -22,12 +21,16 @@ _FOREIGN = {*CALLBACKS, *BITS, "ffi_call", "custom_partitioning", "call_exported
 
 def is_low(value: jax.typing.ArrayLike) -> bool:
     """Whether a value is of a type too coarse for small differences."""
-    return jnp.result_type(value) in _LOW
+    return _is_low(jnp.result_type(value))
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The type of the deltas of values of a type."""
-    return jnp.dtype(jnp.float32) if dtype in _LOW else dtype
+    return jnp.dtype(jnp.float32) if _is_low(dtype) else dtype
+
+
+def _is_low(dtype: jnp.dtype) -> bool:
+    return jnp.dtype(dtype).itemsize < 4 and jnp.issubdtype(dtype, jnp.floating)
 
 
 def wide(value: jax.Array) -> jax.Array:
@@ -43,7 +46,7 @@ def wide_equation(eqn: Equation) -> Equation:
     """
     if eqn.primitive.name in _FOREIGN:
         raise TypeError(
-            f"the operands of {eqn.primitive.name} that move must not be float16 or bfloat16, "
+            f"the operands of {eqn.primitive.name} that move must not be of 16 bits or fewer, "
             "which hold no small difference; convert them to float32 before the call"
         )
     return eqn._replace(params={name: _wide_param(v) for name, v in eqn.params.items()})

@@ -1,8 +1,8 @@
 """A traced function as a flat list of primitive applications.
 
-Calls (jit, remat, custom derivatives) are inlined, loops of many rows get one test,
-equations on which no output depends are dropped, and equations that depend on no
-unknown input can be hoisted.
+Calls (jit, remat, custom derivatives) are inlined, loops of many rows get one test, choices
+between known cases are made, equations on which no output depends are dropped, and equations that
+depend on no unknown input can be hoisted.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +13,7 @@ from jax.extend import core
 
 from deepzero_jax.callbacks import bind_callback
 from deepzero_jax.cost import Operation, inner_live_bytes, most_alive, size_bytes
+from deepzero_jax.difference.known import chosen_case, known_number
 from deepzero_jax.jaxprs import CALLBACKS, with_one_test
 from deepzero_jax.types import PyTree
 
@@ -105,16 +106,23 @@ class _Builder:
         for eqn in jaxpr.eqns:
             operands = [operand(atom) for atom in eqn.invars]
             inner = eqn.params.get(CALLS.get(eqn.primitive.name, "")) or with_one_test(eqn)
-            if inner is not None:
+            known = [item.value if isinstance(item, Constant) else None for item in operands]
+            number, case = known_number(eqn, known), chosen_case(eqn, known)
+            if number is not None:
+                results: list[Operand] = [Constant(number)]
+            elif case is not None:
+                results = [operands[case]]
+            elif inner is not None:
                 closed = isinstance(inner, core.ClosedJaxpr)
                 body, inner_consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
                 results = self.add(body, inner_consts, operands)
             else:
-                results = [self.fresh() for _ in eqn.outvars]
+                fresh = [self.fresh() for _ in eqn.outvars]
+                results = [*fresh]
                 params = eqn.primitive.get_bind_params(eqn.params)
                 sizes = tuple(size_bytes(var.aval) for var in eqn.outvars)
                 self.equations.append(
-                    Equation(eqn.primitive, params, tuple(operands), tuple(results), sizes)
+                    Equation(eqn.primitive, params, tuple(operands), tuple(fresh), sizes)
                 )
             names.update(zip(eqn.outvars, results, strict=True))
         return [operand(atom) for atom in jaxpr.outvars]

@@ -22,6 +22,7 @@ from deepzero_jax.difference.values import (
     Zero,
     common_channel,
     dense,
+    in_full,
     is_float,
     minus,
     moved_value,
@@ -120,9 +121,28 @@ def gather(at: Application, deltas: list[Delta]) -> list[Delta]:
 
 @rule("concatenate")
 def concatenate(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Deltas side by side."""
-    parts = [dense(d, b) for d, b in zip(deltas, at.bases, strict=True)]
-    return [lax.concatenate(parts, at.params["dimension"])]
+    """Deltas side by side; of one that moves a channel survives, and zeros beside it are one."""
+    dimension, sizes = at.params["dimension"], [b.shape[at.params["dimension"]] for b in at.bases]
+    moving = [place for place, delta in enumerate(deltas) if not isinstance(delta, Zero)]
+    if len(moving) != 1:
+        parts = [dense(d, b) for d, b in zip(deltas, at.bases, strict=True)]
+        return [lax.concatenate(parts, dimension)]
+    (place,) = moving
+    low, high = sum(sizes[:place]), sum(sizes[place + 1 :])
+    delta = in_full(deltas[place], at.bases[place])
+    if isinstance(delta, Channel) and delta.axis == dimension:
+        return [Channel(delta.array, dimension, delta.index + jnp.int32(low))]
+    around = [
+        (low, high, 0) if axis == dimension else (0, 0, 0) for axis in range(at.bases[0].ndim)
+    ]
+    if isinstance(delta, Channel):
+        del around[delta.axis]
+        return [Channel(_padded(delta.array, around), delta.axis, delta.index)]
+    return [_padded(dense(delta, at.bases[place]), around)]
+
+
+def _padded(array: jax.Array, around: list[tuple[int, int, int]]) -> jax.Array:
+    return lax.pad(array, jnp.zeros((), array.dtype), around)
 
 
 @rule("dynamic_update_slice", moving=(0, 1))
@@ -174,7 +194,12 @@ def top_k(at: Application, deltas: list[Delta]) -> list[Delta]:
 
 @rule("stack")
 def stack(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Deltas side by side."""
+    """Deltas side by side; the one that moves is a channel."""
+    moving = [place for place, delta in enumerate(deltas) if not isinstance(delta, Zero)]
+    if len(moving) == 1:
+        (place,) = moving
+        axis = at.params["axis"]
+        return [Channel(dense(deltas[place], at.bases[place]), axis, jnp.int32(place))]
     parts = [dense(d, b) for d, b in zip(deltas, at.bases, strict=True)]
     return [at.eqn.primitive.bind(*parts, **at.params)]
 

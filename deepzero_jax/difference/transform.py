@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from deepzero_jax.difference.base_values import results_of
 from deepzero_jax.difference.interpreter import Passing
-from deepzero_jax.difference.precision import wide, wide_dtype
+from deepzero_jax.difference.precision import is_low, wide, wide_dtype
 from deepzero_jax.difference.program import (
     Program,
     Values,
@@ -41,7 +41,7 @@ def difference(
     Returns:
       ``(fun(*primals), delta)``, two pytrees of the same structure and types. For an
       integer or boolean output the delta is the new value minus the old one, as an int32;
-      for a float16 output it is float32, as float16 holds nothing below 6e-8.
+      for an output of float16 (or eight bits) it is float32, as float16 holds nothing below 6e-8.
 
     Raises:
       TypeError: ``deltas`` are not like ``primals``.
@@ -52,8 +52,10 @@ def difference(
     finite. Infinities that the function itself makes and loses again are no obstacle, and those
     that stay (masked scores, padding) have no difference.
     Departure from a plain subtraction: x + Δ is never rounded to the grid of x, and
-    neither is what follows from it. float16 and bfloat16 steps are propagated in float32,
-    operands of bfloat16 products apart.
+    neither is what follows from it: a cast to a narrower floating-point type and
+    ``lax.reduce_precision`` round the base and let Δ pass, as straight-through gradients do
+    (``jnp.round`` does not). float16 and bfloat16 steps are propagated in float32, operands of
+    bfloat16 products apart.
 
     Example:
       >>> import deepzero_jax as dz, jax.numpy as jnp
@@ -139,7 +141,7 @@ def _check_delta(value: jax.Array, delta: jax.typing.ArrayLike) -> Delta:
         raise TypeError(
             f"a delta must have the shape of its primal, {value.shape}; got {np.shape(delta)}"
         )
-    # In float32 for float16 and bfloat16: a small step must not become zero.
+    # In float32 for types of 16 bits or fewer: a small step must not become zero.
     return jnp.asarray(delta, wide_dtype(value.dtype))
 
 
@@ -148,4 +150,5 @@ def _as_array(delta: Delta, out: jax.Array) -> jax.Array:
         return delta.value.astype(jnp.int32) - out.astype(jnp.int32)
     if isinstance(delta, Zero) and not is_float(out):
         return jnp.zeros(out.shape, jnp.int32)
-    return dense(delta, out).astype(jnp.float32 if out.dtype == jnp.float16 else out.dtype)
+    coarse = out.dtype != jnp.bfloat16 and is_low(out)
+    return dense(delta, out).astype(jnp.float32 if coarse else out.dtype)

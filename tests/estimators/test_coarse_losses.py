@@ -49,6 +49,18 @@ def test_slopes_of_float64_parameters_are_of_float64(x64):
     assert relative_error(found, jax.grad(exact)((W[:1], W[1:]))) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.bfloat16])
+def test_a_cast_rounds_the_base_and_lets_steps_pass(dtype):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=shape), "f4") for shape in ((4, 5), (5, 3)))
+    narrow = lambda a: a.astype(dtype).astype(jnp.float32)
+    loss = lambda w: jnp.sum(
+        jax.lax.dot(x.astype(dtype), w.astype(dtype), preferred_element_type=jnp.float32) ** 2
+    )
+    exact = 2 * narrow(x).T @ (narrow(x) @ narrow(w))
+    assert relative_error(jax.jit(dz.value_and_grad(loss, dz.cge()))(w)[1], exact) < 1e-2
+
+
 @pytest.mark.parametrize("estimator", [dz.cge, dz.rge])
 @pytest.mark.parametrize("central", [False, True])
 def test_a_quotient_of_coarse_losses_does_not_overflow(estimator, central):

@@ -1,6 +1,7 @@
 """Leaves whose passes meet share a loop: the numbers stay, the program shrinks."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -192,6 +193,33 @@ def operands_of_branches(depth):
 @pytest.mark.usefixtures("often")
 def test_a_program_grows_with_the_depth_not_with_its_square():
     assert operands_of_branches(16) < 2.5 * operands_of_branches(8)
+
+
+def standardized(layers):
+    """By ``jnp.var``, which holds NaN for what it would be of no numbers."""
+    x = jax.random.normal(jax.random.key(1), (4, 5))
+    for w in layers:
+        spread = jnp.sqrt(jnp.var(x, 1, keepdims=True) + 1e-5)
+        x = x + jnp.tanh((x - jnp.mean(x, 1, keepdims=True)) / spread @ w)
+    return jnp.mean(x**2)
+
+
+GROWING = {
+    "standardized": standardized,
+    "concatenated": lambda leaves: jnp.sum(jnp.sin(jnp.concatenate(leaves)) ** 2),
+    "stacked": lambda leaves: jnp.sum(jnp.sin(jnp.stack(leaves) @ jnp.ones((5, 2))) ** 2),
+    "ravelled": lambda leaves: jnp.sum(jnp.sin(jax.flatten_util.ravel_pytree(leaves)[0]) ** 2),
+}
+
+
+@pytest.mark.parametrize("kind", GROWING)
+def test_a_program_grows_with_the_leaves_not_with_their_square(kind):
+    def size(number):
+        leaves = [jnp.eye(5) * n for n in range(1, number + 1)]
+        run = dz.value_and_grad(GROWING[kind], dz.cge(smoothing=1e-4))
+        return len(list(equations(jax.make_jaxpr(run)(leaves).jaxpr)))
+
+    assert size(16) < 2.4 * size(8)
 
 
 def test_passes_land_only_where_few_of_them_would_write_zeros():
