@@ -99,9 +99,14 @@ def pad(at: Application, deltas: list[Delta]) -> list[Delta]:
     if isinstance(delta, Channel) and isinstance(around, Zero):
         low, high, inner = config.pop(delta.axis)
         if low >= 0 and high >= 0 and inner == 0:
-            index = delta.index if low == 0 else delta.index + jnp.int32(low)
+            index = _shifted(delta.index, low)
             return [Channel(lax.pad(delta.array, zero, config), delta.axis, index)]
     return [lax.pad(dense(delta, at.bases[0]), zero, at.params["padding_config"])]
+
+
+def _shifted(index: jax.Array, by: int) -> jax.Array:
+    """The index, itself where it is not shifted: channels of one index are known by it."""
+    return index if by == 0 else index + jnp.int32(by)
 
 
 @rule("rev", "cumsum", "reduce_window_sum", "dynamic_slice", "tile", takes="channel", moving=(0,))
@@ -131,7 +136,7 @@ def concatenate(at: Application, deltas: list[Delta]) -> list[Delta]:
     low, high = sum(sizes[:place]), sum(sizes[place + 1 :])
     delta = in_full(deltas[place], at.bases[place])
     if isinstance(delta, Channel) and delta.axis == dimension:
-        return [Channel(delta.array, dimension, delta.index + jnp.int32(low))]
+        return [Channel(delta.array, dimension, _shifted(delta.index, low))]
     around = [
         (low, high, 0) if axis == dimension else (0, 0, 0) for axis in range(at.bases[0].ndim)
     ]
