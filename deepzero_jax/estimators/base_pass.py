@@ -25,7 +25,7 @@ from deepzero_jax.difference.program import (
 from deepzero_jax.difference.values import ZERO, Delta, dense
 from deepzero_jax.estimators.host_use import HostUse
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
-from deepzero_jax.estimators.rounding import Rounded, in_the_mean, nearest, steps_rounded_by
+from deepzero_jax.estimators.rounding import in_the_mean, nearest, steps_rounded_by
 from deepzero_jax.estimators.smoothing import Smoothing, Step, check_resolution, leaf_steps
 from deepzero_jax.types import Params, PyTree
 
@@ -93,7 +93,7 @@ class BasePass(NamedTuple):
         that of a random direction, see ``rounding.in_the_mean``, or None.
       host_use: what the loss asks of the host.
       course: what the differences are propagated through, if they are.
-      share: ``(deltas, seed) -> factor`` of the loss at the base in ``delta``, where two
+      shared: ``(deltas, seed) -> (delta, factor of the loss at the base in it)``, where two
         evaluations are subtracted; else None.
     """
 
@@ -102,7 +102,9 @@ class BasePass(NamedTuple):
     delta: Callable[[Sequence[PyTree], jax.Array | None], jax.Array]
     host_use: HostUse = HostUse()
     course: "Course | None" = None
-    share: Callable[[Sequence[jax.Array], jax.Array | None], jax.Array] | None = None
+    shared: (
+        Callable[[Sequence[jax.Array], jax.Array | None], tuple[jax.Array, jax.Array]] | None
+    ) = None
 
 
 class Course(NamedTuple):
@@ -155,15 +157,12 @@ def subtracted(
     check_resolution(steps, at.paths, at.dtypes, at.leaves, lengths=lengths)
     (value, aux), elsewhere, host_use = evaluated(at)
 
-    def moved(deltas: Sequence[jax.Array], seed: jax.Array | None) -> tuple[Rounded, jax.Array]:
-        found, share = in_the_mean(nearest(at.leaves, deltas), seed)
-        return found, jnp.asarray(share)
+    def shared(deltas: Sequence[jax.Array], seed: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        moved, share = in_the_mean(nearest(at.leaves, deltas), seed)
+        change = wide(elsewhere(at.treedef.unflatten(moved.ahead))) - wide(value)
+        return change * share, jnp.asarray(share)
 
-    def delta(deltas: Sequence[jax.Array], seed: jax.Array | None) -> jax.Array:
-        there, share = moved(deltas, seed)
-        return (wide(elsewhere(at.treedef.unflatten(there.ahead))) - wide(value)) * share
-
-    return BasePass(value, aux, delta, host_use, share=lambda *way: moved(*way)[1])
+    return BasePass(value, aux, lambda *way: shared(*way)[0], host_use, shared=shared)
 
 
 def evaluated(at: FlatLoss) -> tuple[ValueAndAux, Callable[[Params], jax.Array], HostUse]:

@@ -27,6 +27,8 @@ Carry = TypeVar("Carry", bound=PyTree)
 RunChunk = Callable[[jax.Array, Carry], Carry]
 _LARGEST_CHUNK = 1024
 _AUTO = re.compile(r"auto(?:/([1-9]\d*))?")
+
+
 _advance: ContextVar[Callable[[int], None] | None] = ContextVar("advance", default=None)
 
 
@@ -121,7 +123,6 @@ def map_valid(
     hoist: bool = False,
     exact: bool = False,
     length: jax.Array | int | None = None,
-    tell: jax.Array | int = 0,
 ) -> jax.Array:
     """Maps a scalar function over the valid indices, a chunk at a time.
 
@@ -134,7 +135,6 @@ def map_valid(
       hoist: do what does not depend on the index once, before the loop.
       exact: never evaluate padding, not even to fill up a chunk; smaller chunks do the rest.
       length: number of valid indices, where it is known.
-      tell: how many of them ``counting_passes`` is told of.
 
     Returns:
       [n]; padding holds zeros or what ``fun`` gives there. Chunks run up to the last valid
@@ -155,8 +155,6 @@ def map_valid(
 
         def run_chunk(start: jax.Array, results: jax.Array) -> jax.Array:
             part = lax.dynamic_slice(padded, (start,), (size,))
-            if not isinstance(tell, int) or tell:
-                tell_passes(jnp.clip(tell - start, 0, size))
             return lax.dynamic_update_slice(results, run_part(part), (start,))
 
         return run_chunk

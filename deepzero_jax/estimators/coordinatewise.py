@@ -169,7 +169,8 @@ class _Coordinatewise:
         self, position: int, passes: Passes, leaf: jax.Array, indices: Array, early: bool
     ) -> OneLeaf:
         """With ``early``, what does not depend on the index is evaluated while it is traced."""
-        slope = passes.slopes[position]
+        # An array of nothing has padding alone.
+        slope = passes.slopes[position] if leaf.size else lambda index: jnp.zeros(())
         example, count = varying_like(jnp.int32(0), indices), np.shape(indices)[0]
         one = Hoisted(slope, example) if early and count else slope
         chunk = 1

@@ -1,6 +1,6 @@
 """Randomised gradient estimation: finite differences along random directions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.counts import check_count
-from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
     BasePass,
@@ -20,16 +20,7 @@ from deepzero_jax.estimators.base_pass import (
     propagated,
     subtracted,
 )
-from deepzero_jax.estimators.chunks import (
-    BatchSize,
-    RunChunk,
-    check_batch_size,
-    chunk_size,
-    repeat,
-    run_exactly,
-    tell_passes,
-    varying_like_chunks,
-)
+from deepzero_jax.estimators.chunks import BatchSize, check_batch_size, chunk_size, tell_passes
 from deepzero_jax.estimators.contract import DirectionEstimator, Part
 from deepzero_jax.estimators.directions import (
     Distribution,
@@ -39,17 +30,15 @@ from deepzero_jax.estimators.directions import (
     rounding_seed,
     typical_lengths,
 )
-from deepzero_jax.estimators.items import Items
 from deepzero_jax.estimators.loss import Loss, ValueAndAux
 from deepzero_jax.estimators.probing import Probe, chosen_step
-from deepzero_jax.estimators.ranks import ranked_differences
+from deepzero_jax.estimators.ranks import Items, ranked_differences
 from deepzero_jax.estimators.rounding import is_swallowed
 from deepzero_jax.estimators.smoothing import Smoothing, Step
+from deepzero_jax.estimators.terms import Term, sum_terms
 from deepzero_jax.types import Key, Params, PyTree
 
 DirectionReuse = Literal["difference", "none"]
-# ``(index in the part, the direction) -> (of the loss along it, whether it is dropped)``.
-Difference = Callable[[jax.Array, Drawn], tuple[jax.Array, jax.Array]]
 
 
 def rge(
@@ -169,7 +158,7 @@ class _Randomized:
         sizes = [leaf.size if keep is None else jnp.sum(keep) for leaf, keep in pairs]
         lengths = typical_lengths(self.distribution, sizes)
         base = propagated(at, self.delta_dtype) if is_propagated else subtracted(at, steps, lengths)
-        asks = base.host_use.asks
+        asks, value = base.host_use.asks, wide(base.value)
         tell_passes(1)
 
         def draw(index: jax.Array) -> Drawn:
@@ -183,59 +172,45 @@ class _Randomized:
         # The last parts may have one direction less; a box is not asked for it.
         own = (self.num_directions - part.first + part.of - 1) // part.of if asks else None
         once = is_propagated and not asks
-        passes = self._passes
-        items = Items(count, own, passes, self.batch_size, once)
-        found = self._all_differences(base, draw, steps, items, part)
-        if found is not None:
-            own, passes = None, 0  # nothing is evaluated any more
-        difference = found or (lambda index, drawn: self._difference(base, drawn, steps))
+        shared = None if asks or self.central or self.ranked else base.shared
+        if self.ranked:
+            counts = part.number(jnp.arange(count)) < self.num_directions
+            items = Items(counts, own, self._passes, self.batch_size, once)
+            deltas, lost = ranked_differences(base, draw, steps, items, part)
+            difference = lambda index, drawn: (deltas[index], lost[index])
+            own, passes = None, 0
+        else:
+            difference = lambda index, drawn: self._difference(base, drawn, steps)
+            passes = self._passes
 
-        def term(index: jax.Array) -> tuple[Params, jax.Array]:
-            """Of this part's direction ``index``, zero from q on; and 1 if it is dropped."""
+        def term(index: jax.Array) -> Term:
             drawn = draw(index)
-            delta, lost = difference(index, drawn)
-            slopes = self._slopes(delta, steps, drawn.counts)
-            parts = [
+            along = lambda delta: [
                 (drawn.factor * s * u).astype(wide_dtype(u.dtype))
-                for s, u in zip(slopes, drawn.leaves, strict=True)
+                for s, u in zip(self._slopes(delta, steps, drawn.counts), drawn.leaves, strict=True)
             ]
-            return at.treedef.unflatten(parts), (lost & drawn.counts).astype(jnp.int32)
+            if shared is None:
+                delta, lost = difference(index, drawn)
+                return Term(along(delta), (lost & drawn.counts).astype(jnp.int32))
+            # What does not count stays at the base.
+            delta, share = shared(drawn.along(steps, drawn.counts), drawn.seed)
+            still = jnp.where(drawn.counts, 0, delta).astype(value.dtype)
+            num_still = 1 - drawn.counts.astype(jnp.int32)
+            return Term(along(delta), jnp.int32(0), along(share), still, num_still)
 
         one = Hoisted(term, jnp.int32(0)) if once else term
         chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
-        total, lost = _sum_terms(term, (params, jnp.int32(0)), count, chunk, own, passes)
-        base.host_use.tell(lost)
-        divided = lambda g, leaf: (g / self.num_directions).astype(jnp.result_type(leaf))
-        grads = jax.tree.map(divided, total, params)
+        like = Term(at.leaves, jnp.int32(0))
+        if shared is not None:
+            like = Term(at.leaves, jnp.int32(0), at.leaves, value, jnp.int32(0))
+        total = sum_terms(term, like, count, chunk, own, passes)
+        base.host_use.tell(total.lost)
+        divided = lambda g, leaf: (g / self.num_directions).astype(leaf.dtype)
+        grads = [divided(*pair) for pair in zip(total.from_base(), at.leaves, strict=True)]
         if not is_propagated:
-            whole = zip(jax.tree.leaves(grads), at.leaves, steps, lengths, kept, strict=True)
-            grads = at.treedef.unflatten([_if_it_moves(*parts) for parts in whole])
-        return (base.value, base.aux), grads
-
-    def _all_differences(
-        self,
-        base: BasePass,
-        draw: Callable[[jax.Array], Drawn],
-        steps: Sequence[Step],
-        items: Items,
-        part: Part,
-    ) -> Difference | None:
-        """Of all directions of a part, where one needs to see the others; None: one by one."""
-        if self.ranked:
-            counts = part.number(jnp.arange(items.number)) < self.num_directions
-            deltas, _ = items.deltas(base, draw, steps)
-            lost = counts & jnp.any(base.host_use.lost(deltas, base.value), axis=1)
-            valid = counts & ~lost if base.host_use.drops else counts
-            ranks = ranked_differences(deltas, valid, part)
-            return lambda index, drawn: (ranks[index], lost[index])
-        share = base.share
-        if share is None or self.central or base.host_use.asks:
-            return None
-        deltas, still = items.deltas(base, draw, steps, with_base=True)
-        return lambda index, drawn: (
-            deltas[index, 0] - share(drawn.along(steps), drawn.seed) * still,
-            jnp.bool_(False),
-        )
+            whole = zip(grads, at.leaves, steps, lengths, kept, strict=True)
+            grads = [_if_it_moves(*parts) for parts in whole]
+        return (base.value, base.aux), at.treedef.unflatten(grads)
 
     def _difference(
         self, base: BasePass, drawn: Drawn, steps: Sequence[Step]
@@ -266,36 +241,3 @@ def _if_it_moves(
     """Slopes, NaN where a step of this length does not move a number, as that of ``cge`` is."""
     stuck = is_swallowed(leaf, jnp.asarray(step * length, leaf.dtype))
     return jnp.where(stuck if kept is None else stuck & kept, jnp.nan, slopes)
-
-
-def _sum_terms(
-    term: Callable[[jax.Array], PyTree],
-    like: PyTree,
-    num_directions: int,
-    chunk: int,
-    exactly: jax.Array | int | None,
-    passes: int,
-) -> PyTree:
-    """The sum of terms, in chunks; the last is filled up with zeros, unless ``exactly`` many.
-
-    Each takes so many ``passes``. What is ``like`` a leaf of 16 bits is summed in 32.
-    """
-
-    def chunks_of(size: int) -> RunChunk[PyTree]:
-        def add_chunk(start: jax.Array, total: PyTree) -> PyTree:
-            if passes:
-                tell_passes(passes * jnp.minimum(size, num_directions - start))
-            if size == 1:
-                return jax.tree.map(jnp.add, total, term(start))
-            terms = jax.vmap(term)(start + jnp.arange(size))
-            return jax.tree.map(lambda t, new: t + jnp.sum(new, 0, t.dtype), total, terms)
-
-        return add_chunk
-
-    zeros = jax.tree.map(lambda a: jnp.zeros_like(a, wide_dtype(jnp.result_type(a))), like)
-    if exactly is not None:
-        return run_exactly(chunks_of, exactly, num_directions, chunk, zeros)
-    add_chunk = chunks_of(chunk)
-    zeros = varying_like_chunks(add_chunk, zeros)
-    num_chunks = -(-num_directions // chunk)
-    return repeat(num_chunks, lambda i, total: add_chunk(i * chunk, total), zeros)

@@ -1,30 +1,82 @@
 """Centred ranks in place of losses."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.difference.program import Hoisted
+from deepzero_jax.estimators.base_pass import BasePass
+from deepzero_jax.estimators.chunks import BatchSize, chunk_size, map_valid, tell_passes
 from deepzero_jax.estimators.contract import Part
+from deepzero_jax.estimators.directions import Drawn
+from deepzero_jax.estimators.smoothing import Step
 from deepzero_jax.types import Array
 
 
-def ranked_differences(deltas: jax.Array, valid: jax.Array, part: Part) -> jax.Array:
-    """Differences of ranks along the directions of a part, to the other side or the middle.
+class Items(NamedTuple):
+    """What a part evaluates.
+
+    Attributes:
+      counts: bool [n], its directions; false for what fills it up to the size of the largest.
+      own: of this part, where no other may be evaluated; None: those that fill up may.
+      passes: for each direction, 2 where it is central.
+      batch_size: passes side by side.
+      hoist: do what depends on no direction once.
+    """
+
+    counts: jax.Array
+    own: jax.Array | int | None
+    passes: int
+    batch_size: BatchSize
+    hoist: bool
+
+
+def ranked_differences(
+    base: BasePass,
+    draw: Callable[[jax.Array], Drawn],
+    steps: Sequence[Step],
+    items: Items,
+    part: Part,
+) -> tuple[jax.Array, jax.Array]:
+    """Differences of ranks along the directions of a part, and which of them are dropped.
 
     Args:
-      deltas: [n, 1 or 2 sides] of the moved losses.
-      valid: bool [n], directions that count.
+      base: from which is moved.
+      draw: a direction of the part.
+      steps: along it, of each leaf.
+      items: what is evaluated.
       part: whose losses are ranked among those of all.
 
     Returns:
-      [n]; 0 where a direction does not count.
+      [n] differences, from one side to the other or to the middle, and bool [n].
     """
+    counts, passes = items.counts, items.passes
+    count = counts.shape[0]
+
+    def moved(item: jax.Array) -> jax.Array:
+        drawn = draw(item // passes)
+        sign = jnp.where(item % passes == 0, 1, -1)
+        return base.delta(drawn.along(steps, sign), drawn.seed)
+
+    one = Hoisted(moved, jnp.int32(0)) if items.hoist else moved
+    chunk = chunk_size(items.batch_size, one, jnp.int32(0))
+    length = (count if items.own is None else items.own) * passes
+    places = jnp.arange(count * passes, dtype=jnp.int32)
+    options: dict[str, Any] = {"hoist": items.hoist, "exact": items.own is not None}
+    dtype = wide_dtype(base.value.dtype)
+    found = map_valid(moved, places, places, chunk, dtype, length=length, **options)
+    tell_passes(length)
+    deltas = found.reshape(count, passes)
+    lost = counts & jnp.any(base.host_use.lost(deltas, base.value), axis=1)
+    valid = counts & ~lost if base.host_use.drops else counts
     every = part.gather(jnp.broadcast_to(valid[:, None], deltas.shape))
     ranks = centred_ranks(deltas, part.gather(deltas).ravel(), every.ravel())
-    difference = ranks[:, 0] - ranks[:, 1] if deltas.shape[1] == 2 else ranks[:, 0]
-    return jnp.where(valid, difference, 0)
+    difference = ranks[:, 0] - ranks[:, 1] if passes == 2 else ranks[:, 0]
+    return jnp.where(valid, difference, 0), lost
 
 
 def centred_ranks(losses: Array, among: Array, counts: Array) -> Any:

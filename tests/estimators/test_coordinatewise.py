@@ -142,3 +142,13 @@ def test_split_does_a_quarter_of_the_multiply_adds_on_resnet20():
     # The carries are closed over, so a trace of one suffix counts that suffix alone.
     print(f"multiply-adds of a dense step and image: none {none:.4g}, split {split:.4g}")
     assert split <= none / 4
+
+
+@pytest.mark.parametrize("reuse", ["difference", "none"])
+def test_padding_of_a_leaf_without_scalars_is_padding(reuse):
+    params = {"w": jnp.ones(2), "nothing": jnp.zeros(0)}
+    coordinates = {"w": jnp.arange(2), "nothing": jnp.zeros(1, jnp.int32)}
+    vg = dz.value_and_grad(lambda p: jnp.sum(p["w"] ** 2), dz.cge(smoothing=1e-4, reuse=reuse))
+    grads = vg(params, coordinates=coordinates)[1]
+    np.testing.assert_allclose(grads["w"], 2, rtol=1e-3)
+    assert grads["nothing"].shape == (0,)
