@@ -8,10 +8,11 @@ its last solution judged once by the test score. Each of these runs is kept in t
 runs when it ends: the same command after an interruption goes on with the next one.
 """
 
+import gc
 import itertools
 import zlib
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
@@ -84,7 +85,12 @@ class _Search:
         return jax.lax.fori_loop(first, last, step, (state, jnp.float32(0)))
 
 
-_searches = cache(_Search)
+@lru_cache(maxsize=1)
+def _made(name: str, method: str, fixed: tuple[tuple[str, object], ...]) -> _Search:
+    # Programs of methods that were compiled before stay in memory otherwise: 10 GB in an hour.
+    jax.clear_caches()
+    gc.collect()
+    return _Search(name, method, fixed)
 
 
 def search(name: str, method: str, settings: Json, budget: int, seed: int) -> Json:
@@ -96,7 +102,7 @@ def search(name: str, method: str, settings: Json, budget: int, seed: int) -> Js
     numbers = {key: value for key, value in settings.items() if isinstance(value, float)}
     fixed = tuple((key, value) for key, value in settings.items() if key not in numbers)
     numbers["budget"] = float(budget)
-    run = _searches(name, method, fixed)
+    run = _made(name, method, fixed)
     num_steps = max(1, budget // run.of(numbers).queries)
     keys = jax.random.split(jax.random.key(seed), 3)
     state, asked = run.begin(keys[1], run.on.init(keys[0]), numbers), 0.0
