@@ -1,4 +1,7 @@
+import ctypes
+import gc
 import os
+import resource
 from pathlib import Path
 
 # Two test processes share the machine; XLA must not start a compilation cache of its own.
@@ -11,6 +14,8 @@ from deepzero_jax.platform import collect_rarely
 
 # Code is generated a third faster, and rounds otherwise where two programs compute the same.
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+# Of a test process, in bytes, at the end of a file.
+MOST_MEMORY = 2e9
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,6 +37,18 @@ def pytest_configure(config):
     if "not thorough" in chosen and jax.__version_info__ < (0, 11):  # later ones have no such flag
         flags += [OLD_EMITTERS]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def give_memory_back():
+    """Compiled programs stay in the caches of JAX: 5 GB at the end of the tests, twice."""
+    yield
+    statm = Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * resource.getpagesize() > MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
 
 
 @pytest.fixture
