@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,6 +52,8 @@ class Endpoint:
         # One for each call that is on its way: to give one up is to close its connections.
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._idle.put(self._connect())
+        # One that is left is closed without a warning of Python's.
+        weakref.finalize(self, _close, self._idle)
 
     def __reduce__(self) -> tuple[PyTree, ...]:
         return Endpoint, self._made_of
@@ -66,9 +69,7 @@ class Endpoint:
 
     def close(self) -> None:
         """Closes the connections; the next call opens others."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().close()
+        _close(self._idle)
 
     def __call__(self, *inputs: PyTree) -> np.ndarray:
         """The answers to samples [n, …]: one array, several, or one dictionary by name."""
@@ -129,6 +130,12 @@ class Endpoint:
             return json.loads(text.removeprefix("\ufeff"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{self._url} answered no JSON: {_short(text)}") from error
+
+
+def _close(clients: "queue.SimpleQueue[Any]") -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            clients.get_nowait().close()
 
 
 def _check_url(url: str) -> None:

@@ -1,5 +1,6 @@
 """Endpoints as people have them."""
 
+import gc
 import json
 import socket
 import threading
@@ -25,10 +26,15 @@ def tensor(name, datatype="FP32", data=(1.0,), shape=(1, 1)):
 
 
 @contextmanager
-def server(answer):
-    """A server on loopback; ``answer(body) -> (status, headers, bytes or parts of them)``."""
+def server(answer, protocol="HTTP/1.0"):
+    """A server on loopback; ``answer(body) -> (status, headers, bytes or parts of them)``.
+
+    In HTTP/1.1 it keeps connections open.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = protocol
+
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, headers, content = answer(body)
@@ -72,6 +78,18 @@ def test_a_plain_endpoint_answers():
     with server(lambda body: as_json({"outputs": squares(np.array(body["inputs"])).tolist()})) as u:
         box = dz.black_box(http_endpoint(u), (1,))
         assert box(jnp.ones((2, 3))).tolist() == [[3.0], [3.0]]
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_an_endpoint_that_is_left_closes_its_connections(in_a_cycle):
+    answer = lambda body: as_json({"outputs": [0.0] * len(body["inputs"])})
+    with server(answer, "HTTP/1.1") as url:
+        left = [http_endpoint(url)]
+        left[0](np.zeros((2, 3)))
+        if in_a_cycle:
+            left.append(left)
+        del left
+        gc.collect()  # pytest fails where Python warns of a socket
 
 
 def test_an_endpoint_of_instances_answers():
