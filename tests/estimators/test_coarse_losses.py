@@ -102,7 +102,7 @@ DEAD_WAYS = {
 }
 
 
-@pytest.mark.parametrize("level", few(["0", "2"]))
+@pytest.mark.parametrize("level", few(["2", "0"]))
 @pytest.mark.parametrize("dtype", few(["bfloat16", "float32"]))
 @pytest.mark.parametrize("way", DEAD_WAYS)
 def test_what_moves_nothing_has_a_slope_of_zero(way, dtype, level):
@@ -127,5 +127,7 @@ def test_what_moves_nothing_has_a_slope_of_zero(way, dtype, level):
     run = jax.jit(dz.value_and_grad(fun, DEAD_WAYS[way]))
     options = {"key": jax.random.key(0)} if "random" in way else {}
     compiled = run.lower(params, **options).compile({"xla_backend_optimization_level": level})
+    # The sum over directions of what the two programs differ by is taken off: up to its rounding.
+    most = 1e-10 if "random" in way else 0
     for slopes in jax.tree.leaves(compiled(params, **options)[1]):
-        np.testing.assert_array_equal(slopes, 0)
+        np.testing.assert_allclose(slopes, 0, atol=most)
