@@ -185,18 +185,16 @@ class _Randomized:
 
         def term(index: jax.Array) -> Term:
             drawn = draw(index)
-            along = lambda delta: [
-                (drawn.factor * s * u).astype(wide_dtype(u.dtype))
-                for s, u in zip(self._slopes(delta, steps, drawn.counts), drawn.leaves, strict=True)
-            ]
             if shared is None:
                 delta, lost = difference(index, drawn)
-                return Term(along(delta), (lost & drawn.counts).astype(jnp.int32))
+                return Term(
+                    self._parts(delta, steps, drawn), (lost & drawn.counts).astype(jnp.int32)
+                )
             # What does not count stays at the base.
             delta, share = shared(drawn.along(steps, drawn.counts), drawn.seed)
             still = jnp.where(drawn.counts, 0, delta).astype(value.dtype)
-            num_still = 1 - drawn.counts.astype(jnp.int32)
-            return Term(along(delta), jnp.int32(0), along(share), still, num_still)
+            parts, shares = (self._parts(of, steps, drawn) for of in (delta, share))
+            return Term(parts, jnp.int32(0), shares, still, (~drawn.counts).astype(jnp.int32))
 
         one = Hoisted(term, jnp.int32(0)) if once else term
         chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
@@ -220,6 +218,14 @@ class _Randomized:
         if self.central:
             delta -= base.delta(drawn.along(steps, -1), drawn.seed)
         return base.host_use.kept(delta, base.value), base.host_use.lost(delta, base.value)
+
+    def _parts(self, delta: jax.Array, steps: Sequence[Step], drawn: Drawn) -> list[jax.Array]:
+        """What a difference along a direction adds to the gradient, by leaf."""
+        slopes = self._slopes(delta, steps, drawn.counts)
+        return [
+            (drawn.factor * s * u).astype(wide_dtype(u.dtype))
+            for s, u in zip(slopes, drawn.leaves, strict=True)
+        ]
 
     def _slopes(
         self, delta: jax.Array, steps: Sequence[Step], counts: jax.Array
