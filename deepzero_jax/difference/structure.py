@@ -13,6 +13,7 @@ from deepzero_jax.difference.application import (
     widened,
 )
 from deepzero_jax.difference.edges import with_stand_ins
+from deepzero_jax.difference.program import apply
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.signs import Signs
 from deepzero_jax.difference.values import (
@@ -109,19 +110,32 @@ def _shifted(index: jax.Array, by: int) -> jax.Array:
     return index if by == 0 else index + jnp.int32(by)
 
 
-@rule("rev", "cumsum", "reduce_window_sum", "dynamic_slice", "tile", takes="channel", moving=(0,))
+@rule("rev", "cumsum", "reduce_window_sum", "tile", takes="channel", moving=(0,))
 def linear(at: Application, delta: Channel) -> None:
     """Linear in the first operand; a channel becomes dense."""
 
 
-@rule("gather", moving=(0,))
-def gather(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Linear; indices out of range are filled, and the fill has no delta."""
-    params = dict(at.params)
+@rule("dynamic_slice", "dynamic_update_slice", "gather", moved=True)
+@rule("scatter", "scatter-add", "scatter-sub", moved=True)
+def at_places(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """Linear in what is read or written; what is overwritten loses its delta.
+
+    Where the places move, the delta is that of the base values, at the new places and at the
+    old, and their own deltas at the new. What lies out of range may be filled, and the fill has
+    no delta. Not what ``.at[].apply`` makes of the operand, a ``scatter`` by a function of its own.
+    """
+    name, params = at.eqn.primitive.name, dict(at.params)
+    if name == "scatter" and params["update_jaxpr"] is not None:
+        return evaluate_and_subtract(at, deltas)
     if params.get("fill_value") is not None:
         params["fill_value"] = 0
-    operand = dense(deltas[0], at.bases[0])
-    return [at.eqn.primitive.bind(operand, *at.bases[1:], **params)]
+    pairs = list(zip(deltas, at.bases, strict=True))
+    moved = [dense(d, b) if is_float(b) else moved_value(d, b) for d, b in pairs]
+    result = at.eqn.primitive.bind(*moved, **params)
+    if not any(isinstance(delta, Moved) for delta in deltas):
+        return [result]
+    elsewhere = [b if is_float(b) else moved_value(d, b) for d, b in pairs]
+    return [minus(apply(at.eqn, elsewhere)[0], at.outputs[0]) + result]
 
 
 @rule("concatenate")
@@ -148,25 +162,6 @@ def concatenate(at: Application, deltas: list[Delta]) -> list[Delta]:
 
 def _padded(array: jax.Array, around: list[tuple[int, int, int]]) -> jax.Array:
     return lax.pad(array, jnp.zeros((), array.dtype), around)
-
-
-@rule("dynamic_update_slice", moving=(0, 1))
-def dynamic_update_slice(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Linear in operand and update."""
-    operand, update = (dense(d, b) for d, b in zip(deltas[:2], at.bases[:2], strict=True))
-    return [at.eqn.primitive.bind(operand, update, *at.bases[2:], **at.params)]
-
-
-@rule("scatter", "scatter-add", "scatter-sub", moving=(0, 2))
-def scatter(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """Linear in operand and updates: what is overwritten loses its delta.
-
-    Not what ``.at[].apply`` makes of the operand, a ``scatter`` by a function of its own.
-    """
-    if at.eqn.primitive.name == "scatter" and at.params["update_jaxpr"] is not None:
-        return evaluate_and_subtract(at, deltas)
-    operand, updates = (dense(deltas[i], at.bases[i]) for i in (0, 2))
-    return [at.eqn.primitive.bind(operand, at.bases[1], updates, **at.params)]
 
 
 @rule("fft", takes="channel", moving=(0,))

@@ -90,6 +90,25 @@ STRUCTURE = {
 }
 
 
+def largest(x):
+    return jnp.argmax(x[:, 0, 0])
+
+
+# What is read or written at places that themselves move.
+PLACES = {
+    "take at places": lambda x: jnp.take_along_axis(x, jnp.argsort(x, 1), 1),
+    "take at places, filled": lambda x: x.at[3 + largest(x) + jnp.arange(3)].get(
+        mode="fill", fill_value=2.0
+    ),
+    "slice at a place": lambda x: lax.dynamic_slice(x, (largest(x), 0, 2), (1, 3, 4)),
+    "update at a place": lambda x: lax.dynamic_update_index_in_dim(x, x[:1] * 2, largest(x), 0),
+    "set at places": lambda x: x.at[largest(x)].set(jnp.sin(x[1])),
+    "add at places": lambda x: x.at[largest(x)].add(jnp.sin(x[1])),
+    "take away at places": lambda x: x.at[largest(x)].subtract(x[1]),
+    "still numbers at a place": lambda x: x[0] * jnp.linspace(1, 3, 4)[largest(x)],
+}
+
+
 def turn(body, x):
     return lax.fori_loop(0, 3, lambda i, v: body(v), x)
 
@@ -127,7 +146,7 @@ def doubled(x):
 
 doubled.defvjp(lambda x: (2 * x * x, x), lambda x, g: (g,))
 CONTROL["custom_vjp"] = doubled
-FUNCTIONS = {**REDUCTIONS, **STRUCTURE, **CONTROL}
+FUNCTIONS = {**REDUCTIONS, **STRUCTURE, **PLACES, **CONTROL}
 
 
 def block(seed=0, dtype=None):
@@ -177,6 +196,21 @@ def test_elementwise_differences_do_not_cancel_in_float32(name):
 def test_functions_of_arrays_are_exact(name, size):
     atol = 1e-13 + 1e-9 * size
     assert_difference(FUNCTIONS[name], block(), size * block(1), rtol=1e-7, atol=atol)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("name", PLACES)
+def test_values_at_places_that_may_move_do_not_cancel_in_float32(name, elsewhere):
+    fun = PLACES[name]
+    x, delta = block().at[2, 0, 0].set(2.0), (1e-5 * block(1)).at[2, 0, 0].set(-3e-5)
+    if elsewhere:  # another one is so near that the step makes it the largest
+        x, delta = x.at[0, 0, 0].set(2.0 - 1e-5), delta.at[0, 0, 0].set(0)
+    _, got = dz.difference(fun, (x,), (delta,))
+    with jax.enable_x64(True):
+        x, delta = jnp.asarray(x, float), jnp.asarray(delta, float)
+        expected = fun(x + delta) - fun(x)
+        assert elsewhere == bool(largest(x + delta) != largest(x))
+    np.testing.assert_allclose(got, expected, 1e-5, 1e-11)
 
 
 @pytest.mark.usefixtures("x64")
