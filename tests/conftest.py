@@ -14,6 +14,10 @@ from deepzero_jax.platform import collect_rarely
 
 # Code is generated a third faster, and rounds otherwise where two programs compute the same.
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+# One program as users have it, as ``compile`` takes it.
+AS_USERS: dict[str, str | bool] = {"xla_backend_optimization_level": "2"}
+if jax.__version_info__ < (0, 11):
+    AS_USERS["xla_cpu_use_fusion_emitters"] = True
 # Of a test process, in bytes, at the end of a file.
 MOST_MEMORY = 2e9
 ROOT = Path(__file__).resolve().parents[1]

@@ -191,7 +191,7 @@ def _direction_points(
         found = _checked(losses, 1 + num * (2 if central else 1), settings["ranked"])
         moved = (found[1:] - found[0]) * np.tile(share, 2 if central else 1)
         if settings["ranked"]:
-            moved = centred_ranks(moved, moved, np.ones(len(moved), bool))
+            moved = centred_ranks(moved, np.ones(len(moved), bool))
         deltas = (moved[:num] - moved[num:]) / 2 if central else moved
         scaled = deltas * np.broadcast_to(np.asarray(factors, np.float64), (num,)) / num
         grads = [

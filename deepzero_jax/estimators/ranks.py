@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.program import Hoisted
@@ -74,29 +75,40 @@ def ranked_differences(
     lost = counts & jnp.any(base.host_use.lost(deltas, base.value), axis=1)
     valid = counts & ~lost if base.host_use.drops else counts
     every = part.gather(jnp.broadcast_to(valid[:, None], deltas.shape))
-    ranks = centred_ranks(deltas, part.gather(deltas).ravel(), every.ravel())
+    among = part.gather(deltas)
+    of_all = centred_ranks(among.ravel(), every.ravel()).reshape(among.shape)
+    ranks = lax.dynamic_index_in_dim(of_all, part.first, keepdims=False)
     difference = ranks[:, 0] - ranks[:, 1] if passes == 2 else ranks[:, 0]
     return jnp.where(valid, difference, 0), lost
 
 
-def centred_ranks(losses: Array, among: Array, counts: Array) -> Any:
-    """Places of losses in the order of some, from −½ for the least to ½ for the largest.
+def centred_ranks(losses: Array, counts: Array) -> Any:
+    """Places of losses in their order, from −½ for the least to ½ for the largest.
 
     Equal losses share the mean of their places. NaN if one of those that count is NaN.
 
     Args:
-      losses: of any shape.
-      among: [n], the losses that are compared.
-      counts: bool [n], those that count.
+      losses: [n].
+      counts: bool [n], those that are compared; the places of others mean nothing.
 
     Source: evolution strategies (Salimans et al. 2017, arXiv 1703.03864, section 2).
     """
-    xp: Any = jnp if isinstance(among, jax.Array) else np
+    xp: Any = jnp if isinstance(losses, jax.Array) else np
     number = xp.sum(counts)
     # What does not count stands behind, beside losses that are infinite.
-    ordered = xp.sort(xp.where(counts, among, np.inf))
-    below = xp.searchsorted(ordered, losses, side="left")
-    not_above = xp.minimum(xp.searchsorted(ordered, losses, side="right"), number)
-    middle = (below + not_above - 1) / 2
-    ranks = (middle / xp.maximum(number - 1, 1) - 0.5 * (number > 1)).astype(among.dtype)
-    return xp.where(xp.any(counts & xp.isnan(among)), np.nan, ranks)
+    ordered, order = _sorted(xp.where(counts, losses, np.inf))
+    # Looked up among themselves: XLA may compute a loss twice, and round it otherwise.
+    below = xp.searchsorted(ordered, ordered, side="left")
+    not_above = xp.minimum(xp.searchsorted(ordered, ordered, side="right"), number)
+    middle = ((below + not_above - 1) / 2)[xp.argsort(order)]
+    ranks = (middle / xp.maximum(number - 1, 1) - 0.5 * (number > 1)).astype(losses.dtype)
+    return xp.where(xp.any(counts & xp.isnan(losses)), np.nan, ranks)
+
+
+def _sorted(values: Any) -> tuple[Any, Any]:
+    """Values in order, and where each comes from."""
+    if isinstance(values, jax.Array):
+        ordered, order = lax.sort((values, lax.iota(jnp.int32, values.size)), num_keys=1)
+        return ordered, order
+    order = np.argsort(values, kind="stable")
+    return values[order], order

@@ -7,6 +7,7 @@ import pytest
 
 import deepzero_jax as dz
 from deepzero_jax.split import SplitFunction
+from tests.conftest import AS_USERS
 from tests.marks import few
 from tests.problems import relative_error
 
@@ -126,7 +127,8 @@ def test_what_moves_nothing_has_a_slope_of_zero(way, dtype, level):
     fun = SplitFunction([hidden, loss], lambda path: path == "v")
     run = jax.jit(dz.value_and_grad(fun, DEAD_WAYS[way]))
     options = {"key": jax.random.key(0)} if "random" in way else {}
-    compiled = run.lower(params, **options).compile({"xla_backend_optimization_level": level})
+    chosen = {**AS_USERS, "xla_backend_optimization_level": level}
+    compiled = run.lower(params, **options).compile(chosen)
     # The sum over directions of what the two programs differ by is taken off: up to its rounding.
     most = 1e-10 if "random" in way else 0
     for slopes in jax.tree.leaves(compiled(params, **options)[1]):

@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 import deepzero_jax as dz
 from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.estimators.ranks import centred_ranks
+from tests.conftest import AS_USERS
 from tests.marks import few
 from tests.problems import flatten, relative_error
 from tests.runs import on_devices
@@ -67,16 +68,33 @@ def test_any_increasing_function_of_the_loss_has_the_same_estimate(settings):
     assert relative_error(jax.tree.map(jnp.negative, falling), plain) < 1e-12
 
 
+@pytest.mark.parametrize("number", few([9, 8, 17, 25]))
+def test_places_are_whole_as_users_compile_them(number):
+    """A loss that XLA computes twice, and rounds otherwise, was found between two places."""
+    x, w = (jax.random.normal(jax.random.key(k), shape) for k, shape in ((2, (7, 6)), (3, (6, 4))))
+    params = {"b": jnp.zeros(4), "s": jnp.float32(1.3), "w": 0.5 * w}
+    fun = lambda p: jnp.mean(jnp.tanh(x @ p["w"] + p["b"]) ** 2) * p["s"]
+    settings = {"smoothing": 1e-2, "num_directions": number}
+    key = jax.random.key(1)
+    run = jax.jit(dz.value_and_grad(fun, dz.rge(ranked=True, **settings)))
+    grads = flatten(run.lower(params, key=key).compile(AS_USERS)(params, key=key)[1])
+    points, _ = dz.ask(dz.rge(**settings), params, key)
+    at = np.concatenate([leaf.reshape(number + 1, -1) for leaf in points.values()], axis=1)
+    moves = (at[1:].astype(np.float64) - at[0]) / 1e-2
+    places = np.linalg.lstsq(moves.T, grads * number * 1e-2, rcond=None)[0]
+    np.testing.assert_allclose(sorted(places), np.linspace(-0.5, 0.5, number), atol=1e-3)
+
+
 @pytest.mark.parametrize("xp", [np, jnp])
 def test_equal_losses_share_their_places_and_what_does_not_count_has_none(xp):
     losses = xp.asarray([3.0, 1.0, 3.0, np.inf, -2.0, np.inf, 0.5])
     counts = xp.asarray([True, True, True, True, True, False, True])
-    found = centred_ranks(losses, losses, counts)
+    found = centred_ranks(losses, counts)
     known = rankdata(np.asarray(losses)[np.asarray(counts)])
     np.testing.assert_allclose(found[np.asarray(counts)], (known - 1) / 5 - 0.5)
     unknown = xp.where(xp.arange(7) == 1, np.nan, losses)
-    assert np.isnan(centred_ranks(losses, unknown, counts)).all()
-    assert centred_ranks(losses[:1], losses[:1], counts[:1]) == 0
+    assert np.isnan(centred_ranks(unknown, counts)).all()
+    assert centred_ranks(losses[:1], counts[:1]) == 0
 
 
 def test_a_flat_loss_has_no_slope():
