@@ -80,12 +80,13 @@ def _window_parts(
     return parts
 
 
-@rule("reduce_window_max", real=True)
-def reduce_window_max(at: Application, deltas: list[Delta]) -> list[Delta]:
-    """As reduce_max, window by window."""
+@rule("reduce_window_max", "reduce_window_min", real=True)
+def reduce_window(at: Application, deltas: list[Delta]) -> list[Delta]:
+    """As reduce_max and reduce_min, window by window."""
     params = dict(at.params)
     if any(d != 1 for d in params["base_dilation"]):
         return evaluate_and_subtract(at, deltas)
+    extremum = jnp.maximum if at.eqn.primitive.name == "reduce_window_max" else jnp.minimum
     base, output, delta = at.bases[0], at.outputs[0], deltas[0]
     names = ("window_dimensions", "window_strides", "window_dilation", "padding")
     if isinstance(delta, Channel) and base.shape[delta.axis] == output.shape[delta.axis]:
@@ -94,14 +95,18 @@ def reduce_window_max(at: Application, deltas: list[Delta]) -> list[Delta]:
             for name in names:
                 params[name] = [v for a, v in enumerate(params[name]) if a != delta.axis]
             base, output = (take(v, delta.axis, delta.index) for v in (base, output))
-            result = _moved_windows(base, delta.array, output, params)
+            result = _moved_windows(base, delta.array, output, params, extremum)
             return [Channel(result, delta.axis, delta.index)]
-    return [_moved_windows(base, dense(delta, base), output, params)]
+    return [_moved_windows(base, dense(delta, base), output, params, extremum)]
 
 
 def _moved_windows(
-    base: jax.Array, moved: jax.Array, output: jax.Array, params: dict[str, Any]
+    base: jax.Array,
+    moved: jax.Array,
+    output: jax.Array,
+    params: dict[str, Any],
+    extremum: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-    lowest = -jnp.inf
-    pairs = zip(_window_parts(base, params, lowest), _window_parts(moved, params, 0.0), strict=True)
-    return functools.reduce(jnp.maximum, [(old - output) + change for old, change in pairs])
+    last = -jnp.inf if extremum is jnp.maximum else jnp.inf
+    pairs = zip(_window_parts(base, params, last), _window_parts(moved, params, 0.0), strict=True)
+    return functools.reduce(extremum, [(old - output) + change for old, change in pairs])

@@ -69,8 +69,8 @@ COARSE = _names("""
     slogdet|cholesky|triangular solve|qr|svd|eigh|reduce|while that moves|cond that moves
     switch that moves|multiply at|apply at|max at|min at|segment_max|interp|callback
     scan counts what moves
-    cg|custom_linear_solve|dirichlet|multinomial|cummax|cummin|min-pool
-    gather where it points|dynamic index moves|cond in a scan|expm|vmap of cond
+    cg|custom_linear_solve|dirichlet|multinomial|cummax|cummin
+    cond in a scan|expm|vmap of cond
     vmap of cond over rows|while|complex angle|complex log|complex log1p|complex sqrt|complex rsqrt
     complex sinh|complex cosh|complex tan|complex tanh|complex arctan|complex arcsinh
     complex sigmoid|complex z^1.5|complex sign|complex max|complex polar

@@ -80,6 +80,9 @@ STRUCTURE = {
     "batched": lambda x: jnp.einsum("abc,adc->abd", x, x * x),
     "channels batched": lambda x: jnp.einsum("abc,dc->cabd", x, jnp.ones((2, 10))),
     "max-pool": lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2, 1, 1), (2, 1, 1), "VALID"),
+    "min-pool": lambda x: lax.reduce_window(
+        x, jnp.inf, lax.min, (2, 1, 1), (2, 2, 1), ((1, 0), (0, 1), (0, 0))
+    ),
     "overlapping pool": lambda x: lax.reduce_window(
         x, -jnp.inf, lax.max, (2, 2, 1), (1, 1, 1), "VALID"
     ),
@@ -240,6 +243,7 @@ KEPT = {
     "mean": (2, "mean"),
     "max": (2, "max"),
     "max-pool": (2, "max-pool"),
+    "min-pool": (2, "min-pool"),
     "select": (2, "select"),
 }
 
