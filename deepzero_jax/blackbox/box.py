@@ -92,6 +92,10 @@ class BlackBox:
         """Takes over what ``counts`` gave, when a run is resumed."""
         self._counters.load(counts)
 
+    def leave_out(self, num_samples: int) -> None:
+        """Counts answered samples as without an answer: JAX does not hold theirs."""
+        self._counters.drop(num_samples, answered=num_samples)
+
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Adds what the box was asked elsewhere, in another process."""
         self._counters.add(**counts)

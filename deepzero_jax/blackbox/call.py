@@ -90,11 +90,23 @@ class HostCall:
         answers = self.in_full(*arrays)
         drops = self.box.options.on_failure == "nan"
         rounded = [held(a, dtype, drops) for a, dtype in zip(answers, self.dtypes, strict=True)]
+        if drops:
+            self._leave_out(answers, rounded)
         if not self.splits:
             return rounded
         if not is_told(self.box, "small"):
             self._tell_small(answers)
         return rounded + list(map(cut_off, answers, rounded))
+
+    def _leave_out(self, answers: Sequence[np.ndarray], rounded: Sequence[np.ndarray]) -> None:
+        """Counts the samples that have become NaN in the type in which JAX holds them."""
+        lost = [
+            (np.isnan(new) & ~np.isnan(old)).reshape(-1, *shape[self.count is not None :])
+            for new, old, shape in zip(rounded, answers, self.sample_shapes, strict=True)
+            if new.dtype != old.dtype
+        ]
+        if lost and (many := _num_samples_with_any(lost)):
+            self.box.leave_out(many)
 
     def _tell_small(self, answers: Sequence[np.ndarray]) -> None:
         """Warns once of a box that float32 holds few digits of its answers."""
@@ -125,6 +137,11 @@ class HostCall:
         """The answers as a tree."""
         outputs = self.box.outputs
         return outputs.treedef.unflatten(results[: len(outputs.shapes)])
+
+
+def _num_samples_with_any(marked: Sequence[np.ndarray]) -> int:
+    rows = [marks.reshape(len(marks), -1).any(axis=1) for marks in marked]
+    return int(np.any(rows, axis=0).sum())
 
 
 def as_input(leaf: Any) -> jax.Array:

@@ -119,12 +119,12 @@ class Counters:
                 setattr(self, name, getattr(self, name) + count)
         _tell()
 
-    def drop(self, num_samples: int) -> None:
-        """Counts samples that are left without an answer."""
+    def drop(self, num_samples: int, answered: int = 0) -> None:
+        """Counts samples that are left without an answer, though so many seemed answered."""
         global _total_unanswered
         with _total_lock:
             _total_unanswered += num_samples
-        self.add(num_dropped=num_samples)
+        self.add(num_dropped=num_samples, num_answered=-answered)
 
     def set_budget(self, budget: int | None) -> None:
         """What may be sent in all from now on; None: any number."""

@@ -265,6 +265,20 @@ def test_float64_answers_beyond_float32_are_refused():
         np.testing.assert_allclose(box(jnp.ones((2, 1))), [1e39, 1e39])
 
 
+def test_float64_answers_beyond_float32_are_counted_where_samples_may_go_without():
+    """Of two answers for each of 3 × 4 samples, 12 lie beyond: in 9 samples, that became NaN."""
+    outputs = jax.ShapeDtypeStruct((), "float32"), jax.ShapeDtypeStruct((2,), np.dtype("float64"))
+    box = dz.black_box(lambda x: (x[:, 0], 1e38 * x), outputs, on_failure="nan")
+    x = jnp.asarray([[[1, 9], [9, 9], [1, 1], [5, 1]]] * 3, jnp.float32)
+    before = dz.blackbox.samples_unanswered()
+    first, second = jax.jit(jax.vmap(box))(x)
+    assert not np.isnan(first).any() and np.isnan(second).sum() == 12
+    assert (box.num_dropped, box.num_answered, box.num_samples) == (9, 3, 12)
+    assert dz.blackbox.samples_unanswered() - before == 9
+    one = dz.black_box(lambda x: 1e39 * x, (), batched=False, dtype="float64", on_failure="nan")
+    assert np.isnan(one(jnp.float32(1.0))) and one.num_dropped == 1
+
+
 @pytest.mark.parametrize("scale", [1e-26, 1e-33, 1e-60])
 def test_float64_answers_that_float32_holds_no_digits_of_are_told(caplog, scale):
     box = dz.black_box(lambda x: scale * x[:, 0] ** 2, (), dtype="float64")
