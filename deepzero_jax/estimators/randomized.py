@@ -1,6 +1,5 @@
 """Randomised gradient estimation: finite differences along random directions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +9,8 @@ from jax.typing import DTypeLike
 
 from deepzero_jax.coordinates import coordinate_mask
 from deepzero_jax.counts import check_count
-from deepzero_jax.difference.precision import wide, wide_dtype
 from deepzero_jax.difference.program import Hoisted
 from deepzero_jax.estimators.base_pass import (
-    BasePass,
     FlatLoss,
     check_choice,
     check_delta_dtype,
@@ -35,6 +32,7 @@ from deepzero_jax.estimators.probing import Probe, chosen_step
 from deepzero_jax.estimators.ranks import Items, ranked_differences
 from deepzero_jax.estimators.rounding import is_swallowed
 from deepzero_jax.estimators.smoothing import Smoothing, Step
+from deepzero_jax.estimators.summands import Directions
 from deepzero_jax.estimators.terms import Term, sum_terms
 from deepzero_jax.types import Key, Params, PyTree
 
@@ -151,14 +149,13 @@ class _Randomized:
         """The directions of a part of the sum, divided by q."""
         at = FlatLoss.at(loss, params)
         steps = at.steps(self.smoothing)
-        is_propagated = self.reuse == "difference"
         mask = None if coordinates is None else coordinate_mask(params, coordinates)
         kept = [None] * len(steps) if mask is None else at.treedef.flatten_up_to(mask)
         pairs = zip(at.leaves, kept, strict=True)
         sizes = [leaf.size if keep is None else jnp.sum(keep) for leaf, keep in pairs]
         lengths = typical_lengths(self.distribution, sizes)
+        is_propagated = self.reuse == "difference"
         base = propagated(at, self.delta_dtype) if is_propagated else subtracted(at, steps, lengths)
-        asks, value = base.host_use.asks, wide(base.value)
         tell_passes(1)
 
         def draw(index: jax.Array) -> Drawn:
@@ -168,40 +165,8 @@ class _Randomized:
             leaves, counts = jax.tree.leaves(direction), number < self.num_directions
             return Drawn(leaves, factor, rounding_seed(own_key), counts)
 
-        count = -(-self.num_directions // part.of)
-        # The last parts may have one direction less; a box is not asked for it.
-        own = (self.num_directions - part.first + part.of - 1) // part.of if asks else None
-        once = is_propagated and not asks
-        shared = None if asks or self.central or self.ranked else base.shared
-        if self.ranked:
-            counts = part.number(jnp.arange(count)) < self.num_directions
-            items = Items(counts, own, self._passes, self.batch_size, once)
-            deltas, lost = ranked_differences(base, draw, steps, items, part)
-            difference = lambda index, drawn: (deltas[index], lost[index])
-            own, passes = None, 0
-        else:
-            difference = lambda index, drawn: self._difference(base, drawn, steps)
-            passes = self._passes
-
-        def term(index: jax.Array) -> Term:
-            drawn = draw(index)
-            if shared is None:
-                delta, lost = difference(index, drawn)
-                return Term(
-                    self._parts(delta, steps, drawn), (lost & drawn.counts).astype(jnp.int32)
-                )
-            # What does not count stays at the base.
-            delta, share = shared(drawn.along(steps, drawn.counts), drawn.seed)
-            still = jnp.where(drawn.counts, 0, delta).astype(value.dtype)
-            parts, shares = (self._parts(of, steps, drawn) for of in (delta, share))
-            return Term(parts, jnp.int32(0), shares, still, (~drawn.counts).astype(jnp.int32))
-
-        one = Hoisted(term, jnp.int32(0)) if once else term
-        chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
-        like = Term(at.leaves, jnp.int32(0))
-        if shared is not None:
-            like = Term(at.leaves, jnp.int32(0), at.leaves, value, jnp.int32(0))
-        total = sum_terms(term, like, count, chunk, own, passes)
+        directions = Directions(base, at.leaves, draw, steps, self.central)
+        total = self._total(directions, part, hoist=is_propagated and not base.host_use.asks)
         base.host_use.tell(total.lost)
         divided = lambda g, leaf: (g / self.num_directions).astype(leaf.dtype)
         grads = [divided(*pair) for pair in zip(total.from_base(), at.leaves, strict=True)]
@@ -210,31 +175,27 @@ class _Randomized:
             grads = [_if_it_moves(*parts) for parts in whole]
         return (base.value, base.aux), at.treedef.unflatten(grads)
 
-    def _difference(
-        self, base: BasePass, drawn: Drawn, steps: Sequence[Step]
-    ) -> tuple[jax.Array, jax.Array]:
-        """Of the loss along a direction, and whether it is dropped."""
-        delta = base.delta(drawn.along(steps), drawn.seed)
-        if self.central:
-            delta -= base.delta(drawn.along(steps, -1), drawn.seed)
-        return base.host_use.kept(delta, base.value), base.host_use.lost(delta, base.value)
+    def _total(self, directions: Directions, part: Part, hoist: bool) -> Term:
+        """The sum over the directions of a part.
 
-    def _parts(self, delta: jax.Array, steps: Sequence[Step], drawn: Drawn) -> list[jax.Array]:
-        """What a difference along a direction adds to the gradient, by leaf."""
-        slopes = self._slopes(delta, steps, drawn.counts)
-        return [
-            (drawn.factor * s * u).astype(wide_dtype(u.dtype))
-            for s, u in zip(slopes, drawn.leaves, strict=True)
-        ]
-
-    def _slopes(
-        self, delta: jax.Array, steps: Sequence[Step], counts: jax.Array
-    ) -> list[jax.Array]:
-        """Slope along a direction, in units of the step of each leaf; zero unless it counts."""
-        slope = lambda step: jnp.where(counts, delta / (self._passes * step), 0.0)
-        # Leaves of the same step share one division.
-        known = {step: slope(step) for step in steps if isinstance(step, float)}
-        return [known[step] if isinstance(step, float) else slope(step) for step in steps]
+        With ``hoist``, what depends on no direction is done once.
+        """
+        base, passes = directions.base, self._passes
+        count = -(-self.num_directions // part.of)
+        # The last parts may have one direction less; a box is not asked for it.
+        exactly = (self.num_directions - part.first + part.of - 1) // part.of
+        own = exactly if base.host_use.asks else None
+        from_base = None if self.ranked else directions.summand_from_base()
+        term = from_base or directions.summand()
+        if self.ranked:
+            counts = part.number(jnp.arange(count)) < self.num_directions
+            items = Items(counts, own, passes, self.batch_size, hoist)
+            found = ranked_differences(base, directions.draw, directions.steps, items, part)
+            term, own, passes = directions.summand_of(*found), None, 0
+        one = Hoisted(term, jnp.int32(0)) if hoist else term
+        chunk = min(chunk_size(self.batch_size, one, jnp.int32(0)), count)
+        like = directions.like(with_shares=from_base is not None)
+        return sum_terms(term, like, count, chunk, own, passes)
 
 
 def _if_it_moves(
