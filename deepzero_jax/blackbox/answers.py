@@ -46,6 +46,18 @@ def _is_declared(node: object) -> bool:
     return _is_shape(node) or isinstance(node, jax.ShapeDtypeStruct)
 
 
+def _as_dtype(dtype: Any) -> np.dtype:
+    try:
+        if dtype is None:  # NumPy takes it for float64
+            raise TypeError
+        return np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"dtype must be one type, of every answer declared by its shape, got {dtype!r}; "
+            "declare answers of several types by a jax.ShapeDtypeStruct each"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The declared answer to one sample.
@@ -69,7 +81,7 @@ class Outputs:
           dtype: of leaves that are given by their shape.
 
         Raises:
-          TypeError: a leaf that is neither.
+          TypeError: a leaf that is neither, or a dtype that is none of real numbers.
         """
         leaves, treedef = jax.tree.flatten(output, is_leaf=_is_declared)
         for leaf in leaves:
@@ -79,7 +91,7 @@ class Outputs:
                     f"got {leaf!r}"
                 )
         shapes = tuple(tuple(int(n) for n in getattr(leaf, "shape", leaf)) for leaf in leaves)
-        dtypes = tuple(np.dtype(getattr(leaf, "dtype", dtype)) for leaf in leaves)
+        dtypes = tuple(_as_dtype(getattr(leaf, "dtype", dtype)) for leaf in leaves)
         for kind in dtypes:
             if kind.kind not in "fiub" and not jax.numpy.issubdtype(kind, np.floating):
                 raise TypeError(f"dtype must be real: floating, integer or boolean, got {kind}")

@@ -217,6 +217,8 @@ def test_counts_are_kept_and_restored():
         ({"workers": "4"}, "workers must be a number of threads"),
         ({"workers": 2, "thread_safe": False}, "in several threads at once"),
         ({"dtype": "complex64"}, "dtype must be real"),
+        ({"dtype": ("float32", "float64")}, "dtype must be one type.*ShapeDtypeStruct"),
+        ({"dtype": None}, "dtype must be one type"),
     ],
 )
 def test_bad_options_are_refused(options, words):
