@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from deepzero_jax.difference.program import Equation, evaluate, flatten_jaxpr, read
@@ -34,8 +35,17 @@ def _is_low(dtype: jnp.dtype) -> bool:
 
 
 def wide(value: jax.Array) -> jax.Array:
-    """A value in the type of its deltas."""
-    return jnp.asarray(value, jnp.float32) if is_low(value) else value
+    """A value in the type of its deltas.
+
+    It is rounded to its own once more: XLA may leave out that a value is rounded where it is at
+    once widened, and not elsewhere, and the two would differ by far more than a delta.
+    """
+    if not is_low(value):
+        return value
+    own = jnp.finfo(jnp.result_type(value))
+    # A type without infinities has numbers where others have them.
+    num_exponent_bits = own.nexp if own.bits == 16 else own.nexp + 1
+    return lax.reduce_precision(jnp.asarray(value, jnp.float32), num_exponent_bits, own.nmant)
 
 
 def wide_equation(eqn: Equation) -> Equation:

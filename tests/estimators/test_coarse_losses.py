@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import deepzero_jax as dz
 from deepzero_jax.split import SplitFunction
@@ -133,3 +134,28 @@ def test_what_moves_nothing_has_a_slope_of_zero(way, dtype, level):
     most = 1e-10 if "random" in way else 0
     for slopes in jax.tree.leaves(compiled(params, **options)[1]):
         np.testing.assert_allclose(slopes, 0, atol=most)
+
+
+@pytest.mark.parametrize("dtype", few([jnp.bfloat16, jnp.float16]))
+def test_a_network_with_a_maximum_in_coarse_numbers_has_the_slopes_of_autodiff(dtype):
+    """XLA had left a value unrounded where its maximum was subtracted from it."""
+    rng = np.random.default_rng(0)
+    x, kernel, head = (
+        jnp.asarray(rng.normal(size=shape), "f4")
+        for shape in ((8, 6, 6, 3), (3, 3, 3, 4), (3 * 3 * 4, 5))
+    )
+
+    def loss(kernel, dtype):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        hidden = lax.conv_general_dilated(
+            x.astype(dtype), kernel.astype(dtype), (1, 1), "SAME", dimension_numbers=numbers
+        )
+        window = (1, 2, 2, 1)
+        pooled = lax.reduce_window(jax.nn.silu(hidden), -jnp.inf, lax.max, window, window, "VALID")
+        logits = pooled.reshape(8, -1) @ head.astype(dtype)
+        return -jnp.mean(jax.nn.log_softmax(logits.astype(jnp.float32))[:, 0])
+
+    slopes = jax.grad(loss)(kernel, jnp.float32)
+    run = jax.jit(lambda k: dz.value_and_grad(lambda k: loss(k, dtype), dz.cge())(k)[1])
+    found = run.lower(kernel).compile(AS_USERS)(kernel)
+    assert relative_error(found, slopes) < 0.1
