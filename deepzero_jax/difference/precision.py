@@ -42,10 +42,9 @@ def wide(value: jax.Array) -> jax.Array:
     """
     if not is_low(value):
         return value
-    own = jnp.finfo(jnp.result_type(value))
-    # A type without infinities has numbers where others have them.
-    num_exponent_bits = own.nexp if own.bits == 16 else own.nexp + 1
-    return lax.reduce_precision(jnp.asarray(value, jnp.float32), num_exponent_bits, own.nmant)
+    # With the exponents of float32: others would make zeros of small numbers.
+    num_bits = jnp.finfo(jnp.float32).nexp, jnp.finfo(jnp.result_type(value)).nmant
+    return lax.reduce_precision(jnp.asarray(value, jnp.float32), *num_bits)
 
 
 def wide_equation(eqn: Equation) -> Equation:
