@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from deepzero_jax.difference.precision import wide, wide_dtype
+from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.estimators.base_pass import BasePass
 from deepzero_jax.estimators.directions import Drawn
 from deepzero_jax.estimators.smoothing import Step
@@ -60,7 +60,7 @@ class Directions:
             drawn = self.draw(index)
             # What does not count stays at the base.
             delta, share = shared(drawn.along(self.steps, drawn.counts), drawn.seed)
-            still = jnp.where(drawn.counts, 0, delta).astype(wide(self.base.value).dtype)
+            still = jnp.where(drawn.counts, 0, delta).astype(wide_dtype(self.base.value.dtype))
             parts, shares = (self._parts(of, drawn) for of in (delta, share))
             return Term(parts, jnp.int32(0), shares, still, (~drawn.counts).astype(jnp.int32))
 
@@ -70,7 +70,7 @@ class Directions:
         """A term of the right shapes."""
         if not with_shares:
             return Term(self.leaves, jnp.int32(0))
-        return Term(self.leaves, jnp.int32(0), self.leaves, wide(self.base.value), jnp.int32(0))
+        return Term(self.leaves, jnp.int32(0), self.leaves, self.base.value, jnp.int32(0))
 
     def _difference(self, drawn: Drawn) -> tuple[jax.Array, jax.Array]:
         """Of the loss along a direction, and whether it is dropped."""
