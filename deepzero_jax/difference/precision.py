@@ -35,16 +35,21 @@ def _is_low(dtype: jnp.dtype) -> bool:
 
 
 def wide(value: jax.Array) -> jax.Array:
-    """A value in the type of its deltas.
-
-    It is rounded to its own once more: XLA may leave out that a value is rounded where it is at
-    once widened, and not elsewhere, and the two would differ by far more than a delta.
-    """
+    """A value in the type of its deltas."""
     if not is_low(value):
         return value
+    return rounded_as(jnp.asarray(value, jnp.float32), jnp.result_type(value))
+
+
+def rounded_as(value: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """A float32 value, rounded as a coarse type rounds it.
+
+    XLA may leave out that a value is rounded where it is at once widened, and not elsewhere, and
+    the two would differ by far more than a delta.
+    """
     # With the exponents of float32: others would make zeros of small numbers.
-    num_bits = jnp.finfo(jnp.float32).nexp, jnp.finfo(jnp.result_type(value)).nmant
-    return lax.reduce_precision(jnp.asarray(value, jnp.float32), *num_bits)
+    num_exponent_bits = jnp.finfo(jnp.float32).nexp
+    return lax.reduce_precision(value, num_exponent_bits, jnp.finfo(dtype).nmant)
 
 
 def wide_equation(eqn: Equation) -> Equation:

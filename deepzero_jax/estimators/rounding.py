@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from deepzero_jax.difference.precision import wide_dtype
+from deepzero_jax.difference.precision import rounded_as, wide_dtype
 from deepzero_jax.types import Array
 
 # Sums of squares above this are those that float32 holds to full precision.
@@ -89,9 +88,8 @@ def _moved(base: Array, step: Array) -> Array:
     step = step.astype(base.dtype)
     if isinstance(base, np.ndarray) or wide_dtype(base.dtype) == base.dtype:
         return base + step
-    # XLA leaves the rounding to 16 bits out where it is made wide again.
-    kept = jnp.finfo(base.dtype)
-    return lax.reduce_precision(_wide(base) + _wide(step), kept.nexp, kept.nmant).astype(base.dtype)
+    moved = jnp.asarray(_wide(base) + _wide(step))
+    return rounded_as(moved, base.dtype).astype(base.dtype)
 
 
 def _between(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from deepzero_jax.estimators.rounding import along_the_step
+from deepzero_jax.estimators.rounding import along_the_step, nearest
 from tests.marks import few
 
 # Numbers of 2⁻⁷, 2⁻⁹ and 2⁻¹² in the last place; a leaf of one number.
@@ -201,6 +201,16 @@ def test_a_sample_of_one_number_has_the_slope_that_it_has():
     )
     slopes = jax.grad(lambda x: jnp.sum(f(x, key=jax.random.key(0))))(jnp.full((RUNS, 1), 1e5))
     assert abs(off({"x": slopes}, {"x": np.ones(1)})["x"]) < 4
+
+
+def test_the_least_numbers_of_float16_move_as_on_the_host():
+    """What lay below 6e-5 after its step had become 0."""
+    base = np.array([3e-5, -1e-4, 5e-5, 6e4, 0.1], np.float16)
+    step = np.array([1e-5, 1.2e-4, -2e-5, 6e4, 1e-3], np.float16)
+    with np.errstate(over="ignore"):
+        on_host = nearest([base], [step], on_host=True)
+    found = jax.jit(lambda base, step: nearest([base], [step]).ahead[0])(base, step)
+    np.testing.assert_array_equal(found, on_host.ahead[0])
 
 
 def test_points_that_are_asked_are_those_of_value_and_grad():
