@@ -100,8 +100,8 @@ def _descent(
 
 # Whole evaluations, subtracted: what a loss gives that can only be queried.
 _CGE = dz.cge(smoothing=1e-3, reuse="none", batch_size=64)
-# The few coordinates of a leaf are padded to whole batches.
-_CGE_OF_LEAVES = dz.cge(smoothing=1e-3, reuse="none", batch_size=8)
+# The few coordinates of a leaf would be padded to whole batches.
+_CGE_OF_LEAVES = dz.cge(smoothing=1e-3, reuse="none", batch_size=1)
 
 
 def _dense(settings: Settings, params: Params) -> Searcher:
