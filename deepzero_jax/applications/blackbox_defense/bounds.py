@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, log_ndtr, ndtri
 
 _MANY = 10**9  # samples that nobody takes
 
@@ -36,7 +36,7 @@ def lower_bound(count: int, num_samples: int, alpha: float) -> float:
     """
     if count == 0:
         return 0.0
-    return float(beta.ppf(alpha, count, num_samples - count + 1))
+    return float(betaincinv(count, num_samples - count + 1, alpha))
 
 
 def certify_counts(
@@ -63,18 +63,18 @@ def certify_counts(
     probability = lower_bound(count, num_samples, alpha)
     if probability < 0.5:
         return Certificate(None, 0.0, count, num_samples)
-    return Certificate(label, sigma * float(norm.ppf(probability)), count, num_samples)
+    return Certificate(label, sigma * float(ndtri(probability)), count, num_samples)
 
 
 def largest_radius(num_samples: int, sigma: float, alpha: float) -> float:
     """The radius that n samples certify when all of them agree."""
-    return max(0.0, sigma * float(norm.ppf(lower_bound(num_samples, num_samples, alpha))))
+    return max(0.0, sigma * float(ndtri(lower_bound(num_samples, num_samples, alpha))))
 
 
 def samples_needed(radius: float, sigma: float, alpha: float) -> float:
     """The least n whose agreement certifies a radius; infinite beyond every float."""
     # All n agree: the bound is alpha^(1/n).
-    loss = -float(norm.logcdf(radius / sigma))
+    loss = -float(log_ndtr(radius / sigma))
     needed = -math.log(alpha) / loss if loss else math.inf
     return math.ceil(needed) if math.isfinite(needed) else math.inf
 
