@@ -2,15 +2,16 @@ import ctypes
 import gc
 import os
 import resource
+import shutil
 from pathlib import Path
 
-# Two test processes share the machine; XLA must not start a compilation cache of its own.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
 
 from deepzero_jax.platform import collect_rarely
+from deepzero_jax.programs import cache_folder
 
 # Code is generated a third faster, and rounds otherwise where two programs compute the same.
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
@@ -20,6 +21,8 @@ if jax.__version_info__ < (0, 11):
     AS_USERS["xla_cpu_use_fusion_emitters"] = True
 # Of a test process, in bytes, at the end of a file.
 MOST_MEMORY = 2e9
+# Of what the tests keep compiled, in bytes; where there is more, they begin with nothing.
+MOST_KEPT = 2e9
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,8 +34,22 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
+def keep_compiled(folder, clean):
+    """The test processes, and those that tests start, share what any of them has compiled.
+
+    It is kept for the next time as well.
+    """
+    if clean and sum(file.stat().st_size for file in folder.glob("*")) > MOST_KEPT:
+        shutil.rmtree(folder)
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 def pytest_configure(config):
     collect_rarely()
+    keep_compiled(cache_folder() / "tests", clean=not hasattr(config, "workerinput"))
     # Nearly all of the default tests' time is that of generating code. What XLA does to a program
     # before that, and all slow tests, are as users have them.
     chosen, flags = config.option.markexpr, [os.environ.get("XLA_FLAGS", "")]
