@@ -1,5 +1,6 @@
 """Runs that are ended at any moment, in any way, and begun again: the same bits at the end."""
 
+import contextlib
 import json
 import os
 import random
@@ -39,7 +40,8 @@ def start(folder, kind):
 
 def end(process, way, rng):
     """Ends a process at a random moment; its output, or that of its own end."""
-    time.sleep(rng.choice([rng.uniform(0, 4), rng.uniform(3, 12)]))
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(rng.choice([rng.uniform(0, 4), rng.uniform(3, 12)]))
     process.send_signal(way)
     if way == signal.SIGINT and rng.random() < 0.5:
         time.sleep(rng.uniform(0, 0.2))
