@@ -47,8 +47,9 @@ for kind in (AxisType.Auto, AxisType.Explicit):
                     # Used: as it stands, and in another program.
                     gap = jnp.max(jnp.abs(found - exact(jnp.asarray(rows))))
                     again = jax.jit(lambda y: jnp.max(jnp.abs(y)))(found)
-                    asked.setdefault(name, set()).add(box.num_samples - before)
                     worst = max(float(gap), 0.0 if np.isfinite(float(again)) else 1.0)
+                    # By now it has run; before, it may still be asking.
+                    asked.setdefault(name, set()).add(box.num_samples - before)
                     off[name] = max(off.get(name, 0.0), worst)
 print(json.dumps([off, {name: sorted(counts) for name, counts in asked.items()}]))
 """
