@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from deepzero_jax.platform import collect_rarely
-from deepzero_jax.programs import cache_folder
+from deepzero_jax.programs import cache_folder, use_compilation_cache
 
 # Code is generated a third faster, and rounds otherwise where two programs compute the same.
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
@@ -41,10 +41,9 @@ def keep_compiled(folder, clean):
     """
     if clean and sum(file.stat().st_size for file in folder.glob("*")) > MOST_KEPT:
         shutil.rmtree(folder)
-    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    use_compilation_cache(folder)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_configure(config):
