@@ -8,7 +8,8 @@ Runs of ``studies.sparsity`` in all but where the slopes come from: PyTorch take
 slopes (``studies.torch_slopes``; the ``bench`` extra), five times as fast on a CPU, its
 convolutions in bfloat16 unless ``--precision float32``. ``--masks`` makes them in another way: with
 the ratios of the paper's released code, which ranks by magnitude what noise is larger in small
-layers, or anew in each epoch. A run that was stopped goes on where it was.
+layers, or anew in each epoch. ``--batches 128`` takes twice the steps in as many epochs. A run that
+was stopped goes on where it was.
 """
 
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ METHODS = {
     "first_order_weights": (0.9,),
     "first_order_price_aware": (0.9, 0.99),
 }
+BATCH = 256  # of the paper's code
 # How the masks are made: the fields in which it differs.
 MASKS: dict[str, Json] = {
     "as_published": {},
@@ -51,6 +53,7 @@ def cells(
     seeds: tuple[int, ...] = (0,),
     epochs: float = 50,
     precision: str = "bfloat16",
+    batches: tuple[int, ...] = (BATCH,),
     runs: Path = RUNS,
 ) -> Iterator[Measurement]:
     """The runs, whose run folders lie in ``runs``.
@@ -60,16 +63,19 @@ def cells(
     """
     check_known("method", methods, METHODS)
     check_known("masks", masks, MASKS)
-    for seed, method, made in product(seeds, methods, masks):
+    for seed, method, made, batch in product(seeds, methods, masks, batches):
         for level in METHODS[method]:
             if level not in sparsities:
                 continue
             run = sparsity.cell("resnet20", method, level, seed, epochs)
-            evaluation = {"training.evaluation_epochs": max(1.0, epochs / 10)}
+            changes = {
+                "training.evaluation_epochs": max(1.0, epochs / 10),
+                "data.batch_size": batch,
+            }
             run = run._replace(
-                name=_name(run, precision, made),
-                overrides={**run.overrides, **evaluation, **MASKS[made]},
-                labels={**run.labels, "masks": made},
+                name=_name(run, precision, made, batch),
+                overrides={**run.overrides, **changes, **MASKS[made]},
+                labels={**run.labels, "masks": made, "batch": batch},
             )
             yield by_torch(STUDY, run, runs, precision)
 
@@ -106,8 +112,11 @@ def _price(config: Config, ratios: Path) -> Json:
     return {"multiply_adds": sum(spent.values()), "kept": sum(kept.values()), "of_stages": stages}
 
 
-def _name(run: Cell, precision: str, made: str) -> str:
-    return f"{run.name}-{precision}" + ("" if made == "as_published" else f"-{made}")
+def _name(run: Cell, precision: str, made: str, batch: int = BATCH) -> str:
+    ending = ("" if made == "as_published" else f"-{made}") + (
+        "" if batch == BATCH else f"-batch{batch}"
+    )
+    return f"{run.name}-{precision}{ending}"
 
 
 if __name__ == "__main__":
