@@ -145,6 +145,8 @@ def live_bytes(fun: Callable[..., Any], *args: Any) -> int:
     return jaxpr_live_bytes(jax.make_jaxpr(fun)(*args).jaxpr)
 
 
+# Bytes alive that keep an accelerator busy.
+_BUSY = 2**30
 _told: ContextVar[int | None] = ContextVar("told", default=None)
 
 
@@ -165,14 +167,15 @@ def chunks_for(memory: int) -> Iterator[None]:
 def memory_budget(device: Any = None) -> int:
     """Bytes that a chunk of perturbed passes may keep alive on a device.
 
-    A share of the cache on CPU, so that a chunk stays in it; half of the memory of an
-    accelerator. It depends on the device alone, never
-    on what is in use, so that a resumed run works in the same chunks.
+    A share of the cache on CPU, so that a chunk stays in it. On an accelerator 1 GiB, or half of a
+    smaller memory: by then an array of a chunk has some hundred megabytes, which take longer to
+    write than a kernel to launch, so that larger chunks add padding alone. It depends on the
+    device, never on what is in use, so that a resumed run works in the same chunks.
     """
     if (told := _told.get()) is not None:
-        return told // 2
+        return min(told // 2, _BUSY)
     device = jax.devices()[0] if device is None else device
     if device.platform == "cpu":
         return 4 * 2**20
     stats = device.memory_stats() or {}
-    return int(stats.get("bytes_limit", 8 * 2**30)) // 2
+    return min(int(stats.get("bytes_limit", 8 * 2**30)) // 2, _BUSY)

@@ -58,7 +58,7 @@ def cge(
         ``reuse="difference"``: None for their own, or ``jnp.bfloat16`` (accumulated in
         float32; the base pass is untouched).
       batch_size: perturbed passes side by side, or ``"auto"``: as many as fit the
-        cache (CPU) or the memory (accelerators).
+        cache (CPU) or keep an accelerator busy, see ``cost.memory_budget``.
 
     Returns:
       An ``Estimator`` for ``value_and_grad``.
