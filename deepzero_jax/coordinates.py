@@ -114,7 +114,7 @@ def check_coordinates(params: Params, coordinates: PyTree) -> None:
 
 
 def _check_indices(path: str, size: int, indices: np.ndarray) -> None:
-    valid = _is_valid(size, indices)
+    valid = is_valid(size, indices)
     count = int(valid.sum())
     chosen = indices[:count]
     if (indices < 0).any():
@@ -135,7 +135,8 @@ def _check_indices(path: str, size: int, indices: np.ndarray) -> None:
     )
 
 
-def _is_valid(size: int, indices: Array) -> Array:
+def is_valid(size: Array | int, indices: Array) -> Array:
+    """Which indices [n] are none of padding, of a leaf with so many scalars: bool [n]."""
     return (indices >= 0) & (indices < size)
 
 
@@ -150,7 +151,7 @@ def num_valid(leaf: Array, indices: Array) -> jax.Array | np.integer:
       >>> int(num_valid(np.zeros(9), np.array([2, 5, 9, 9])))
       2
     """
-    return _is_valid(np.size(leaf), indices).sum()
+    return is_valid(np.size(leaf), indices).sum()
 
 
 def valid_length(leaf: Array, indices: jax.Array) -> jax.Array:
@@ -159,7 +160,7 @@ def valid_length(leaf: Array, indices: jax.Array) -> jax.Array:
     ``num_valid``, if padding stands at the end.
     """
     ends = jnp.arange(1, indices.shape[0] + 1, dtype=jnp.int32)
-    return jnp.max(jnp.where(_is_valid(np.size(leaf), indices), ends, 0), initial=0)
+    return jnp.max(jnp.where(is_valid(np.size(leaf), indices), ends, 0), initial=0)
 
 
 def coordinates_per_leaf(params: Params, coordinates: PyTree) -> dict[str, int]:

@@ -150,25 +150,27 @@ class _Coordinatewise:
         steps = at.steps(self.smoothing)
         passes = ways[self.reuse](at, steps, self.central)
         chosen = at.treedef.flatten_up_to(coordinates)
-        early = passes.hoist and not passes.host_use.asks
+        exact = passes.host_use.asks and not passes.told
+        early = passes.hoist and not exact
         loops: list[LeafLoop] = []
         # What is known of a junction while tracing does not say over which mesh axes it varies.
-        course = passes.course if early else None
+        course = passes.course if early and not passes.host_use.drops else None
         if course is not None and not varying_axes((chosen, list(course.values.values()))):
-            joined = JoinedPasses(course, at.leaves, steps, chosen)
+            joined = JoinedPasses(course, at.leaves, steps, chosen, passes.told)
             loops += joined_loops(joined, at.leaves, chosen, steps, self.central, self.batch_size)
         shared = {position for loop in loops for position in loop.positions}
         loops += [
-            self._own_loop(position, passes, leaf, indices, early)
+            self._own_loop(position, passes, leaf, indices, exact)
             for position, (leaf, indices) in enumerate(zip(at.leaves, chosen, strict=True))
             if position not in shared
         ]
         return passes, loops
 
     def _own_loop(
-        self, position: int, passes: Passes, leaf: jax.Array, indices: Array, early: bool
+        self, position: int, passes: Passes, leaf: jax.Array, indices: Array, exact: bool
     ) -> OneLeaf:
-        """With ``early``, what does not depend on the index is evaluated while it is traced."""
+        """Unless ``exact``, what does not depend on the index is evaluated while it is traced."""
+        early = passes.hoist and not exact
         # An array of nothing has padding alone.
         slope = passes.slopes[position] if leaf.size else lambda index: jnp.zeros(())
         example, count = varying_like(jnp.int32(0), indices), np.shape(indices)[0]
@@ -179,5 +181,5 @@ class _Coordinatewise:
         is_hoisted = early and chunk == 1
         # All of the one pass of a scalar could be hoisted, and so asked where it is padding.
         later = passes.hoist and not is_hoisted and (early or leaf.ndim > 0)
-        run, exact = one if is_hoisted else slope, passes.host_use.asks
+        run = one if is_hoisted else slope
         return OneLeaf([position], chunk, run, leaf, indices, later, exact)

@@ -26,6 +26,7 @@ from deepzero_jax.difference.precision import wide_dtype
 from deepzero_jax.difference.rules import rule
 from deepzero_jax.difference.values import Moved, is_float
 from deepzero_jax.estimators.callback_difference import difference_of_callback
+from deepzero_jax.estimators.padding import OnlyAsked, where_asked
 from deepzero_jax.estimators.rounding import (
     Rounded,
     in_the_mean,
@@ -280,12 +281,11 @@ def _difference_on_the_host(at: Application, deltas: Sequence[Delta]) -> list[De
         asks = _HostDifference(call, moving, dtypes, is_random)
     else:
         asks = _MovedCall(call, moving, dtypes, at.params["callback"], len(at.bases))
-    found = call_host(
-        asks,
-        [jax.ShapeDtypeStruct(o.shape, d) for o, d in zip(at.outputs, dtypes, strict=True)],
-        *at.bases,
-        *moves,
-        *at.outputs,
-        *([seed] if is_random else []),
-    )
+    operands = [*at.bases, *moves, *at.outputs, *([seed] if is_random else [])]
+    shapes = [jax.ShapeDtypeStruct(o.shape, d) for o, d in zip(at.outputs, dtypes, strict=True)]
+    asked = where_asked()
+    if is_query and asked is not None:
+        found = call_host(OnlyAsked(asks, tuple(shapes)), shapes, *operands, asked)
+    else:
+        found = call_host(asks, shapes, *operands)
     return [f if is_float(f) else Moved(f) for f in found]

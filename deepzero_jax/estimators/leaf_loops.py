@@ -15,8 +15,9 @@ from deepzero_jax.estimators.passes import Slope, SlopeFromBase
 from deepzero_jax.estimators.smoothing import Step
 from deepzero_jax.types import Array
 
-# What padding may add to the coordinates of a loop that several leaves share.
-_MOST_PADDING = 0.25
+# What padding may add to the coordinates of a loop that several leaves share; where a box is asked
+# for the others alone, calls cost more than padding.
+_MOST_PADDING, _MOST_UNASKED = 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def joined_loops(
 
     Leaves share a loop where their passes meet and they go in chunks of nearly one size.
     """
+    padding = _MOST_UNASKED if passes.told else _MOST_PADDING
     counts = [part.shape[0] for part in indices]
     active = [position for position, count in enumerate(counts) if count]
     chunks = {
@@ -134,9 +136,8 @@ def joined_loops(
             meeting.setdefault(way[-1].origin, []).append(position)
         for together in meeting.values():
             if len(together) > 1:
-                chunk = _common_chunk(
-                    min(chunks[p] for p in together), [counts[p] for p in together]
-                )
+                most = min(chunks[p] for p in together)
+                chunk = _common_chunk(most, [counts[p] for p in together], padding)
                 loop = SeveralLeaves(
                     together,
                     chunk,
@@ -150,10 +151,10 @@ def joined_loops(
     return found
 
 
-def _common_chunk(most: int, counts: Sequence[int]) -> int:
+def _common_chunk(most: int, counts: Sequence[int], padding: float) -> int:
     """Halved until padding adds little."""
     chunk = min(most, max(counts))
-    allowed = (1 + _MOST_PADDING) * sum(counts)
+    allowed = (1 + padding) * sum(counts)
     while chunk > 1 and sum(-(-count // chunk) * chunk for count in counts) > allowed:
         chunk //= 2
     return chunk

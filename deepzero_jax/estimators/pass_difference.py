@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from deepzero_jax.coordinates import is_valid
 from deepzero_jax.difference.values import ZERO, Delta, Point
 from deepzero_jax.estimators.base_pass import FlatLoss, propagated
+from deepzero_jax.estimators.padding import asked_where, can_be_told
 from deepzero_jax.estimators.passes import Passes, Slope
 from deepzero_jax.estimators.smoothing import Step
 
@@ -21,6 +23,8 @@ def propagated_passes(
     Nothing cancels, and nothing that does not move is computed again.
     """
     base = propagated(at, delta_dtype)
+    assert base.course is not None
+    told = base.host_use.asks and can_be_told(base.course.program.equations)
 
     def along(position: int, smoothing: Step) -> Slope:
         leaf = at.leaves[position]
@@ -32,15 +36,16 @@ def propagated_passes(
             return base.delta(deltas, None)
 
         def slope(index: jax.Array) -> jax.Array:
-            if central:
-                return (delta(index, smoothing) - delta(index, -smoothing)) / (2 * smoothing)
-            return delta(index, smoothing) / smoothing
+            with asked_where(is_valid(leaf.size, index) if told else None):
+                if central:
+                    return (delta(index, smoothing) - delta(index, -smoothing)) / (2 * smoothing)
+                return delta(index, smoothing) / smoothing
 
         return slope
 
     slopes = [along(position, step) for position, step in enumerate(steps)]
     head = (base.value, base.aux)
-    return Passes(head, slopes, hoist=True, host_use=base.host_use, course=base.course)
+    return Passes(head, slopes, True, base.host_use, base.course, told)
 
 
 def unravel(index: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, ...]:

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from deepzero_jax.coordinates import is_valid
 from deepzero_jax.cost import size_bytes
 from deepzero_jax.difference.interpreter import Passing
 from deepzero_jax.difference.meetings import Arrays, State, courses, junctions, packed, unpacked
 from deepzero_jax.difference.program import Hoisted, read
 from deepzero_jax.difference.values import Delta, Point, dense
 from deepzero_jax.estimators.base_pass import Course
+from deepzero_jax.estimators.padding import asked_where
 from deepzero_jax.estimators.pass_difference import unravel
 from deepzero_jax.estimators.pass_tree import Stop, Stretch, Tree
 from deepzero_jax.estimators.smoothing import Step
@@ -40,6 +42,7 @@ class JoinedPasses:
       leaves: of the parameters.
       steps: of the leaves.
       indices: of their coordinates; those of a leaf that is not perturbed are empty.
+      told: whether what is asked of the host is left out where an index is padding.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class JoinedPasses:
         leaves: Sequence[jax.Array],
         steps: Sequence[Step],
         indices: Sequence[Array],
+        told: bool = False,
     ) -> None:
         self._course, self._leaves, self._steps = course, leaves, steps
+        self.told = told
         self._counts = [part.shape[0] for part in indices]
         self._passing = Passing(course.program, course.values, course.delta_dtype)
         self._hoisted: dict[tuple[Stretch, int], Hoisted] = {}
@@ -89,21 +94,28 @@ class JoinedPasses:
         )
 
     def stretch(self, part: Stretch, chunk: int) -> Hoisted:
-        """A stretch for chunks of a size, all that is the same for every coordinate done now."""
+        """A stretch for chunks of a size, all that is the same for every coordinate done now.
+
+        Its first argument says which coordinates are none, where the host is told.
+        """
         if (part, chunk) not in self._hoisted:
             origin = part.origin
+            valid = [jax.ShapeDtypeStruct(_indices(chunk).shape, bool)] if self.told else []
             if isinstance(origin, int):
                 args = [_indices(chunk), _SIGN]
-                run: Callable[..., Arrays] = lambda index, sign: self._gone(
-                    part, self._start(origin, index, sign)
-                )
-                axes: tuple[int | None, ...] = (0, None)
+                start: Callable[..., dict[int, Delta]] = partial(self._start, origin)
+                axes: list[int | None] = [0, None]
             else:
                 args = _arrays_of(origin, chunk)
-                run = lambda *arrays: self._gone(part, unpacked(origin, arrays))
-                axes = (0,) * len(args)
-            side_by_side = jax.vmap(run, axes) if chunk > 1 else run
-            self._hoisted[part, chunk] = Hoisted(side_by_side, *args)
+                start = lambda *arrays: unpacked(origin, arrays)
+                axes = [0] * len(args)
+
+            def run(*given: jax.Array) -> Arrays:
+                with asked_where(given[0] if valid else None):
+                    return self._gone(part, start(*given[len(valid) :]))
+
+            side_by_side = jax.vmap(run, [*([0] * len(valid)), *axes]) if chunk > 1 else run
+            self._hoisted[part, chunk] = Hoisted(side_by_side, *valid, *args)
         return self._hoisted[part, chunk]
 
     def _gone(self, part: Stretch, moving: dict[int, Delta]) -> Arrays:
@@ -121,10 +133,12 @@ class JoinedPasses:
         size_of = lambda state: sum(map(size_bytes, _arrays_of(state, chunk)))
         landings = tree.landings([self._counts[p] for p in ways], written, size_of)
         built: dict[Stop, Callable[..., Arrays]] = {}
+        sizes = jnp.array([self._leaves[position].size for position in ways], jnp.int32)
+        valid = lambda number, indices: [is_valid(sizes[number], indices)] if self.told else []
         for stop in tree.stops:
             landed = [_arrays_of(landing, chunk) for landing in landings if landing in built]
             branches = [
-                self._branch(part, chunk, built, landings[: len(landed)])
+                self._branch(part, chunk, built, landings[: len(landed)], valid)
                 for part in tree.incoming[stop]
             ]
             run = partial(_chosen, np.maximum(tree.branches(stop), 0), branches)
@@ -150,16 +164,25 @@ class JoinedPasses:
         chunk: int,
         built: dict[Stop, Callable[..., Arrays]],
         landings: Sequence[State],
+        valid: Callable[[jax.Array, jax.Array], Sequence[Array]],
     ) -> Callable[..., Arrays]:
         """``(number, indices, sign, arrays at each of the landings so far) -> arrays``."""
-        run, origin = self.stretch(part, chunk), part.origin
+        stretch, origin = self.stretch(part, chunk), part.origin
         if isinstance(origin, int):
-            return lambda number, indices, sign, landed: run(indices, sign)
-        if origin in landings:
+            arrives = lambda number, indices, sign, landed: (indices, sign)
+        elif origin in landings:
             place = landings.index(origin)
-            return lambda number, indices, sign, landed: run(*landed[place])
-        before = built[origin]
-        return lambda number, indices, sign, landed: run(*before(number, indices, sign, landed))
+            arrives = lambda number, indices, sign, landed: landed[place]
+        else:
+            arrives = built[origin]
+
+        def run(
+            number: jax.Array, indices: jax.Array, sign: jax.Array, landed: Sequence[Arrays]
+        ) -> Arrays:
+            arrays = arrives(number, indices, sign, landed)
+            return stretch(*valid(number, indices), *arrays)
+
+        return run
 
 
 def _chosen(

@@ -60,6 +60,7 @@ class Passes(NamedTuple):
       hoist: whether slopes hold work that is the same for every index.
       host_use: what the loss asks of the host.
       course: what differences are propagated through, if they are.
+      told: whether what is asked of the host is left out where an index is padding.
     """
 
     head: ValueAndAux
@@ -67,6 +68,7 @@ class Passes(NamedTuple):
     hoist: bool = False
     host_use: HostUse = HostUse()
     course: Course | None = None
+    told: bool = False
 
 
 # ``(flat loss, step of each leaf, central) -> passes``.
