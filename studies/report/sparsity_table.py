@@ -1,5 +1,6 @@
 """Accuracy against sparsity: a table and a panel for each network."""
 
+from itertools import product
 from pathlib import Path
 
 from deepzero_jax.pictures import pyplot, save_figure
@@ -51,8 +52,9 @@ def recipe_section(found: list[Result]) -> str:
     network, shorter = NETWORKS["resnet20"], results(sparsity.STUDY)
     priced = chosen(found, priced=True)
     found = [run for run in found if run not in priced]
-    at_99 = chosen(found, sparsity=0.99)
+    at_99 = chosen(_of_batch(found), sparsity=0.99)
     found = chosen(_made(found, "as_published"), epochs=_EPOCHS)
+    batches = sorted({_batch(run) for run in found} | {recipe.BATCH}, reverse=True)
     lines = [
         "## The paper's recipe at its full length",
         "",
@@ -75,16 +77,17 @@ def recipe_section(found: list[Result]) -> str:
                 printed = network.paper_dense
             labels = {"method": method, "sparsity": level}
             before = accuracies(chosen(shorter, network="resnet20", **labels))
-            for precision in PRECISIONS[::-1]:
-                runs = chosen(found, precision=precision, **labels)
-                if runs or precision == "bfloat16":
-                    note = "" if precision == "bfloat16" else f", {precision}"
+            for precision, batch in product(PRECISIONS[::-1], batches):
+                runs = chosen(_of_batch(found, batch), precision=precision, **labels)
+                note = "" if precision == "bfloat16" else f", {precision}"
+                note += "" if batch == recipe.BATCH else f", batches of {batch}"
+                if runs or not note:
                     lines.append(row(f"{title}{note}", [printed, accuracies(runs), before]))
     if chosen(found, method="first_order_dense"):
         lines += ["", _GAP]
     for level in sorted({run["labels"]["sparsity"] for run in found} - {0.0}):
         kept, drawn = (
-            chosen(found, method=f"first_order_{method}", sparsity=level)
+            chosen(_of_batch(found), method=f"first_order_{method}", sparsity=level)
             for method in ("gradient", "price_aware")
         )
         if kept and drawn:
@@ -97,6 +100,16 @@ def recipe_section(found: list[Result]) -> str:
 def _made(found: list[Result], masks: str) -> list[Result]:
     """The runs whose masks are made in a way; those that do not say it: as published."""
     return [run for run in found if run["labels"].get("masks", "as_published") == masks]
+
+
+def _of_batch(found: list[Result], batch: int = recipe.BATCH) -> list[Result]:
+    """The runs with so many images a step."""
+    return [run for run in found if _batch(run) == batch]
+
+
+def _batch(run: Result) -> int:
+    """Images a step; of those that do not say it, as in the paper's code."""
+    return run["labels"].get("batch", recipe.BATCH)
 
 
 def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:

@@ -165,6 +165,23 @@ def test_shorter_runs_of_the_recipe_stand_by_their_masks():
     assert "| price-aware rates at the price of the first | 70.00 (1) | not run |" in lines
 
 
+def test_the_recipe_at_another_batch_has_a_row_of_its_own(tmp_path):
+    (cell,) = recipe.cells(("first_order_dense",), (0.0,), batches=(128,), runs=tmp_path)
+    assert cell.name == "resnet20-first_order_dense-0-50-0-bfloat16-batch128"
+    summary = {"test_accuracy": 0.9}
+    other = {"labels": {"epochs": 50, "precision": "bfloat16", **cell.labels}, "summary": summary}
+    paper = {
+        "labels": {key: value for key, value in other["labels"].items() if key != "batch"},
+        "summary": {"test_accuracy": 0.8},
+    }
+    lines = recipe_section([other, paper]).splitlines()
+    assert any(line.startswith("| first-order, dense | 92.85 | 80.00 (1), 50 ") for line in lines)
+    assert any(
+        line.startswith("| first-order, dense, batches of 128 | 92.85 | 90.00 (1), 50 ")
+        for line in lines
+    )
+
+
 def test_masks_of_the_recipe_are_made_as_said(tmp_path):
     named = {
         cell.name: cell.labels["masks"]
