@@ -80,11 +80,12 @@ class OnlyAsked:
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The results for all copies."""
         given, asked = list(map(np.asarray, arrays[:-1])), np.asarray(arrays[-1])
-        if asked.all():
-            return self.call(*given)
         # It is a scalar for one copy, so that all its axes are those that ``vmap`` put in front.
         front = asked.ndim
         outer = np.broadcast_shapes(asked.shape, *(array.shape[:front] for array in given))
+        if asked.all():  # what is the same for all copies is asked once
+            pairs = zip(self.call(*given), self.shapes, strict=True)
+            return [np.broadcast_to(answer, (*outer, *shape.shape)) for answer, shape in pairs]
         rows = np.broadcast_to(asked, outer).reshape(-1)
 
         def kept(array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import deepzero_jax as dz
+from deepzero_jax.coordinates import all_coordinates
 from deepzero_jax.estimators.padding import OnlyAsked
 from tests.estimators.test_pass_joined import count
 from tests.marks import few
@@ -118,6 +119,24 @@ def test_copies_that_draw_different_numbers_ask_their_own_alone():
     for place, coordinates in enumerate(copies):
         alone = vg(params, coordinates=coordinates)[1]
         assert relative_error(jax.tree.map(lambda g, p=place: g[p], grads), alone) < 1e-5
+
+
+@pytest.mark.parametrize("batch_size", ["auto", *few([2, 1])])
+def test_inputs_that_all_coordinates_move_alike_are_asked_no_oftener_than_said(batch_size):
+    box = dz.black_box(lambda x: np.sum(x**2, axis=1), (), dtype="float64")
+    x = jnp.arange(12.0).reshape(ROWS, 4)
+    loss = lambda params: jnp.mean(box(x * sum(map(jnp.sum, params.values()))))
+    params = {"a": jnp.ones(5), "b": jnp.ones(2), "c": jnp.ones(())}
+    estimator = dz.cge(smoothing=1e-3, central=True, batch_size=batch_size)
+    vg = jax.jit(dz.value_and_grad(loss, estimator))
+    slope = 2 * 8 * np.sum(np.square(x)) / ROWS
+    exact = jax.tree.map(lambda leaf: np.full(leaf.shape, slope), params)
+    for coordinates in (all_coordinates(params), drawn(params, 3)):
+        before = box.num_samples
+        grads = jax.block_until_ready(vg(params, coordinates=coordinates)[1])
+        said = ROWS * dz.num_queries(estimator, params, coordinates)
+        assert 0 < box.num_samples - before <= said
+        assert relative_error(grads, jax.tree.map(on, exact, coordinates)) < 1e-5
 
 
 @pytest.mark.parametrize("way", ["scan", "while", "cond", "callback beside it"])
