@@ -81,10 +81,17 @@ def recipe_section(found: list[Result]) -> str:
                 runs = chosen(_of_batch(found, batch), precision=precision, **labels)
                 note = "" if precision == "bfloat16" else f", {precision}"
                 note += "" if batch == recipe.BATCH else f", batches of {batch}"
+                shorter_ones = before if batch == recipe.BATCH else ""
                 if runs or not note:
-                    lines.append(row(f"{title}{note}", [printed, accuracies(runs), before]))
-    if chosen(found, method="first_order_dense"):
+                    lines.append(row(f"{title}{note}", [printed, accuracies(runs), shorter_ones]))
+    dense = chosen(found, method="first_order_dense", precision="bfloat16")
+    if dense:
         lines += ["", _GAP]
+    for batch in set(batches) - {recipe.BATCH}:
+        there, here = _of_batch(dense, batch), _of_batch(dense)
+        if there and here:
+            gain = mean_percent(there) - mean_percent(here)
+            lines += ["", f"Dense, batches of {batch} beside {recipe.BATCH}: {gain:+.2f} points."]
     for level in sorted({run["labels"]["sparsity"] for run in found} - {0.0}):
         kept, drawn = (
             chosen(_of_batch(found), method=f"first_order_{method}", sparsity=level)
