@@ -92,7 +92,7 @@ class OnlyAsked:
             tail = array.shape[front:]
             if math.prod(array.shape[:front]) == 1:
                 return array.reshape((1, *tail))
-            return np.broadcast_to(array, (*outer, *tail)).reshape((-1, *tail))[rows]
+            return np.broadcast_to(array, (*outer, *tail)).reshape((rows.size, *tail))[rows]
 
         answers = self.call(*map(kept, given)) if rows.any() else []
         found = [np.zeros((rows.size, *shape.shape), shape.dtype) for shape in self.shapes]

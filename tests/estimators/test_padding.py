@@ -172,21 +172,23 @@ def test_where_a_box_cannot_be_told_it_is_asked_no_padding_either(way):
 def test_copies_of_a_call_that_are_padding_are_zero_and_not_made():
     seen = []
 
-    def call(a, b):
+    def call(a, b, no_numbers):
         seen.append(a.shape)
+        assert no_numbers.shape == (*a.shape[:-1], 5, 0)
         return [a.sum(axis=-1) + b, np.broadcast_to(b, a.shape[:-1])]
 
     shapes = tuple(jax.ShapeDtypeStruct((), dtype) for dtype in (np.float32, np.float64))
     only = OnlyAsked(call, shapes)
     a, b = np.arange(24.0).reshape(2, 3, 4), np.ones((2, 1))
+    given = a, b, np.zeros((2, 3, 5, 0))
     asked = np.array([[True, False, True]])
-    first, second = only(a, b, asked)
+    first, second = only(*given, asked)
     assert seen == [(4, 4)]
     np.testing.assert_array_equal(first, np.where(asked, a.sum(axis=-1) + 1, 0))
     np.testing.assert_array_equal(second, np.where(asked, [[1.0] * 3] * 2, 0))
     assert [found.dtype for found in (first, second)] == [np.float32, np.float64]
-    none = only(a, b, np.zeros((1, 3), bool))
+    none = only(*given, np.zeros((1, 3), bool))
     assert len(seen) == 1
     assert not np.any(none[0])
-    whole = only(a, b, np.ones((1, 3), bool))
+    whole = only(*given, np.ones((1, 3), bool))
     np.testing.assert_array_equal(whole[0], a.sum(axis=-1) + 1)
