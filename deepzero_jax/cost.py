@@ -172,10 +172,10 @@ def memory_budget(device: Any = None) -> int:
     write than a kernel to launch, so that larger chunks add padding alone. It depends on the
     device, never on what is in use, so that a resumed run works in the same chunks.
     """
-    if (told := _told.get()) is not None:
-        return min(told // 2, _BUSY)
-    device = jax.devices()[0] if device is None else device
-    if device.platform == "cpu":
-        return 4 * 2**20
-    stats = device.memory_stats() or {}
-    return min(int(stats.get("bytes_limit", 8 * 2**30)) // 2, _BUSY)
+    memory = _told.get()
+    if memory is None:
+        device = jax.devices()[0] if device is None else device
+        if device.platform == "cpu":
+            return 4 * 2**20
+        memory = int((device.memory_stats() or {}).get("bytes_limit", 8 * 2**30))
+    return min(memory // 2, _BUSY)

@@ -113,10 +113,9 @@ def _price(config: Config, ratios: Path) -> Json:
 
 
 def _name(run: Cell, precision: str, made: str, batch: int = BATCH) -> str:
-    ending = ("" if made == "as_published" else f"-{made}") + (
-        "" if batch == BATCH else f"-batch{batch}"
-    )
-    return f"{run.name}-{precision}{ending}"
+    other_masks = "" if made == "as_published" else f"-{made}"
+    other_batch = "" if batch == BATCH else f"-batch{batch}"
+    return f"{run.name}-{precision}{other_masks}{other_batch}"
 
 
 if __name__ == "__main__":

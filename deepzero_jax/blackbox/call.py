@@ -139,6 +139,31 @@ class HostCall:
         return outputs.treedef.unflatten(results[: len(outputs.shapes)])
 
 
+@dataclass(frozen=True)
+class ByCall:
+    """What a callback calls that asks by another call.
+
+    Attributes:
+      call: the other.
+    """
+
+    call: Any
+
+    @property
+    def box(self) -> object:
+        """Who answers."""
+        return self.call.box
+
+    @property
+    def num_samples(self) -> int:
+        """That one evaluation sends."""
+        return self.call.num_samples
+
+    def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
+        """As of the call."""
+        return self.call.num_copies(operands, answer)
+
+
 def _num_samples_with_any(marked: Sequence[np.ndarray]) -> int:
     rows = [marks.reshape(len(marks), -1).any(axis=1) for marks in marked]
     return int(np.any(rows, axis=0).sum())

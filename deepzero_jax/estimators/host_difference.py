@@ -10,14 +10,13 @@ that was taken to the one asked for, or a random direction is rounded so that no
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import jax
 import numpy as np
 from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import BlackBox, HostCall, from_two_parts, host_call
-from deepzero_jax.blackbox.call import cut_off, held, widened
+from deepzero_jax.blackbox.call import ByCall, cut_off, held, widened
 from deepzero_jax.blackbox.told import is_told, tell_once
 from deepzero_jax.callbacks import call_host
 from deepzero_jax.difference import ZERO, Delta, dense
@@ -37,31 +36,19 @@ from deepzero_jax.types import Array
 
 
 @dataclass(frozen=True)
-class _OfMoved:
-    """What a callback calls on the host where its operands move.
+class _OfMoved(ByCall):
+    """What a callback calls on the host where its operands move; its call is that at the base.
 
     It is given operands, then what moves them, then the results at the base.
 
     Attributes:
-      call: at the base.
       moving: numbers of the operands that move: of floating-point ones the difference is given,
         of others the new value.
       dtypes: of the results: of differences, and of what has none and is given anew.
     """
 
-    call: Any
     moving: tuple[int, ...]
     dtypes: tuple[np.dtype, ...]
-
-    @property
-    def box(self) -> object:
-        """Who answers."""
-        return self.call.box
-
-    @property
-    def num_samples(self) -> int:
-        """That one evaluation sends."""
-        return self.call.num_samples
 
     def parts(
         self, arrays: Sequence[np.ndarray], num_operands: int
@@ -82,10 +69,6 @@ class _HostDifference(_OfMoved):
     """
 
     is_random: bool = False
-
-    def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
-        """As of the call."""
-        return self.call.num_copies(operands, answer)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         seed = arrays[-1] if self.is_random else None

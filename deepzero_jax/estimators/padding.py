@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.core import ShapedArray
 
 from deepzero_jax.blackbox import HostCall, host_call
+from deepzero_jax.blackbox.call import ByCall
 from deepzero_jax.difference.rules import OWN_RULES
 from deepzero_jax.jaxprs import CALLBACKS, calls_host
 from deepzero_jax.types import Array
@@ -39,7 +39,7 @@ def where_asked() -> Array | None:
 
 
 def can_be_told(equations: Sequence[Any]) -> bool:
-    """Whether all that a program asks of the host are queries of boxes that heed ``asked_where``.
+    """Whether a program asks the host, and only by queries of boxes that heed ``asked_where``.
 
     One inside of a loop or a branch may be evaluated whole, and so asked for padding; a callback
     that is no black box cannot be told.
@@ -48,34 +48,20 @@ def can_be_told(equations: Sequence[Any]) -> bool:
     names = {eqn.primitive.name for eqn in asking}
     if not names <= set(CALLBACKS) or names & set(OWN_RULES):
         return False
-    return all(isinstance(host_call(eqn.params), HostCall) for eqn in asking)
+    return bool(asking) and all(isinstance(host_call(eqn.params), HostCall) for eqn in asking)
 
 
 @dataclass(frozen=True)
-class OnlyAsked:
+class OnlyAsked(ByCall):
     """What a callback calls whose last operand says for which copies under ``vmap``.
 
+    Its call takes the other operands.
+
     Attributes:
-      call: takes the other operands.
       shapes: of the results for one copy; they are zero where nothing is asked.
     """
 
-    call: Any
     shapes: tuple[jax.ShapeDtypeStruct, ...]
-
-    @property
-    def box(self) -> object:
-        """Who answers."""
-        return self.call.box
-
-    @property
-    def num_samples(self) -> int:
-        """That one evaluation sends."""
-        return self.call.num_samples
-
-    def num_copies(self, operands: Sequence[ShapedArray], answer: ShapedArray) -> int:
-        """As of the call."""
-        return self.call.num_copies(operands, answer)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The results for all copies."""

@@ -23,8 +23,7 @@ def propagated_passes(
     Nothing cancels, and nothing that does not move is computed again.
     """
     base = propagated(at, delta_dtype)
-    assert base.course is not None
-    told = base.host_use.asks and can_be_told(base.course.program.equations)
+    told = base.course is not None and can_be_told(base.course.program.equations)
 
     def along(position: int, smoothing: Step) -> Slope:
         leaf = at.leaves[position]

@@ -51,10 +51,12 @@ def recipe_section(found: list[Result]) -> str:
     """The paper's recipe at its full length beside what the paper prints."""
     network, shorter = NETWORKS["resnet20"], results(sparsity.STUDY)
     priced = chosen(found, priced=True)
-    found = [run for run in found if run not in priced]
-    at_99 = chosen(_of_batch(found), sparsity=0.99)
-    found = chosen(_made(found, "as_published"), epochs=_EPOCHS)
-    batches = sorted({_batch(run) for run in found} | {recipe.BATCH}, reverse=True)
+    found = [
+        {**run, "labels": {**_BY_DEFAULT, **run["labels"]}} for run in found if run not in priced
+    ]
+    at_99 = chosen(found, sparsity=0.99, batch=recipe.BATCH)
+    found = chosen(found, masks="as_published", epochs=_EPOCHS)
+    batches = sorted({run["labels"]["batch"] for run in found} | {recipe.BATCH}, reverse=True)
     lines = [
         "## The paper's recipe at its full length",
         "",
@@ -78,7 +80,7 @@ def recipe_section(found: list[Result]) -> str:
             labels = {"method": method, "sparsity": level}
             before = accuracies(chosen(shorter, network="resnet20", **labels))
             for precision, batch in product(PRECISIONS[::-1], batches):
-                runs = chosen(_of_batch(found, batch), precision=precision, **labels)
+                runs = chosen(found, precision=precision, batch=batch, **labels)
                 note = "" if precision == "bfloat16" else f", {precision}"
                 note += "" if batch == recipe.BATCH else f", batches of {batch}"
                 shorter_ones = before if batch == recipe.BATCH else ""
@@ -87,14 +89,14 @@ def recipe_section(found: list[Result]) -> str:
     dense = chosen(found, method="first_order_dense", precision="bfloat16")
     if dense:
         lines += ["", _GAP]
-    for batch in set(batches) - {recipe.BATCH}:
-        there, here = _of_batch(dense, batch), _of_batch(dense)
+    for batch in sorted(set(batches) - {recipe.BATCH}):
+        there, here = (chosen(dense, batch=size) for size in (batch, recipe.BATCH))
         if there and here:
             gain = mean_percent(there) - mean_percent(here)
             lines += ["", f"Dense, batches of {batch} beside {recipe.BATCH}: {gain:+.2f} points."]
     for level in sorted({run["labels"]["sparsity"] for run in found} - {0.0}):
         kept, drawn = (
-            chosen(_of_batch(found), method=f"first_order_{method}", sparsity=level)
+            chosen(found, method=f"first_order_{method}", sparsity=level, batch=recipe.BATCH)
             for method in ("gradient", "price_aware")
         )
         if kept and drawn:
@@ -104,25 +106,10 @@ def recipe_section(found: list[Result]) -> str:
     return "\n".join(lines + _masks_table(at_99, priced))
 
 
-def _made(found: list[Result], masks: str) -> list[Result]:
-    """The runs whose masks are made in a way; those that do not say it: as published."""
-    return [run for run in found if run["labels"].get("masks", "as_published") == masks]
-
-
-def _of_batch(found: list[Result], batch: int = recipe.BATCH) -> list[Result]:
-    """The runs with so many images a step."""
-    return [run for run in found if _batch(run) == batch]
-
-
-def _batch(run: Result) -> int:
-    """Images a step; of those that do not say it, as in the paper's code."""
-    return run["labels"].get("batch", recipe.BATCH)
-
-
 def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
     """What runs make of masks that are made in other ways, and what a step of CGE costs."""
     lengths = by_epochs(chosen(found, method="first_order_gradient"))
-    if len(_made(found, "as_published")) == len(found):
+    if len(chosen(found, masks="as_published")) == len(found):
         return []
     lines = [
         "",
@@ -134,7 +121,7 @@ def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
         ),
     ]
     for made, title in _MASKS.items():
-        cells = [mean_and_spread(final_accuracies(_made(runs, made))) for _, runs in lengths]
+        cells = [mean_and_spread(final_accuracies(chosen(runs, masks=made))) for _, runs in lengths]
         for run in chosen(priced, masks=made):
             spent, stages = run["summary"]["multiply_adds"], run["summary"]["of_stages"]
             shares = (f"{100 * stages[name] / spent:.0f}" for name in stages)
@@ -153,7 +140,7 @@ def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
     prices = [chosen(priced, masks=made) for made in ("as_published", "as_released")]
     gains = []
     for epochs, runs in lengths:
-        ours, theirs = (_made(runs, made) for made in ("as_published", "as_released"))
+        ours, theirs = (chosen(runs, masks=made) for made in ("as_published", "as_released"))
         if ours and theirs:
             gain = mean_percent(theirs) - mean_percent(ours)
             gains.append(f"{gain:+.2f} points in {epochs:g} epochs")
@@ -169,6 +156,8 @@ def _masks_table(found: list[Result], priced: list[Result]) -> list[str]:
 
 # Epochs of the paper's runs.
 _EPOCHS = 50
+# What a run of the recipe is of that does not say it.
+_BY_DEFAULT = {"masks": "as_published", "batch": recipe.BATCH}
 _MASKS = {
     "as_published": "ratios by ZO-GraSP, drawn every 5 epochs",
     "as_released": "ratios as in the paper's code, drawn every 5 epochs",

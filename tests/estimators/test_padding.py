@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 import deepzero_jax as dz
-from deepzero_jax.coordinates import all_coordinates
+from deepzero_jax.coordinates import all_coordinates, is_valid, num_valid
 from deepzero_jax.estimators.padding import OnlyAsked
 from tests.estimators.test_pass_joined import count
 from tests.marks import few
@@ -60,7 +60,7 @@ def drawn(params, number, padding=()):
 
 def num_drawn(params, coordinates):
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(coordinates), strict=True)
-    return sum(int(((i >= 0) & (i < leaf.size)).sum()) for leaf, i in pairs)
+    return sum(int(num_valid(leaf, indices)) for leaf, indices in pairs)
 
 
 @pytest.mark.parametrize("batch_size", ["auto", *few([4, 1])])
@@ -83,7 +83,7 @@ def test_a_network_in_front_of_a_box_has_its_slopes_and_asks_no_padding(batch_si
 def on(leaf, indices):
     """A leaf, zero off some coordinates."""
     kept = np.zeros(leaf.size, np.float32)
-    chosen = [i for i in np.asarray(indices) if 0 <= i < leaf.size]
+    chosen = indices[is_valid(leaf.size, indices)]
     kept[chosen] = np.asarray(leaf).reshape(-1)[chosen]
     return kept.reshape(leaf.shape)
 
