@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from deepzero_jax.platform import collect_rarely, prepare_program
+from tests.marks import long
 
 TAKES_AND_FREES = """
 import resource, sys
@@ -33,6 +34,7 @@ def page_faults(*arguments, **environment):
     return int(subprocess.check_output(call, env={**plain, **environment}, text=True))
 
 
+@long
 @pytest.mark.skipif(not GLIBC, reason="an allocator other than glibc's")
 def test_freed_memory_is_kept_unless_the_environment_chooses():
     assert page_faults("keep") < 20

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import compile as compiling
 from benchmarks.hlo import Hlo
 from benchmarks.off_the_shelf import flax_resnet20
+from tests.marks import long
 
 TEXT = """HloModule step, is_scheduled=true
 
@@ -52,6 +53,7 @@ def test_loops_convolutions_and_collectives_are_counted():
     assert program.bytes_of_largest_loop() == 2 * 4 * 8 * 4 + 1
 
 
+@long
 def test_a_step_is_compiled_for_the_cpu_and_a_target_without_its_wheels_is_skipped(
     monkeypatch, capsys
 ):
@@ -71,6 +73,7 @@ def test_a_step_is_compiled_for_the_cpu_and_a_target_without_its_wheels_is_skipp
         list(compiling.cells(targets=("h10",)))
 
 
+@long
 def test_a_network_that_knows_nothing_of_this_package_is_compiled_too():
     loss, params, args = flax_resnet20(4)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 272_474

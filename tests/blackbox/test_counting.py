@@ -16,7 +16,7 @@ from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.sampling import price_aware_sampler
 from tests.blackbox.test_box import squares
 from tests.conftest import ROOT
-from tests.marks import few
+from tests.marks import few, long
 
 BATCH = 3
 
@@ -69,9 +69,9 @@ def test_directions_that_chunks_do_not_divide():
 
 ESTIMATORS = {
     "cge": lambda size: dz.cge(smoothing=1e-2, batch_size=size),
-    "cge central": lambda size: dz.cge(smoothing=1e-2, central=True, batch_size=size),
-    "cge none": lambda size: dz.cge(smoothing=1e-2, reuse="none", batch_size=size),
     "rge": lambda size: dz.rge(smoothing=1e-2, num_directions=13, batch_size=size),
+    "cge none": lambda size: dz.cge(smoothing=1e-2, reuse="none", batch_size=size),
+    "cge central": lambda size: dz.cge(smoothing=1e-2, central=True, batch_size=size),
     "rge central none": lambda size: dz.rge(
         smoothing=1e-2, num_directions=13, central=True, reuse="none", batch_size=size
     ),
@@ -87,7 +87,7 @@ def chosen_by(sampler, params, step):
     return made.sample(made.init(jax.random.key(2)), jnp.int32(step)).coordinates
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", few(ESTIMATORS, 3, long))
 @pytest.mark.parametrize("batch_size", few([7, "auto"]))
 @pytest.mark.parametrize("kind", ["dense", "pruned", "price_aware"])
 def test_queries_are_what_the_box_was_asked(name, batch_size, kind):
@@ -176,6 +176,7 @@ for devices in ({devices},):
 """
 
 
+@long
 @pytest.mark.parametrize("devices", few([3, 2]))
 def test_devices_ask_no_padding(devices):
     found = subprocess.run(

@@ -1,5 +1,6 @@
 """A box whose inputs lie on several devices: its answers can be gone on with."""
 
+from tests.marks import long
 from tests.runs import on_devices
 
 FOUR = """
@@ -55,6 +56,7 @@ print(json.dumps([off, {name: sorted(counts) for name, counts in asked.items()}]
 """
 
 
+@long
 def test_answers_and_slopes_on_several_devices_can_be_used_and_are_asked_once():
     off, asked = on_devices(4, FOUR)
     assert max(off.values()) < 2e-3

@@ -1,5 +1,6 @@
 """A box that fails on several devices: one error, nobody left waiting, nothing asked after it."""
 
+from tests.marks import long
 from tests.runs import on_devices
 
 HEAD = """
@@ -84,6 +85,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_a_box_that_one_of_four_devices_asks_fails_all_of_them():
     found = on_devices(4, HEAD + ONE_ASKS)
     assert "rematerialization" not in found.pop("said")
@@ -125,6 +127,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_a_box_that_each_of_four_devices_asks_fails_all_of_them():
     found = on_devices(4, HEAD + EACH_ASKS)
     assert set(found) == {"cge", "rge", "ranked", "subtracted"}

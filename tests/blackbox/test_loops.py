@@ -10,6 +10,7 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.difference import base_values
 from tests.blackbox.test_box import squares
+from tests.marks import few, long
 
 ROWS = np.random.default_rng(5).normal(size=(4, 3))
 
@@ -63,7 +64,7 @@ LOOPS = {  # samples that one evaluation asks
 }
 
 
-@pytest.mark.parametrize("kept", [None, 0], ids=["all kept", "answers kept"])
+@pytest.mark.parametrize("kept", few([None, 0], rest=long), ids=["all kept", "answers kept"])
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_pass_through_a_loop_asks_nothing_again(name, kept, monkeypatch, x64):
     if kept is not None:

@@ -21,6 +21,7 @@ import deepzero_jax as dz
 from deepzero_jax.blackbox import BlackBoxError
 from tests.blackbox import hosts
 from tests.conftest import ROOT
+from tests.marks import long
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -193,6 +194,7 @@ def test_a_killed_worker_is_a_failed_piece_and_tried_again(engine, tmp_path):
     assert box.num_answered == 6
 
 
+@long
 def test_a_process_that_hangs_is_ended():
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         box = dz.black_box(

@@ -22,7 +22,7 @@ from deepzero_jax.data import (
     random_flip,
 )
 from deepzero_jax.data.dataset import check_dataset
-from tests.marks import thorough
+from tests.marks import long, thorough
 
 
 def test_digits_need_no_download_and_are_split_fairly():
@@ -229,6 +229,7 @@ def test_without_a_place_for_the_copy_all_is_read(prepared):
     assert len(reads) == 2
 
 
+@long
 @pytest.mark.cifar10
 def test_damaged_prepared_data_are_named(tmp_path):
     import os

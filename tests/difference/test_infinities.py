@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import deepzero_jax as dz
+from tests.marks import few, long
 from tests.problems import relative_error
 
 MASK = jnp.array([True, True, True, False])
@@ -87,7 +88,7 @@ def slopes_of(name, fun, w):
     return jnp.array([(fun(w + step) - fun(w - step)) / 2e-6 for step in steps])
 
 
-@pytest.mark.parametrize("name", {**LOSSES, **BY_DIFFERENCES})
+@pytest.mark.parametrize("name", [*few(LOSSES, 6, long), *BY_DIFFERENCES])
 def test_infinities_that_stay_have_no_difference(name, x64):
     fun, w = {**LOSSES, **BY_DIFFERENCES}[name], jnp.array([0.3, -1.0, 2.0, 0.5])
     exact = slopes_of(name, fun, w)

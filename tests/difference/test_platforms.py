@@ -7,6 +7,7 @@ import pytest
 import deepzero_jax as dz
 from deepzero_jax.difference import forms_of
 from deepzero_jax.difference.platforms import staged_sum
+from tests.marks import long
 from tests.problems import network_loss
 
 
@@ -39,6 +40,7 @@ def convolutions_of(lowered):
     return [line for line in lowered.as_text().splitlines() if "stablehlo.convolution" in line]
 
 
+@long
 def test_the_forms_of_every_platform_give_the_same_numbers(x64):
     # In float32 how a compiler sums decides on the slopes of biases in front of a norm, all zero.
     found = {}

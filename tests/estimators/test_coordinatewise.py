@@ -9,7 +9,7 @@ from deepzero_jax.estimators.base_pass import FlatLoss
 from deepzero_jax.estimators.contract import Loss
 from deepzero_jax.estimators.pass_suffix import suffix_losses
 from deepzero_jax.models import MODELS
-from tests.marks import few
+from tests.marks import few, long
 from tests.problems import (
     estimated,
     estimates_at,
@@ -95,6 +95,7 @@ def test_the_step_that_the_parameter_took_is_the_divisor():
     assert grads == 0.5
 
 
+@long
 @pytest.mark.parametrize("name", few(["resnet8", "cnn2"]))
 def test_split_equals_none_in_float32(name):
     fun, params, args = network_loss(name, width=4, batch=8)
@@ -129,6 +130,7 @@ def test_split_equals_none_in_float64():
     assert relative_error(grads[1], grads[0]) < 1e-10
 
 
+@long
 def test_split_does_a_quarter_of_the_multiply_adds_on_resnet20():
     fun, params, args = network_loss("resnet20", width=16, batch=1, size=32)
     loss = Loss(fun, args, has_aux=True)

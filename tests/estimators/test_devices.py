@@ -1,3 +1,4 @@
+from tests.marks import long
 from tests.runs import on_devices
 
 EIGHT = """
@@ -63,6 +64,7 @@ print(json.dumps(result))
 """
 
 
+@long
 def test_eight_devices_give_the_gradient_of_one():
     result = on_devices(8, EIGHT)
     assert result.pop("devices") == 8

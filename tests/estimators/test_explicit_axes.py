@@ -1,5 +1,6 @@
 """Estimates from arrays that are split over explicit axes: on two devices, in an own process."""
 
+from tests.marks import long
 from tests.runs import on_devices
 
 TWO = """
@@ -84,6 +85,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_inputs_split_over_explicit_axes_give_the_same_gradients_split_as_the_parameters():
     found = on_devices(2, TWO)
     assert abs(found.pop("no mesh set")) < 1e-6

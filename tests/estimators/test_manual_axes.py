@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.marks import long
 from tests.runs import on_devices
 
 TWO = """
@@ -74,6 +75,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_devices_have_problems_of_their_own_and_shards_of_one_are_refused():
     found = on_devices(2, TWO)
     near = lambda got, expected, tolerance: all(
@@ -166,6 +168,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_loops_and_branches_inside_of_shard_map():
     for name, (got, exact) in on_devices(2, LOOPS).items():
         np.testing.assert_allclose(got, exact, rtol=1e-3, atol=1e-4, err_msg=name)

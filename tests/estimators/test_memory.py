@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from tests.marks import few
+from tests.marks import few, long
 
 X = jnp.ones((4, 3))
 
@@ -36,7 +36,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("of", few(["box", "function"]))
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", few(WAYS, 2, long))
 def test_programs_of_a_step_are_kept_once(way, of):
     take = WAYS[way](dz.black_box(np.sin, (3,), dtype="float64") if of == "box" else jnp.sin)
     client = jax.devices()[0].client

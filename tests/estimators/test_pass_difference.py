@@ -12,7 +12,7 @@ import deepzero_jax as dz
 from deepzero_jax.coordinates import leaf_paths
 from deepzero_jax.models import MODELS, split_model_loss
 from deepzero_jax.training import cross_entropy
-from tests.marks import few
+from tests.marks import few, long
 from tests.problems import estimates_at, flatten, network_loss, relative_error, some_coordinates
 
 
@@ -28,7 +28,7 @@ def grads_of(fun, estimator, params, *args, coordinates=None, has_aux=True, key=
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name",
-    few(["resnet8", "cnn1", *map(slow, ("cnn3", "cnn5", "resnet20"))]),
+    few(["cnn1", pytest.param("resnet8", marks=long), *map(slow, ("cnn3", "cnn5", "resnet20"))]),
 )
 def test_three_ways_give_the_same_numbers(name):
     fun, params, args = network_loss(name, width=4, batch=2, size=32 if name == "cnn5" else 16)
@@ -139,6 +139,7 @@ def test_small_steps_stay_accurate_in_float32(module):
     assert relative_error(subtracted, exact) > 10 * relative_error(got, exact)
 
 
+@long
 @pytest.mark.usefixtures("x64")
 def test_random_directions_take_the_same_differences():
     fun, params, args = network_loss("cnn2", width=4, batch=4)

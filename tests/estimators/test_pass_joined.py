@@ -17,7 +17,7 @@ from tests.estimators.test_pass_difference import (
     GroupNormNet,
     foreign_problem,
 )
-from tests.marks import few, thorough
+from tests.marks import few, long, thorough
 from tests.problems import network_loss, relative_error, some_coordinates
 
 
@@ -83,6 +83,7 @@ def test_chunks_signs_and_padding_keep_their_numbers(central, batch_size, apart)
     assert relative_error(run(), apart(run)) < 1e-11
 
 
+@long
 def test_the_program_grows_with_the_depth_not_with_its_square():
     def convolutions(name):
         fun, params, args = network_loss(name, batch=2)
@@ -249,6 +250,7 @@ def rates_of(number):
     return {f"{n:02}": jnp.asarray(0.5 + 0.01 * n) for n in range(number)}
 
 
+@long
 @pytest.mark.usefixtures("x64")
 def test_passes_of_light_equations_alone_meet_too():
     slopes = gradient(mechanism, rates_of(20), ())

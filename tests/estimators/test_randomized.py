@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import deepzero_jax as dz
-from tests.marks import few
+from tests.marks import few, long
 from tests.problems import estimated, flatten, quadratic, quadratic_problem, relative_error
 
 
@@ -62,7 +62,7 @@ def test_directions_are_not_stored_for_all_of_q():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("reuse", ["difference", "none"])
+@pytest.mark.parametrize("reuse", few(["difference", "none"], rest=long))
 @pytest.mark.parametrize("distribution", few(["normal", "sphere", "rademacher"]))
 def test_error_along_the_directions_falls_with_the_order_of_the_difference(distribution, reuse):
     # Compared along the same directions, so that what is left is the truncation.

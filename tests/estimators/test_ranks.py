@@ -10,7 +10,7 @@ import deepzero_jax as dz
 from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.estimators.ranks import centred_ranks
 from tests.conftest import AS_USERS
-from tests.marks import few
+from tests.marks import few, long
 from tests.problems import flatten, relative_error
 from tests.runs import on_devices
 
@@ -179,6 +179,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_places_are_among_the_losses_of_all_devices():
     found = on_devices(4, FOUR)
     for name in {name.rsplit(" ", 1)[0] for name in found}:

@@ -14,9 +14,10 @@ import pytest
 import prune
 import train
 from tests.conftest import ROOT
-from tests.marks import few
+from tests.marks import few, long
 from tests.runs import TINY, call
 
+pytestmark = long
 LENGTH = "--config.training.num_steps=60"
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
 

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from tests.faults.test_files import start, summary_of
+from tests.marks import long
 
 
 def mount(folder, size, *more):
@@ -23,6 +24,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@long
 def test_a_full_disk_is_one_line_and_the_run_goes_on_where_there_is_room(small_disk, tmp_path):
     whole = start(tmp_path / "whole")
     assert (whole.communicate()[1], whole.returncode)[1] == 0

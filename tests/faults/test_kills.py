@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tests.marks import few
+from tests.marks import few, long
 from tests.runs import TINY
 
 KINDS = {
@@ -79,6 +79,7 @@ def chain(folder, kind, num_kills, seed):
     return statuses, part + 1
 
 
+@long
 @pytest.mark.parametrize("num_kills", few([2, 3]))
 def test_a_run_ended_in_every_way_goes_on_to_the_same_bits(num_kills, tmp_path):
     statuses, _ = chain(tmp_path, "masks kept", num_kills, seed=2)
@@ -92,6 +93,7 @@ def test_chains_of_kills(kind, tmp_path, tell):
     tell(f"{kind}: {len(statuses)} kills {sorted(statuses)}, {runs} runs, all identical")
 
 
+@long
 def test_what_a_box_was_asked_is_counted_whenever_the_process_is_killed(tmp_path):
     """A process calls 57 times to probe, 4 to score, 2 in each of 6 steps, 1 to evaluate twice."""
     asked, statuses = tmp_path / "asked", []

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.conftest import OLD_EMITTERS, ROOT
+from tests.marks import long
 
 
 def start(folder, busy_after, num_devices=1):
@@ -37,6 +38,7 @@ def sent(folder):
     return [int(line) for line in asked.read_text().splitlines()] if asked.exists() else []
 
 
+@long
 # A step calls twice; every second one is followed by an evaluation, of one call.
 @pytest.mark.parametrize(
     ("busy_after", "num_devices", "signum", "words"),

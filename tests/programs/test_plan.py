@@ -16,7 +16,7 @@ from deepzero_jax.applications.classification.scoring import Scoring
 from deepzero_jax.cost import multiply_adds
 from deepzero_jax.training import tree_digest
 from tests.conftest import ROOT
-from tests.marks import few
+from tests.marks import few, long
 from tests.records.tiny import get_config
 from tests.runs import TINY
 from tests.runs import call as call_program
@@ -138,6 +138,7 @@ def test_a_plan_of_many_days_says_what_that_means(capsys, tmp_path):
         assert words.removesuffix(" on two CPU cores") in (ROOT / name).read_text()
 
 
+@long
 def test_scoring_tells_how_many_queries_are_done_and_gives_the_same_scores(tmp_path):
     experiment = build(get_config())
     told = []
@@ -175,6 +176,7 @@ def test_every_estimator_has_a_plan_with_a_time(changes, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@long
 def test_a_plan_counts_the_coordinate_that_unbiased_leaves_keep(capsys, tmp_path):
     fields = ["pruning.sparsity=0.99", "pruning.scores=random", "sampling.unbiased=true"]
     arguments = [f"--config.{field}" for field in (*fields, "training.num_steps=1")]
@@ -184,6 +186,7 @@ def test_a_plan_counts_the_coordinate_that_unbiased_leaves_keep(capsys, tmp_path
     assert json.loads((tmp_path / "summary.json").read_text())["num_queries"] == int(planned)
 
 
+@long
 @pytest.mark.parametrize("reuse", ["difference", "none"])
 def test_multiply_adds_of_directions_are_those_of_the_program_of_a_step(reuse, tmp_path):
     config = get_config()

@@ -26,6 +26,7 @@ from studies.runner import (
     run_study,
 )
 from tests.conftest import ROOT
+from tests.marks import long
 
 
 def test_the_results_page_is_what_the_committed_summaries_give():
@@ -38,6 +39,7 @@ def test_what_was_not_run_says_so():
     assert mean_and_spread([0.5, 0.6]) == "55.00 ± 7.07 (2)"
 
 
+@long
 def test_finished_cells_are_skipped_and_missing_ones_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("studies.runner.RESULTS", tmp_path / "results")
     changes = {"training.num_steps": 2, "model.width": 2, "training.evaluation_epochs": 1}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.marks import long
 from tests.runs import on_devices
 
 # The compiler may cut a leaf of two numbers over two devices.
@@ -31,6 +32,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_a_leaf_with_a_number_for_each_device():
     for one, two in on_devices(2, LEAF_AS_LONG).values():
         assert len(one) == 4
@@ -57,6 +59,7 @@ print(json.dumps(found))
 """
 
 
+@long
 def test_a_box_on_devices_that_share_two_things_is_refused_in_the_plan_too():
     status, said, other, silent = on_devices(4, BOX_ON_TWO_AXES)
     assert (status, other, silent) == (2, 0, "")
@@ -89,6 +92,7 @@ print(json.dumps([status, said.getvalue(), sent, os.listdir(os.path.join(folder,
 """
 
 
+@long
 def test_a_box_that_fails_on_devices_ends_the_run_in_a_line_and_keeps_the_step():
     status, said, sent, kept = on_devices(4, BOX_THAT_FAILS)
     assert (status, kept) == (1, ["1"])

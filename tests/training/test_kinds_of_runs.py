@@ -18,6 +18,7 @@ from deepzero_jax.training import (
     make_optimizer,
 )
 from deepzero_jax.training.metrics import read_metrics
+from tests.marks import long
 from tests.runs import send_sigterm_after, tiny_dataset, tiny_run
 
 
@@ -61,6 +62,7 @@ def test_a_step_keeps_the_types_of_its_state(optimizer):
     assert types(moved) == types(state)
 
 
+@long
 def test_a_box_that_fails_stops_the_run_and_the_run_goes_on_exactly(tmp_path):
     broken = []
 
@@ -110,6 +112,7 @@ def boxed(box):
     return task_of
 
 
+@long
 def test_a_budget_that_a_step_would_overrun_stops_before_it_and_a_larger_one_goes_on(tmp_path):
     host = lambda x: np.sum(x**2, axis=1, keepdims=True)
     estimator, sizes = dz.cge(smoothing=1e-3, reuse="none"), []
@@ -176,6 +179,7 @@ def test_slopes_at_a_boundary_are_in_the_plan_and_in_the_budget(tmp_path):
     assert box.num_samples == 2 * per_step
 
 
+@long
 def test_an_evaluation_that_was_caught_up_is_not_asked_again(tmp_path):
     failing, evaluated = [], []
 

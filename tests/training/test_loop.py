@@ -23,7 +23,7 @@ from deepzero_jax.training import (
     tree_digest,
 )
 from deepzero_jax.training.checkpoint import load_newest
-from tests.marks import few
+from tests.marks import few, long
 from tests.runs import send_sigterm_after, tiny_run
 
 
@@ -201,6 +201,7 @@ def test_checkpoints_keep_every_dtype_and_bit(tmp_path):
     assert jax.tree.map(jnp.result_type, restored[0]) == jax.tree.map(jnp.result_type, state)
 
 
+@long
 def test_a_folder_of_another_state_is_refused_and_left_as_it_is(tmp_path):
     tiny_run(tmp_path, num_steps=2, optimizer=optax.adam(0.1))
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
@@ -210,6 +211,7 @@ def test_a_folder_of_another_state_is_refused_and_left_as_it_is(tmp_path):
     assert tiny_run(tmp_path, num_steps=2, optimizer=optax.adam(0.1))["num_steps"] == 2
 
 
+@long
 def test_an_optimiser_with_a_key_of_its_own_goes_on_to_the_same_bits(tmp_path):
     optimizer = optax.noisy_sgd(0.1, key=jax.random.key(7))
     whole = tiny_run(tmp_path / "whole", num_steps=4, optimizer=optimizer)

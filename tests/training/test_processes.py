@@ -16,6 +16,7 @@ from deepzero_jax.training import PeerWatch, processes, read_metrics
 from deepzero_jax.training.rendezvous import meet
 from deepzero_jax.training.sentinel import lost_first
 from tests.conftest import ROOT
+from tests.marks import long
 from tests.runs import TINY, call
 
 
@@ -127,6 +128,7 @@ def asked_in(folder):
     return asked
 
 
+@long
 def test_a_box_is_counted_and_budgeted_over_all_processes(tmp_path, monkeypatch):
     record = ["--config", str(ROOT / "tests/records/boxed.py")]
     monkeypatch.setenv("BOXED_FOLDER", str(tmp_path))
@@ -151,6 +153,7 @@ def test_a_box_is_counted_and_budgeted_over_all_processes(tmp_path, monkeypatch)
     assert told + before == sum(asked.values())
 
 
+@long
 def test_different_configs_are_refused_by_both(tmp_path):
     port = free_port()
     started = [
@@ -197,6 +200,7 @@ def test_of_several_silent_processes_the_first_is_named(tmp_path):
     assert lost_first(tmp_path, ["6", "9", "8", "x"], index=2) == [1]
 
 
+@long
 def test_a_process_that_never_comes_is_told_in_one_line(tmp_path):
     program = (
         "import sys, train; from deepzero_jax.training import processes; "

@@ -21,7 +21,7 @@ from deepzero_jax.data import Dataset
 from deepzero_jax.sampling import dense_sampler
 from deepzero_jax.training import TrainStep, cross_entropy, make_optimizer
 from studies import defense_gradients
-from tests.marks import few, thorough
+from tests.marks import few, long, thorough
 
 SHAPE, CLASSES, BATCH = (4, 4, 1), 3, 6
 
@@ -67,7 +67,7 @@ def advance(method, num_steps=2, learning_rate=0.05):
 
 
 @pytest.mark.parametrize("chunk_size", few([64, 5]))
-@pytest.mark.parametrize("name", ["deepzero", "fo_ds", "zo_ds", "zo_ae_ds"])
+@pytest.mark.parametrize("name", few(["zo_ae_ds", "zo_ds", "fo_ds", "deepzero"], 3, long))
 def test_every_method_trains_and_counts_what_it_asks(name, chunk_size, defense):
     estimator = default_estimator(name, 1e-2, num_directions=7, chunk_size=chunk_size)
     method = make_method(name, defense, start_of(defense), estimator)

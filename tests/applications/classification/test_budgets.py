@@ -18,6 +18,7 @@ from deepzero_jax.applications.classification.config import Estimator, Model, Pr
 from deepzero_jax.blackbox import BlackBoxError
 from deepzero_jax.training import RunFolderError, kept_probe
 from tests.applications.classification.test_boxes import PRUNED, Pair
+from tests.marks import few, long
 
 
 class Server:
@@ -69,7 +70,9 @@ def with_steps(record, num_steps):
     return replace(record, training=replace(record.training, num_steps=num_steps))
 
 
-@pytest.mark.parametrize("other", [PROBED, FIXED, replace(FIXED, pruning=Pruning())])
+@pytest.mark.parametrize(
+    "other", few([PROBED, FIXED, replace(FIXED, pruning=Pruning())], rest=long)
+)
 def test_what_a_folder_has_spent_counts_whatever_its_config(other, server, tmp_path):
     stopped(server, 100, PROBED, tmp_path)  # while it probes
     stopped(server, 30, with_steps(FIXED, 5), tmp_path)  # while it scores
@@ -90,6 +93,7 @@ def test_a_budget_holds_over_configs(other, server, tmp_path):
     assert server.sent == server.budget - 47
 
 
+@long
 def test_a_probe_is_kept_when_it_is_found_for_its_config_alone(server, tmp_path):
     record = replace(PROBED, pruning=Pruning())
     probing = prepared(record, tmp_path / "whole").experiment.probing

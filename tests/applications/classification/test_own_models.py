@@ -20,6 +20,7 @@ from deepzero_jax.applications.classification.config import (
     Training,
 )
 from deepzero_jax.pruning import load_ratios
+from tests.marks import few, long
 
 BOXES = []
 RECORD = Config(
@@ -68,7 +69,7 @@ PRUNING = Pruning(sparsity=0.5, num_directions=3, samples_per_class=2)
         ("make_taken", ["path", "file"]),
     ],
 )
-@pytest.mark.parametrize("mask", ["gradient", "weights"])
+@pytest.mark.parametrize("mask", few(["gradient", "weights"], rest=long))
 def test_parameters_of_any_structure_are_pruned(model, paths, mask, tmp_path):
     experiment = build(of_model(model, pruning=replace(PRUNING, mask=mask)))
     prepared = prepare_run(experiment, tmp_path, lambda line: None)

@@ -21,6 +21,7 @@ from deepzero_jax.training import coordinate_seconds, read_metrics
 from studies.report.committed import chosen, results
 from studies.runner import configured
 from tests.conftest import ROOT
+from tests.marks import long
 
 
 @pytest.mark.slow
@@ -73,6 +74,7 @@ def test_padding_is_little_of_a_sparse_resnet20_step_on_eight_devices():
     assert padded <= 1.01 * work
 
 
+@long
 def test_measured_prices_are_corrected_by_a_step_of_their_plan(monkeypatch, tmp_path):
     # A machine on which a coordinate takes 2 ms when its leaf runs alone, 1 ms in a whole step.
     changes = {"sampling.name": "price_aware", "sampling.budget": "0.3 s"}

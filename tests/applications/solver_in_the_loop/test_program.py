@@ -24,6 +24,7 @@ from deepzero_jax.applications.solver_in_the_loop.config import (
 from deepzero_jax.estimators import value_and_grad
 from deepzero_jax.training import StepFailedError
 from tests.conftest import ROOT
+from tests.marks import long
 from tests.problems import flatten, relative_error
 from tests.runs import correction_of
 
@@ -178,6 +179,7 @@ def losses_of(workdir, stage="zo_sol_0"):
     return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
 
 
+@long
 def test_a_shrunken_comparison_leaves_its_summary_and_pictures(tmp_path, capsys):
     command = ["--config", str(ROOT / "configs/sol_ks.py"), f"--workdir={tmp_path}"]
     for section in ("simulation", "correction", "training"):
