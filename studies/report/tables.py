@@ -201,4 +201,21 @@ def gradient_quality_section(found: list[Result]) -> str:
                 cosine = run["summary"]["cosine"]
                 lines.append(f"- {model}, RGE with {count:,} directions: cosine {cosine:.3f}")
         lines.append("")
+    lines += _rounding_table(found, models)
     return "\n".join([*lines, "![Estimates against autodiff](gradient_quality.png)"])
+
+
+def _rounding_table(found: list[Result], models: list[str]) -> list[str]:
+    lines = [
+        "Relative error against the same finite difference in float64, a coordinate of every leaf:",
+        "",
+        *head("network, smoothing", gradient_quality.WAYS),
+    ]
+    for model in models:
+        for smoothing in gradient_quality.ROUNDED:
+            cells = []
+            for way in gradient_quality.WAYS:
+                runs = chosen(found, model=model, rounding_of=way, smoothing=smoothing)
+                cells += [f"{run['summary']['relative_error']:.1e}" for run in runs] or ["not run"]
+            lines.append(row(f"{model}, {smoothing:g}", cells))
+    return [*lines, ""]
