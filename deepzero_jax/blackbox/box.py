@@ -96,9 +96,13 @@ class BlackBox:
         """Counts answered samples as without an answer: JAX does not hold theirs."""
         self._counters.drop(num_samples, answered=num_samples)
 
+    def own_counts(self) -> dict[str, int]:
+        """All counts without those that ``add_counts`` has added."""
+        return self._counters.dump_own()
+
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Adds what the box was asked elsewhere, in another process."""
-        self._counters.add(**counts)
+        self._counters.add_elsewhere(counts)
 
     def __call__(self, *inputs: PyTree) -> PyTree:
         """Queries the box; under ``vmap`` all copies are asked in one call.

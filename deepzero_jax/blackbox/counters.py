@@ -83,6 +83,7 @@ class Counters:
         self.set_budget(budget)
         self.num_samples = self.num_answered = self.num_calls = 0
         self.num_abandoned = self.num_dropped = 0
+        self._elsewhere: dict[str, int] = dict.fromkeys(_NAMES, 0)
         self._lock = threading.Lock()
 
     def check(self, num_samples: int) -> None:
@@ -119,6 +120,14 @@ class Counters:
                 setattr(self, name, getattr(self, name) + count)
         _tell()
 
+    def add_elsewhere(self, counts: Mapping[str, int]) -> None:
+        """Adds what another process has counted."""
+        with self._lock:
+            for name, count in counts.items():
+                self._elsewhere[name] += count
+                setattr(self, name, getattr(self, name) + count)
+        _tell()
+
     def drop(self, num_samples: int, answered: int = 0) -> None:
         """Counts samples that are left without an answer, though so many seemed answered."""
         global _total_unanswered
@@ -134,6 +143,11 @@ class Counters:
         """The counts, as a checkpoint is to hold them."""
         with self._lock:
             return {name: getattr(self, name) for name in _NAMES}
+
+    def dump_own(self) -> dict[str, int]:
+        """The counts without what ``add_elsewhere`` has added."""
+        with self._lock:
+            return {name: getattr(self, name) - self._elsewhere[name] for name in _NAMES}
 
     def load(self, counts: Mapping[str, int]) -> None:
         """Takes over the counts of ``dump``."""

@@ -11,6 +11,7 @@ import jax
 from deepzero_jax.bars import bar
 from deepzero_jax.blackbox import samples_sent, stop_asking_when, was_stopped, watch_counts
 from deepzero_jax.sharding import agree, any_of, is_lead
+from deepzero_jax.training.asked import Asked
 from deepzero_jax.training.checkpoint import Checkpointer
 from deepzero_jax.training.errors import (
     InterruptedRunError,
@@ -21,7 +22,6 @@ from deepzero_jax.training.errors import (
 )
 from deepzero_jax.training.folder import Json, RunFolderError, write_json
 from deepzero_jax.training.lengths import Lengths, check_pause
-from deepzero_jax.training.live import LiveJson
 from deepzero_jax.training.metrics import median_seconds
 from deepzero_jax.training.optimizer import Schedule
 from deepzero_jax.training.planning import plan
@@ -133,13 +133,13 @@ class _Trainer:
         self.told_of_boxes, self.stop = False, StopRequest()
         # One process of several cannot leave a step that the others are in.
         self.alone = jax.process_count() == 1
-        self.asked = LiveJson(folder / "asked.json", lambda: self.progress.asked)
         self.progress = Progress(
             settings.lengths.initial_queries,
             compiled.boxes,
             settings.lengths.initial_samples,
             settings.probing,
         )
+        self.asked = Asked(folder, self.progress)
 
     def start(self, state: TrainState, begin: Callable[[TrainState], TrainState]) -> TrainState:
         """The state of the newest checkpoint; without one that begun with, its plan printed."""
@@ -154,7 +154,7 @@ class _Trainer:
                     probing=settings.probing,
                 )
             self.log(str(planned))
-            self.progress.load_asked(self.asked.path, 0)
+            self.asked.load(0)
             if settings.probing is not None:  # so that it is not asked for again, even if killed
                 self._save(state)
                 self.checkpointer.wait()
@@ -167,7 +167,7 @@ class _Trainer:
             )
         self.progress.load(restored[1])
         state = self.compiled.step.place(restored[0])
-        self.progress.load_asked(self.asked.path, done)
+        self.asked.load(done)
         self.log(f"going on from step {done:,} of {num_steps:,}")
         return state
 
@@ -187,7 +187,7 @@ class _Trainer:
         saved_at = time.perf_counter()
         try:
             is_to_stop = lambda: self.alone and self.stop.signum is not None
-            with self.stop, watch_counts(self._note_asked), stop_asking_when(is_to_stop):
+            with self.stop, watch_counts(self.asked.update), stop_asking_when(is_to_stop):
                 # A box that failed while it was asked for scores is asked again.
                 if self._evaluate_if_due(state, recorder):
                     self._save(state)
@@ -208,14 +208,10 @@ class _Trainer:
         self._save(state)
         return state
 
-    def _note_asked(self) -> None:
-        if is_lead():
-            self.asked.update()
-
     def _save(self, state: TrainState) -> None:
         progress = self.progress.dump()
         self.checkpointer.save(int(state.step), state, progress)
-        if any(progress["samples"].values()) and is_lead():
+        if any(progress["samples"].values()):
             # A step that failed has asked too, after the checkpoint that it goes on from.
             self.asked.save()
 
@@ -254,6 +250,7 @@ class _Trainer:
                 raise
             if was_stopped(error):
                 self._leave(state, self.stop.signum or 0, f"; {what} was given up: {reason}")
+            self.progress.meet()
             self._save(state)
             raise StepFailedError(
                 f"{what} failed: {reason}. The state before it is kept in {self.folder}; the same "

@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 
 from deepzero_jax.blackbox import samples_sent, samples_unanswered
 from deepzero_jax.estimators import slopes_dropped
 from deepzero_jax.training.boxes import Boxes
-from deepzero_jax.training.folder import Json, RunFolderError, read_json
+from deepzero_jax.training.folder import Json, RunFolderError
 from deepzero_jax.training.probing import Probing
 from deepzero_jax.training.samples import Samples
 from deepzero_jax.training.together import Together
@@ -86,26 +85,33 @@ class Progress:
         self._together.begin()
         self._keep_evaluation()
 
-    def load_asked(self, path: Path, step: int) -> None:
-        """Takes over what was asked after the checkpoint of a step, where a file says so."""
-        if not path.exists():
-            return
-        asked, now = read_json(path), self.samples.dump()
-        try:
-            later = {name: max(now[name], asked["samples"].get(name, 0)) for name in now}
-            self._boxes.load(asked["boxes"])
-            # An evaluation that failed, and was caught up when the run went on.
-            if self.evaluated < asked.get("evaluated", 0) <= step:
-                self.evaluated, self.best = asked["evaluated"], asked["best"]
-                # JSON has no NaN.
-                numbers = asked["scores"].items()
-                self.scores = {n: math.nan if v is None else v for n, v in numbers}
-                self.unanswered = asked.get("unanswered", 0)
-                self._keep_evaluation()
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunFolderError(f"{path} does not hold what was asked; move it away") from error
+    def load_asked(self, asked: Json, step: int) -> None:
+        """Takes over what was asked after the checkpoint of a step, as ``asked`` had it.
+
+        Raises:
+          KeyError, TypeError, AttributeError: something else.
+        """
+        now = self.samples.dump()
+        later = {name: max(now[name], asked["samples"].get(name, 0)) for name in now}
+        self._boxes.load(asked["boxes"])
+        # An evaluation that failed, and was caught up when the run went on.
+        if self.evaluated < asked.get("evaluated", 0) <= step:
+            self.evaluated, self.best = asked["evaluated"], asked["best"]
+            # JSON has no NaN.
+            numbers = asked["scores"].items()
+            self.scores = {n: math.nan if v is None else v for n, v in numbers}
+            self.unanswered = asked.get("unanswered", 0)
+            self._keep_evaluation()
         self.samples.load(later)
         self._together.begin()
+
+    def begin_session(self) -> None:
+        """Once all processes have loaded and before they ask; all must call it."""
+        self._together.begin_session()
+
+    def meet(self) -> None:
+        """Adds what the other processes have counted; all must call it."""
+        self._together.meet({})
 
     def _keep_evaluation(self) -> None:
         self._evaluation = {name: getattr(self, name) for name in _EVALUATION}
@@ -133,8 +139,17 @@ class Progress:
 
         The last evaluation is that of the last ``dump``, whose state is kept.
         """
-        counts = {"samples": self.samples.dump(), "boxes": self._boxes.dump()}
-        return {**counts, **self._evaluation}
+        return {**self._together.of_all, **self._evaluation}
+
+    @property
+    def own(self) -> Json:
+        """What this process has asked itself, from any thread, where it is not the lead."""
+        return self._together.own
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the run has black boxes."""
+        return bool(self._boxes.samples)
 
     @property
     def may_drop(self) -> bool:

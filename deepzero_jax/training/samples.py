@@ -29,6 +29,7 @@ class Samples:
 
     def __init__(self, spent: Mapping[str, int] | None = None) -> None:
         self._counts: dict[str, int] = {**dict.fromkeys(PURPOSES, 0), **(spent or {})}
+        self._elsewhere: dict[str, int] = dict.fromkeys(self._counts, 0)
         self._purpose: Purpose = "training"
         self._since = samples_sent()
         self._lock = threading.RLock()
@@ -59,6 +60,7 @@ class Samples:
         with self._lock:
             for purpose, count in counts.items():
                 self._counts[purpose] += count
+                self._elsewhere[purpose] += count
 
     def dump(self) -> dict[str, int]:
         """The counts until now."""
@@ -67,6 +69,11 @@ class Samples:
             self._counts[self._purpose] += now - self._since
             self._since = now
             return dict(self._counts)
+
+    def dump_own(self) -> dict[str, int]:
+        """The counts until now without what ``add`` has added."""
+        with self._lock:
+            return {name: count - self._elsewhere[name] for name, count in self.dump().items()}
 
     def __getitem__(self, purpose: Purpose) -> int:
         """Samples for one purpose until now."""

@@ -1,6 +1,8 @@
 """A network with a black box that writes down in a file what it is asked, by process."""
 
+import itertools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -26,9 +28,17 @@ class Network(NamedTuple):
     apply: Callable
 
 
+calls = itertools.count(1)
+
+
 def answer(logits):
     with (Path(os.environ["BOXED_FOLDER"]) / "asked").open("a") as file:
         file.write(f"{os.getpid()} {len(logits)}\n")
+    call = next(calls)
+    if call > float(os.environ.get("BOXED_BREAKS_AFTER", "inf")):
+        raise ValueError("the sensor is unplugged")
+    if call > float(os.environ.get("BOXED_DIES_AFTER", "inf")):
+        os.kill(os.getpid(), signal.SIGKILL)
     return np.tanh(logits)
 
 

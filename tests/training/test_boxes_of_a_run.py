@@ -1,5 +1,6 @@
 """What a run keeps of its black boxes, and what its plan says of them."""
 
+import json
 import re
 
 import jax
@@ -117,6 +118,43 @@ def test_counts_that_are_none_are_told_in_one_line(content, tmp_path):
     with pytest.raises(RunFolderError, match=r"asked\.json does not hold what was asked; move it"):
         judged_run(tmp_path, task)
     assert (tmp_path / "asked.json").read_text() == content
+
+
+def written(folder, plant, file, session=7, **counts):
+    """A file of counts as a run of several processes leaves it."""
+    groups = {
+        name: [
+            {"training": number, "evaluation": 0, "pruning": 0, "probing": 0},
+            {**dict.fromkeys(plant.counts(), 0), "num_samples": number},
+        ]
+        for name, number in counts.items()
+    }
+    if all_of_them := groups.pop("all", None):
+        groups |= {"samples": all_of_them[0], "boxes": [{**all_of_them[1], "budget": None}]}
+    (folder / file).write_text(json.dumps({"session": session, **groups}))
+
+
+def test_what_others_wrote_down_and_the_lead_was_not_told_is_counted_once(tmp_path):
+    plant = dz.black_box(np.tanh, (5,))
+    task = judged(plant, lambda x: x.sum(1))
+    written(tmp_path, plant, "asked.json", all=100, told=30)
+    written(tmp_path, plant, "asked.1.json", own=20)
+    written(tmp_path, plant, "asked.2.json", own=25)
+    written(tmp_path, plant, "asked.3.json", own=1_000, session=6)  # known when this one began
+    summary = judged_run(tmp_path, task)
+    now = judged_run(tmp_path / "another", task)["box_samples"]["training"]
+    assert summary["box_samples"]["training"] == 100 + (20 + 25 - 30) + now
+    again = json.loads((tmp_path / "asked.json").read_text())
+    assert again["boxes"][0]["num_samples"] == summary["box_samples"]["training"]
+    assert "session" not in again
+
+
+def test_a_file_of_another_process_that_holds_no_counts_is_named(tmp_path):
+    plant = dz.black_box(np.tanh, (5,))
+    written(tmp_path, plant, "asked.json", all=100, told=30)
+    (tmp_path / "asked.1.json").write_text('{"session": 7, "own": [3]}')
+    with pytest.raises(RunFolderError, match=r"asked\.1\.json does not hold what was asked; move"):
+        judged_run(tmp_path, judged(plant, lambda x: x.sum(1)))
 
 
 @pytest.mark.parametrize("num_test", [21, 1003])

@@ -26,10 +26,10 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(folder, index, port, *more, count=2, record=TINY):
+def start(folder, index, port, *more, count=2, record=TINY, **variables):
     call = [sys.executable, "train.py", *record, "--workdir", str(folder), *more]
     call += ["--coordinator", f"localhost:{port}", f"--num_processes={count}"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **variables}
     return subprocess.Popen(
         [*call, f"--process_id={index}"],
         cwd=ROOT,
@@ -151,6 +151,38 @@ def test_a_box_is_counted_and_budgeted_over_all_processes(tmp_path, monkeypatch)
     told = sum(line["box_samples"] for line in lines)
     before = sum(summary["box_samples"][name] for name in ("pruning", "probing"))
     assert told + before == sum(asked.values())
+
+
+@long
+def test_what_one_process_asks_is_counted_whatever_ends_it(tmp_path, monkeypatch):
+    record = ["--config", str(ROOT / "tests/records/boxed.py")]
+    monkeypatch.setenv("BOXED_FOLDER", str(tmp_path))
+    folder, port = tmp_path / "run", free_port()
+    summed = lambda: sum(json.loads((folder / "asked.json").read_text())["samples"].values())
+
+    started = [start(folder, 0, port, record=record)]
+    started += [start(folder, 1, port, record=record, BOXED_BREAKS_AFTER="15")]
+    (other, broken) = (err.splitlines()[-1] for (_, err), status in finish(started) if status == 1)
+    assert "step 8 failed: a black box failed in another process, which says why." in other
+    assert "step 8 failed: " in broken
+    assert "3 times in a row; the last time: ValueError: the sensor is unplugged." in broken
+    assert summed() == sum(asked_in(tmp_path).values())
+
+    started = [start(folder, 0, port, record=record)]
+    started += [start(folder, 1, port, record=record, BOXED_DIES_AFTER="5")]
+    assert started[1].wait(240) == -signal.SIGKILL
+    started[0].kill()
+    finish(started)
+    assert summed() < sum(asked_in(tmp_path).values())  # the lead was not told
+
+    for (_, err), status in finish(start_both(folder, record=record)):
+        assert status == 0, err
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(1, 13))
+    told = json.loads((folder / "summary.json").read_text())["box_samples"]
+    assert sum(told.values()) == summed() == sum(asked_in(tmp_path).values())
+    (box,) = json.loads((folder / "asked.json").read_text())["boxes"]
+    assert box["num_samples"] == summed()
 
 
 @long
