@@ -38,8 +38,8 @@ def counting_passes(advance: Callable[[int], None] | None) -> Iterator[None]:
 
     Args:
       advance: is told, whenever the compiled estimate is run, how many evaluations of the loss
-        more are done; called from where it runs, once for a base pass and once for a chunk. A
-        program that calls it is not kept in the compilation cache. None: nobody is told.
+        more are done; called from where it runs, once for a base pass and once for a chunk. Before
+        jax 0.12 a program that calls it is not kept in the compilation cache. None: nobody is told.
     """
     token = _advance.set(advance)
     try:
